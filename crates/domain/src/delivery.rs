@@ -1,0 +1,463 @@
+//! Deliveries: an event owed to an endpoint, with the attempts made.
+//!
+//! ```text
+//!            ┌────────── retry now ──────────┐
+//!            ▼                               │
+//! pending ─► retrying ⟲ ─► success         failed
+//!    │          ├─────────────────────────►  ▲
+//!    └──────────┴─► cancelled ─ retry now ─► retrying
+//! ```
+//!
+//! A delivery in flight is still `pending` or `retrying`; cancelling it takes effect when the attempt ends.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    id::{DeliveryId, EndpointId, EventId, RequestId, SubscriptionId},
+    retry::{FailureCode, Outcome, Progress, RetryPolicy, Verdict},
+    signing::Signatures,
+};
+
+/// Most bytes of a response's body that an attempt keeps.
+pub const RESPONSE_BODY_BYTES_KEPT: usize = 10 * 1024;
+/// Longest reason for a cancellation, in characters.
+pub const CANCEL_REASON_CHARS_MAX: usize = 500;
+/// The reason that deleting an endpoint gives.
+pub const CANCEL_REASON_ENDPOINT_DELETED: &str = "endpoint_deleted";
+
+/// Why a delivery exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// Subscriptions matched the event.
+    Event,
+    /// Somebody tests the endpoint.
+    Test,
+}
+
+impl Trigger {
+    /// `event` or `test`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// Not attempted yet.
+    Pending,
+    /// Attempted without success, to be attempted again.
+    Retrying {
+        /// When.
+        next_retry_at: Timestamp,
+    },
+    /// A 2xx was recorded.
+    Success,
+    /// Over without success.
+    Failed {
+        /// Whether it used all its attempts; otherwise trying again would not have helped.
+        max_attempts_reached: bool,
+    },
+    /// Ended by a person, or with its endpoint.
+    Cancelled {
+        /// By whom or why.
+        reason: String,
+    },
+}
+
+/// The public name of a [`DeliveryState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryStatus {
+    /// [`DeliveryState::Pending`]
+    Pending,
+    /// [`DeliveryState::Retrying`]
+    Retrying,
+    /// [`DeliveryState::Success`]
+    Success,
+    /// [`DeliveryState::Failed`]
+    Failed,
+    /// [`DeliveryState::Cancelled`]
+    Cancelled,
+}
+
+impl DeliveryStatus {
+    /// Every status.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Retrying, Self::Success, Self::Failed, Self::Cancelled];
+
+    /// As users and the database know it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Retrying => "retrying",
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl std::str::FromStr for DeliveryStatus {
+    type Err = UnknownStatus;
+    fn from_str(name: &str) -> Result<Self, UnknownStatus> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name).ok_or(UnknownStatus)
+    }
+}
+
+/// No delivery has such a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a delivery is pending, retrying, success, failed or cancelled")]
+pub struct UnknownStatus;
+
+impl DeliveryState {
+    /// The public name.
+    pub const fn status(&self) -> DeliveryStatus {
+        match self {
+            Self::Pending => DeliveryStatus::Pending,
+            Self::Retrying { .. } => DeliveryStatus::Retrying,
+            Self::Success => DeliveryStatus::Success,
+            Self::Failed { .. } => DeliveryStatus::Failed,
+            Self::Cancelled { .. } => DeliveryStatus::Cancelled,
+        }
+    }
+
+    /// Whether it is over, unless somebody retries it.
+    pub const fn is_final(&self) -> bool {
+        !matches!(self, Self::Pending | Self::Retrying { .. })
+    }
+
+    /// What an attempt's verdict makes of it. A cancellation asked for while it was in flight wins over another
+    /// try, but not over a success or a failure that is final anyway.
+    pub fn after(verdict: Verdict, cancel_requested: Option<String>) -> Self {
+        match (verdict, cancel_requested) {
+            (Verdict::Succeeded, _) => Self::Success,
+            (Verdict::Retry(_), Some(reason)) => Self::Cancelled { reason },
+            (Verdict::Retry(next_retry_at), None) => Self::Retrying { next_retry_at },
+            (Verdict::Exhausted, _) => Self::Failed { max_attempts_reached: true },
+            (Verdict::Rejected | Verdict::Gone, _) => Self::Failed { max_attempts_reached: false },
+        }
+    }
+}
+
+/// An operation that a delivery's state does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IllegalTransition {
+    /// Cancelling what is over.
+    #[error("a delivery that is {} cannot be cancelled", .0.as_str())]
+    Cancel(DeliveryStatus),
+    /// Retrying what was delivered, or waits for its first attempt.
+    #[error("a delivery that is {} cannot be retried", .0.as_str())]
+    Retry(DeliveryStatus),
+}
+
+/// An event owed to an endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// UUIDv7.
+    pub id: DeliveryId,
+    /// Where to.
+    pub webhook_endpoint_id: EndpointId,
+    /// What.
+    pub webhook_event_id: EventId,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Attempts made.
+    pub current_attempt: u32,
+    /// Attempts allowed in all: one more than the endpoint's retries when it was created, and one more for each
+    /// retry by hand after the last.
+    pub max_attempts: u32,
+    /// The endpoint's settings when it was created.
+    pub retry: RetryPolicy,
+    /// A cancellation asked for while an attempt was in flight.
+    pub cancel_requested: Option<String>,
+    /// Why it exists.
+    pub trigger: Trigger,
+    /// The subscriptions that matched.
+    pub subscription_ids: Vec<SubscriptionId>,
+    /// When the event was dispatched.
+    pub created_at: Timestamp,
+}
+
+impl Delivery {
+    /// Whether a retry by hand is allowed.
+    pub fn can_retry(&self) -> bool {
+        matches!(
+            self.state,
+            DeliveryState::Retrying { .. } | DeliveryState::Failed { .. } | DeliveryState::Cancelled { .. }
+        )
+    }
+
+    /// Whether its next attempt is due.
+    pub fn ready_for_retry(&self, now: Timestamp) -> bool {
+        match self.state {
+            DeliveryState::Pending => true,
+            DeliveryState::Retrying { next_retry_at } => next_retry_at <= now,
+            _ => false,
+        }
+    }
+
+    /// The wait that a failure of the next attempt would bring, without jitter.
+    pub fn next_delay(&self) -> Duration {
+        self.retry.delay_after(self.current_attempt + 1)
+    }
+
+    /// Due at once, with an attempt left.
+    pub fn retried_now(self, now: Timestamp) -> Result<Self, IllegalTransition> {
+        if !self.can_retry() {
+            return Err(IllegalTransition::Retry(self.state.status()));
+        }
+        Ok(Self {
+            state: DeliveryState::Retrying { next_retry_at: now },
+            max_attempts: self.max_attempts.max(self.current_attempt + 1),
+            cancel_requested: None,
+            ..self
+        })
+    }
+
+    /// Ended with a reason; if an attempt is in flight, when that ends.
+    pub fn cancelled(self, reason: &str, in_flight: bool) -> Result<Self, IllegalTransition> {
+        if self.state.is_final() {
+            return Err(IllegalTransition::Cancel(self.state.status()));
+        }
+        let reason = reason.to_owned();
+        Ok(if in_flight {
+            Self { cancel_requested: Some(reason), ..self }
+        } else {
+            Self { state: DeliveryState::Cancelled { reason }, cancel_requested: None, ..self }
+        })
+    }
+
+    /// The attempt about to be made.
+    pub fn next_progress(&self) -> Progress {
+        Progress { attempt: self.current_attempt + 1, max_attempts: self.max_attempts }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttemptStatus {
+    /// 2xx.
+    Success,
+    /// Another answer, or none.
+    Failed,
+    /// No answer in time.
+    Timeout,
+}
+
+impl AttemptStatus {
+    /// As users and the database know it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// What an outcome is called.
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Answered { status: 200..=299, .. } => Self::Success,
+            Outcome::Failed(code) if code.is_timeout() => Self::Timeout,
+            Outcome::Answered { .. } | Outcome::Failed(_) => Self::Failed,
+        }
+    }
+}
+
+/// An attempt's error code: `HTTP_<status>`, or a [`FailureCode`].
+pub fn error_code(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Answered { status: 200..=299, .. } => None,
+        Outcome::Answered { status, .. } => Some(format!("HTTP_{status}")),
+        Outcome::Failed(code) => Some(code.as_str().to_owned()),
+    }
+}
+
+/// What the receiver answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedResponse {
+    /// HTTP status.
+    pub status: u16,
+    /// In the order received.
+    pub headers: Vec<(String, String)>,
+    /// The first [`RESPONSE_BODY_BYTES_KEPT`] bytes.
+    pub body: Vec<u8>,
+    /// Whether there was more.
+    pub body_truncated: bool,
+}
+
+/// What an attempt found out, to be recorded with its verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptRecord {
+    /// The value of `X-Neo-Request-ID`.
+    pub request_id: RequestId,
+    /// The first is 1.
+    pub attempt_number: u32,
+    /// The endpoint's revision that made the request: its URL, method and headers.
+    pub endpoint_revision: u32,
+    /// As sent; `None` if nothing could be signed.
+    pub signatures: Option<Signatures>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The answer, as far as it came.
+    pub response: Option<ReceivedResponse>,
+    /// In words, for the endpoint's owner.
+    pub error_message: Option<String>,
+    /// Whether the connection had served a request before.
+    pub connection_reused: bool,
+    /// When it began; also the signed timestamp.
+    pub attempted_at: Timestamp,
+    /// When it ended. Never before it began, whatever the clock did.
+    pub completed_at: Timestamp,
+    /// How long it took by a clock that does not jump.
+    pub response_time: Duration,
+}
+
+/// An attempt as it is shown: immutable once recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    /// The first is 1.
+    pub attempt_number: u32,
+    /// How it ended.
+    pub delivery_status: AttemptStatus,
+    /// Where it went.
+    pub request_url: String,
+    /// How.
+    pub request_method: String,
+    /// As sent, secrets redacted.
+    pub request_headers: Vec<(String, String)>,
+    /// `webhook-signature` as sent.
+    pub signature: Option<String>,
+    /// The answer, as far as it came.
+    pub response: Option<ReceivedResponse>,
+    /// In milliseconds.
+    pub response_time_ms: u64,
+    /// In words.
+    pub error_message: Option<String>,
+    /// `HTTP_503`, `timeout_connect`, …
+    pub error_code: Option<String>,
+    /// Whether the connection had served a request before.
+    pub connection_reused: bool,
+    /// When it began.
+    pub attempted_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Timestamp,
+}
+
+/// A delivery with all its attempts, oldest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeliveryHistory {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// Its attempts.
+    pub attempts: Vec<Attempt>,
+}
+
+impl DeliveryHistory {
+    /// The newest attempt.
+    pub fn latest_attempt(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// The attempt that succeeded.
+    pub fn successful_attempt(&self) -> Option<&Attempt> {
+        self.attempts.iter().find(|attempt| attempt.delivery_status == AttemptStatus::Success)
+    }
+
+    /// From the first attempt's beginning to the last one's end.
+    pub fn total_duration(&self) -> SignedDuration {
+        match (self.attempts.first(), self.attempts.last()) {
+            (Some(first), Some(last)) => last.completed_at.duration_since(first.attempted_at),
+            _ => SignedDuration::ZERO,
+        }
+    }
+
+    /// Share of attempts that succeeded, 0…1; `None` before the first.
+    pub fn success_rate(&self) -> Option<f64> {
+        let attempts = u32::try_from(self.attempts.len()).ok().filter(|count| *count > 0)?;
+        Some(f64::from(u8::from(self.successful_attempt().is_some())) / f64::from(attempts))
+    }
+}
+
+/// The words for a failure code, where the transport gave none.
+pub const fn describe(code: FailureCode) -> &'static str {
+    match code {
+        FailureCode::TimeoutConnect => "no connection within the connect timeout",
+        FailureCode::TimeoutTotal => "no complete answer within the endpoint's timeout",
+        FailureCode::ConnectionRefused => "nobody accepts connections at that address",
+        FailureCode::ConnectionReset => "the connection broke",
+        FailureCode::ConnectionClosed => "the connection was closed before an answer",
+        FailureCode::ConnectionError => "the connection failed",
+        FailureCode::Dns => "the name did not resolve",
+        FailureCode::Tls => "the TLS handshake failed",
+        FailureCode::TargetRefused => "target_not_allowed",
+        FailureCode::TooManyRedirects => "too many redirects",
+        FailureCode::ProtocolError => "the answer is not valid HTTP",
+        FailureCode::ResponseTooLarge => "the answer's headers are too large",
+        FailureCode::Configuration => "the endpoint's secret or settings cannot be used",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::EventId;
+
+    fn delivery(state: DeliveryState) -> Delivery {
+        Delivery {
+            id: DeliveryId::from_uuid(uuid::Uuid::nil()),
+            webhook_endpoint_id: EndpointId::from_uuid(uuid::Uuid::nil()),
+            webhook_event_id: EventId::from_uuid(uuid::Uuid::nil()),
+            state,
+            current_attempt: 4,
+            max_attempts: 4,
+            retry: RetryPolicy::STANDARD,
+            cancel_requested: None,
+            trigger: Trigger::Event,
+            subscription_ids: vec![],
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn every_state() -> Vec<DeliveryState> {
+        vec![
+            DeliveryState::Pending,
+            DeliveryState::Retrying { next_retry_at: Timestamp::MAX },
+            DeliveryState::Success,
+            DeliveryState::Failed { max_attempts_reached: true },
+            DeliveryState::Cancelled { reason: "x".into() },
+        ]
+    }
+
+    #[test]
+    fn retry_now_leaves_an_attempt_and_success_stays() {
+        for state in every_state() {
+            let allowed = matches!(state.status(), DeliveryStatus::Retrying | DeliveryStatus::Failed | DeliveryStatus::Cancelled);
+            let retried = delivery(state.clone()).retried_now(Timestamp::UNIX_EPOCH);
+            assert_eq!(retried.is_ok(), allowed, "{state:?}");
+            if let Ok(retried) = retried {
+                assert!(retried.ready_for_retry(Timestamp::UNIX_EPOCH));
+                assert_eq!(retried.max_attempts, 5);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_not_over_can_be_cancelled_and_what_flies_lands_first() {
+        for state in every_state() {
+            let cancelled = delivery(state.clone()).cancelled("why", false);
+            assert_eq!(cancelled.is_ok(), !state.is_final(), "{state:?}");
+        }
+        let flying = delivery(DeliveryState::Pending).cancelled("why", true).unwrap();
+        assert_eq!(flying.state, DeliveryState::Pending);
+        let requested = flying.cancel_requested;
+        let at = Timestamp::UNIX_EPOCH;
+        let cancelled = DeliveryState::Cancelled { reason: "why".into() };
+        assert_eq!(DeliveryState::after(Verdict::Retry(at), requested.clone()), cancelled);
+        assert_eq!(DeliveryState::after(Verdict::Succeeded, requested), DeliveryState::Success);
+    }
+}

@@ -1,0 +1,228 @@
+//! Which request headers a user may set on deliveries.
+//!
+//! Names that would break the request's framing, forge ours, or unlock a cloud's metadata service are refused.
+
+use crate::violation::{Faults, Rule};
+
+/// Most custom headers on one endpoint.
+pub const CUSTOM_HEADERS_MAX: usize = 20;
+/// Longest header name, in characters.
+pub const HEADER_NAME_CHARS_MAX: usize = 100;
+/// Longest header value, in characters.
+pub const HEADER_VALUE_CHARS_MAX: usize = 1000;
+/// Where the signature of the whole body goes unless the endpoint says otherwise.
+pub const SIGNATURE_HEADER_DEFAULT: &str = "X-Neo-Signature";
+
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+const FRAMING: [&str; 6] = ["host", "user-agent", "cookie", "forwarded", "expect", "accept-encoding"];
+const FRAMING_PREFIXES: [&str; 2] = ["content-", "x-forwarded-"];
+const OURS: [&str; 2] = ["traceparent", "tracestate"];
+const OUR_PREFIXES: [&str; 4] = ["webhook-", "x-neo-", "ce-", "signature"];
+const METADATA: [&str; 2] = ["metadata-flavor", "metadata"];
+const METADATA_PREFIXES: [&str; 4] = ["x-aws-ec2-metadata-token", "x-goog-", "x-amz-", "x-azure-"];
+const SECRET_WORDS: [&str; 7] = ["authorization", "token", "secret", "password", "api-key", "apikey", "credential"];
+
+/// Custom headers in the order they were given; names keep their spelling and are unique without regard to case.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CustomHeaders(Vec<(String, String)>);
+
+impl CustomHeaders {
+    /// Checks names and values.
+    pub fn try_new(headers: Vec<(String, String)>, faults: &mut Faults) -> Self {
+        let actual = headers.len();
+        faults.require(actual <= CUSTOM_HEADERS_MAX, "/custom_headers", || Rule::TooMany {
+            actual,
+            max: CUSTOM_HEADERS_MAX,
+            unit: "headers",
+        });
+        for (index, (name, value)) in headers.iter().enumerate() {
+            let twice = headers[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+            let found = if twice { Err(refused(name, "it is given twice")) } else { judge(name, value) };
+            if let Err(rule) = found {
+                faults.add(format!("/custom_headers/{}", pointer_token(name)), rule);
+            }
+        }
+        Self(headers)
+    }
+
+    /// Headers that were checked before they were stored.
+    pub fn from_stored(headers: Vec<(String, String)>) -> Self {
+        Self(headers)
+    }
+
+    /// Name and value of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// These, with others added or replaced, and removed where the new value is `None`.
+    pub fn merged(&self, changes: Vec<(String, Option<String>)>) -> Vec<(String, String)> {
+        let mut merged = self.0.clone();
+        for (name, value) in changes {
+            merged.retain(|(kept, _)| !kept.eq_ignore_ascii_case(&name));
+            merged.extend(value.map(|value| (name, value)));
+        }
+        merged
+    }
+
+    /// These, with values that could be credentials replaced: what may be shown and stored with an attempt.
+    pub fn redacted(&self) -> Vec<(String, String)> {
+        let show = |(name, value): &(String, String)| {
+            let shown = if is_secret(name) { REDACTED } else { value };
+            (name.clone(), shown.to_owned())
+        };
+        self.0.iter().map(show).collect()
+    }
+}
+
+/// What stands where a secret would.
+pub const REDACTED: &str = "[redacted]";
+
+/// Whether a header of this name carries a credential.
+pub fn is_secret(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| lower.contains(word))
+}
+
+/// Checks the name that an endpoint chose for the signature of its bodies.
+pub fn judge_signature_header(name: &str) -> Result<(), Rule> {
+    judge_syntax(name)?;
+    let lower = name.to_ascii_lowercase();
+    if lower.starts_with("x-neo-") && !lower.starts_with("x-neo-signature") {
+        return Err(refused(name, "it is one of ours"));
+    }
+    match forbidden(&lower) {
+        Some("it is one of ours") if lower.starts_with("x-neo-signature") => Ok(()),
+        Some(reason) => Err(refused(name, reason)),
+        None if lower == "authorization" => Err(refused(name, "it carries credentials")),
+        None => Ok(()),
+    }
+}
+
+fn judge(name: &str, value: &str) -> Result<(), Rule> {
+    judge_syntax(name)?;
+    let lower = name.to_ascii_lowercase();
+    if let Some(reason) = forbidden(&lower) {
+        return Err(Rule::Header { name: lower, reason });
+    }
+    let chars = value.chars().count();
+    if chars > HEADER_VALUE_CHARS_MAX {
+        return Err(Rule::TooLong { actual: chars, max: HEADER_VALUE_CHARS_MAX, unit: "characters" });
+    }
+    if value.chars().any(|c| c != '\t' && (c.is_control() || !c.is_ascii())) {
+        return Err(refused(name, "its value has a control or non-ASCII character"));
+    }
+    if value.trim() != value {
+        return Err(refused(name, "its value begins or ends with white space"));
+    }
+    Ok(())
+}
+
+fn judge_syntax(name: &str) -> Result<(), Rule> {
+    let chars = name.chars().count();
+    if chars > HEADER_NAME_CHARS_MAX {
+        return Err(Rule::TooLong { actual: chars, max: HEADER_NAME_CHARS_MAX, unit: "characters" });
+    }
+    // RFC 9110 §5.6.2, token
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(Rule::Malformed { expected: "a header name: letters, digits and !#$%&'*+-.^_`|~" });
+    }
+    Ok(())
+}
+
+fn forbidden(lower: &str) -> Option<&'static str> {
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| lower.starts_with(prefix));
+    if HOP_BY_HOP.contains(&lower) {
+        Some("it belongs to one connection")
+    } else if FRAMING.contains(&lower) || starts(&FRAMING_PREFIXES) {
+        Some("it belongs to the request itself")
+    } else if OURS.contains(&lower) || starts(&OUR_PREFIXES) {
+        Some("it is one of ours")
+    } else if METADATA.contains(&lower) || starts(&METADATA_PREFIXES) {
+        Some("it opens cloud metadata services")
+    } else {
+        None
+    }
+}
+
+fn refused(name: &str, reason: &'static str) -> Rule {
+    Rule::Header { name: name.to_ascii_lowercase(), reason }
+}
+
+fn pointer_token(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: &str, accepted: bool) {
+        assert_eq!(judge(name, value).is_ok(), accepted, "{name}: {value:?}");
+    }
+
+    #[test]
+    fn custom_headers_cannot_replace_ours_or_break_the_request() {
+        for name in ["X-Priority", "Authorization", "X-Api-Key", "x-tenant"] {
+            check(name, "v", true);
+        }
+        for name in [
+            "Host", "Content-Type", "content-length", "Transfer-Encoding", "Connection", "User-Agent", "Cookie",
+            "Forwarded", "X-Forwarded-For", "webhook-id", "X-Neo-Attempt", "ce-id", "Signature-Input", "traceparent",
+            "Metadata-Flavor", "X-aws-ec2-metadata-token-ttl-seconds", "X-Goog-Api", "x-amz-date", "X-Azure-Ref",
+            "", "a b", "a:b", "a\r\nb", "ä",
+        ] {
+            check(name, "v", false);
+        }
+        for value in ["a\r\nX: y", "a\nb", "a\0b", " a", "ä", "\u{7f}"] {
+            check("X-A", value, false);
+        }
+        check("X-A", &"v".repeat(1000), true);
+        check("X-A", &"v".repeat(1001), false);
+        check(&"n".repeat(100), "v", true);
+        check(&"n".repeat(101), "v", false);
+    }
+
+    #[test]
+    fn names_are_unique_without_regard_to_case() {
+        let mut faults = Faults::new();
+        CustomHeaders::try_new(vec![("A".into(), "1".into()), ("a".into(), "2".into())], &mut faults);
+        assert!(faults.found().is_err());
+    }
+
+    #[test]
+    fn credentials_are_redacted() {
+        let headers = CustomHeaders::from_stored(vec![
+            ("Authorization".into(), "Bearer x".into()),
+            ("X-Priority".into(), "high".into()),
+        ]);
+        assert_eq!(headers.redacted()[0].1, REDACTED);
+        assert_eq!(headers.redacted()[1].1, "high");
+    }
+
+    #[test]
+    fn a_signature_header_may_be_ours_or_another_platforms() {
+        for (name, accepted) in [
+            ("X-Neo-Signature", true),
+            ("X-Hub-Signature-256", true),
+            ("X-Neo-Attempt", false),
+            ("webhook-signature", false),
+            ("Authorization", false),
+            ("Content-Type", false),
+        ] {
+            assert_eq!(judge_signature_header(name).is_ok(), accepted, "{name}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+pub mod catalogue;
+pub mod delivery;
+pub mod endpoint;
+pub mod event;
+pub mod event_type;
+pub mod filter;
+pub mod headers;
+pub mod id;
+pub mod json;
+pub mod matching;
+pub mod payload;
+pub mod retry;
+pub mod signing;
+pub mod stats;
+pub mod subscription;
+pub mod tenant;
+pub mod violation;
+
+pub use jiff::{SignedDuration, Timestamp};
+pub use uuid::Uuid;

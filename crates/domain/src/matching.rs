@@ -1,0 +1,380 @@
+//! One event against many rules, without looking at all of them.
+//!
+//! A tenant may have a hundred thousand subscriptions that differ by event type, context or one equality in
+//! their filters. The [`Matcher`] files each rule under its type pattern, its context and (if its filter has
+//! any) one equality, the one under which the fewest others are filed already. An event then meets the rules
+//! that are filed where it could match, and each of those is checked in full: the index only ever proposes.
+//!
+//! **Cost of an event.** At most six shelves are visited (three patterns that fit its type × no context and its
+//! own). In each, the paths of the filed equalities form a tree, and the event's data is walked along that tree:
+//! however many different paths the rules name, a value of the data is visited at most once per shelf. So the
+//! search is bounded by the size of the data, the rest by the candidates: the rules that a filed equality (or
+//! the lack of any) leaves open.
+//!
+//! It holds no lock and no clock; whoever shares a matcher guards it.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::hash::Hash;
+use std::ptr;
+use std::sync::OnceLock;
+
+use uuid::Uuid;
+
+use crate::event_type::{EventPattern, EventType};
+use crate::filter::{Equality, Filter};
+use crate::json::{self, Json};
+
+/// What one subscriber wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule<K> {
+    /// Who that is; unique within a matcher.
+    pub key: K,
+    /// Events of which type.
+    pub pattern: EventPattern,
+    /// Events of this context alone; `None` for those of every context and of none.
+    pub context_id: Option<Uuid>,
+    /// Events with such data.
+    pub filter: Filter,
+}
+
+/// An event's data as text, read when the first filter asks for it, and only once.
+#[derive(Debug)]
+pub struct LazyData<'a> {
+    text: &'a str,
+    parsed: OnceLock<Option<Json<'a>>>,
+}
+
+impl<'a> LazyData<'a> {
+    /// Data that was checked when the event was accepted.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, parsed: OnceLock::new() }
+    }
+
+    /// The text.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// The value. `None` only if the text is no JSON after all: then no filter matches that asks for anything.
+    pub fn get(&self) -> Option<&Json<'a>> {
+        self.parsed.get_or_init(|| json::parse(self.text, json::DEPTH_LIMIT).ok()).as_ref()
+    }
+}
+
+/// A set of rules, indexed by what an event can tell about itself.
+#[derive(Clone)]
+pub struct Matcher<K> {
+    /// Where each rule is in `slots`.
+    by_key: HashMap<K, Slot>,
+    slots: Vec<Option<Filed<K>>>,
+    free: Vec<Slot>,
+    exact: HashMap<EventType, Shelves>,
+    categories: HashMap<Box<str>, Shelves>,
+    all: Shelves,
+}
+
+type Slot = u32;
+type Shelves = HashMap<Option<Uuid>, Shelf>;
+type Posting = BTreeSet<Slot>;
+
+/// A rule, with the position of the equality it is filed under among those of its filter.
+#[derive(Clone)]
+struct Filed<K> {
+    rule: Rule<K>,
+    equality: Option<usize>,
+}
+
+/// The rules of one pattern and one context.
+#[derive(Clone, Default)]
+struct Shelf {
+    /// Those whose filter has no equality to go by.
+    open: Posting,
+    by_equality: Node,
+}
+
+/// The place of one path in the tree of paths.
+#[derive(Clone, Default)]
+struct Node {
+    fields: HashMap<Box<str>, Node>,
+    /// By the fingerprint of the value: a collision proposes a rule too many, which its filter then refuses.
+    values: HashMap<u64, Posting>,
+}
+
+impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
+    /// A matcher without rules.
+    pub fn new() -> Self {
+        Self {
+            by_key: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            exact: HashMap::new(),
+            categories: HashMap::new(),
+            all: HashMap::new(),
+        }
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// The rule with this key.
+    pub fn get(&self, key: &K) -> Option<&Rule<K>> {
+        let slot = *self.by_key.get(key)?;
+        self.filed(slot).map(|filed| &filed.rule)
+    }
+
+    /// Adds a rule, in place of the one with the same key.
+    pub fn insert(&mut self, rule: Rule<K>) {
+        self.remove(&rule.key);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            Slot::try_from(self.slots.len() - 1).expect("fewer than 2^32 rules fit into memory")
+        });
+        self.by_key.insert(rule.key, slot);
+        let shelves = self.shelves_for(&rule.pattern);
+        let equality = shelves.entry(rule.context_id).or_default().insert(slot, &rule.filter);
+        self.slots[slot as usize] = Some(Filed { rule, equality });
+    }
+
+    /// Takes a rule out; whether it was there.
+    pub fn remove(&mut self, key: &K) -> bool {
+        let Some(slot) = self.by_key.remove(key) else {
+            return false;
+        };
+        let Some(Filed { rule, equality }) = self.slots[slot as usize].take() else {
+            return false;
+        };
+        self.free.push(slot);
+        let shelves = self.shelves_for(&rule.pattern);
+        if let Some(shelf) = shelves.get_mut(&rule.context_id) {
+            shelf.remove(slot, &rule.filter, equality);
+            if shelf.is_empty() {
+                shelves.remove(&rule.context_id);
+            }
+        }
+        self.drop_empty_shelves(&rule.pattern);
+        true
+    }
+
+    /// The keys of all rules that an event matches, in order.
+    pub fn matching(&self, event_type: &EventType, context_id: Option<Uuid>, data: &LazyData<'_>) -> Vec<K> {
+        let mut keys = Vec::new();
+        self.matching_into(event_type, context_id, data, &mut keys);
+        keys
+    }
+
+    /// As [`Matcher::matching`], into a buffer of the caller's, whose previous content is dropped.
+    pub fn matching_into(
+        &self,
+        event_type: &EventType,
+        context_id: Option<Uuid>,
+        data: &LazyData<'_>,
+        keys: &mut Vec<K>,
+    ) {
+        keys.clear();
+        let candidates = self.candidates(event_type, context_id, data);
+        let rules = candidates.into_iter().filter_map(|slot| self.filed(slot)).map(|filed| &filed.rule);
+        keys.extend(rules.filter(|rule| is_match(&rule.filter, data)).map(|rule| rule.key));
+        keys.sort_unstable();
+    }
+
+    /// The rules that the index cannot rule out, each once.
+    fn candidates(&self, event_type: &EventType, context_id: Option<Uuid>, data: &LazyData<'_>) -> Vec<Slot> {
+        let of_type =
+            [self.exact.get(event_type), self.categories.get(event_type.category()), Some(&self.all)];
+        let own_context = context_id.map(Some);
+        let mut postings = Vec::new();
+        for shelves in of_type.into_iter().flatten() {
+            for context in [Some(None), own_context].into_iter().flatten() {
+                if let Some(shelf) = shelves.get(&context) {
+                    shelf.search(data, &mut postings);
+                }
+            }
+        }
+        merge(postings, self.slots.len())
+    }
+
+    fn filed(&self, slot: Slot) -> Option<&Filed<K>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    fn shelves_for(&mut self, pattern: &EventPattern) -> &mut Shelves {
+        match pattern {
+            EventPattern::Exact(event_type) => self.exact.entry(event_type.clone()).or_default(),
+            EventPattern::Category(category) => self.categories.entry(category.as_str().into()).or_default(),
+            EventPattern::All => &mut self.all,
+        }
+    }
+
+    fn drop_empty_shelves(&mut self, pattern: &EventPattern) {
+        match pattern {
+            EventPattern::Exact(event_type) => drop_if_empty(&mut self.exact, event_type),
+            EventPattern::Category(category) => drop_if_empty(&mut self.categories, category.as_str()),
+            EventPattern::All => {}
+        }
+        if self.by_key.is_empty() {
+            self.slots.clear();
+            self.free.clear();
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord> Default for Matcher<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K> fmt::Debug for Matcher<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Matcher").field("rules", &self.by_key.len()).finish_non_exhaustive()
+    }
+}
+
+fn is_match(filter: &Filter, data: &LazyData<'_>) -> bool {
+    filter.is_empty() || data.get().is_some_and(|data| filter.matches(data))
+}
+
+fn drop_if_empty<K, Q>(by_type: &mut HashMap<K, Shelves>, key: &Q)
+where
+    K: Eq + Hash + Borrow<Q>,
+    Q: Eq + Hash + ?Sized,
+{
+    if by_type.get(key).is_some_and(HashMap::is_empty) {
+        by_type.remove(key);
+    }
+}
+
+/// The slots of all postings, each once. An array in the data may hit one posting, or many with the same
+/// rules, thousands of times; the buffer never grows beyond a few times the number of rules.
+fn merge(mut postings: Vec<&Posting>, slots_max: usize) -> Vec<Slot> {
+    postings.sort_unstable_by_key(|posting| ptr::from_ref(*posting));
+    postings.dedup_by_key(|posting| ptr::from_ref(*posting));
+    let mut slots = Vec::new();
+    for posting in postings {
+        slots.extend(posting);
+        if slots.len() > 2 * slots_max {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+    }
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
+impl Shelf {
+    fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.by_equality.is_empty()
+    }
+
+    /// Files a rule; answers under which equality of its filter.
+    fn insert(&mut self, slot: Slot, filter: &Filter) -> Option<usize> {
+        let tree = &mut self.by_equality;
+        let Some((position, equality)) = filter.equalities().enumerate().min_by_key(|(_, e)| tree.load(e))
+        else {
+            self.open.insert(slot);
+            return None;
+        };
+        for fingerprint in equality.fingerprints() {
+            tree.insert(equality.segments(), fingerprint, slot);
+        }
+        Some(position)
+    }
+
+    fn remove(&mut self, slot: Slot, filter: &Filter, position: Option<usize>) {
+        match position.and_then(|position| filter.equalities().nth(position)) {
+            None => {
+                self.open.remove(&slot);
+            }
+            Some(equality) => {
+                for fingerprint in equality.fingerprints() {
+                    self.by_equality.remove(equality.segments(), fingerprint, slot);
+                }
+            }
+        }
+    }
+
+    /// Finds the postings of the rules that may match.
+    fn search<'m>(&'m self, data: &LazyData<'_>, postings: &mut Vec<&'m Posting>) {
+        if !self.open.is_empty() {
+            postings.push(&self.open);
+        }
+        if !self.by_equality.is_empty()
+            && let Some(data) = data.get()
+        {
+            self.by_equality.search(data, postings);
+        }
+    }
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.values.is_empty()
+    }
+
+    /// How bad a place an equality is to file a rule under: the longest posting it would join, then how many.
+    fn load(&self, equality: &Equality<'_>) -> (usize, usize) {
+        let node = equality.segments().iter().try_fold(self, |node, segment| node.fields.get(segment));
+        let length =
+            |fingerprint| node.and_then(|node| node.values.get(&fingerprint)).map_or(0, BTreeSet::len);
+        (equality.fingerprints().map(length).max().unwrap_or(0), equality.fingerprints().count())
+    }
+
+    fn insert(&mut self, segments: &[Box<str>], fingerprint: u64, slot: Slot) {
+        let node =
+            segments.iter().fold(self, |node, segment| node.fields.entry(segment.clone()).or_default());
+        node.values.entry(fingerprint).or_default().insert(slot);
+    }
+
+    /// Takes a slot out, and what is empty then.
+    fn remove(&mut self, segments: &[Box<str>], fingerprint: u64, slot: Slot) {
+        let Some((first, rest)) = segments.split_first() else {
+            if let Some(posting) = self.values.get_mut(&fingerprint) {
+                posting.remove(&slot);
+                if posting.is_empty() {
+                    self.values.remove(&fingerprint);
+                }
+            }
+            return;
+        };
+        if let Some(node) = self.fields.get_mut(first) {
+            node.remove(rest, fingerprint, slot);
+            if node.is_empty() {
+                self.fields.remove(first);
+            }
+        }
+    }
+
+    /// Walks data and tree together. An array stands for its elements, as in filters.
+    fn search<'m>(&'m self, data: &Json<'_>, postings: &mut Vec<&'m Posting>) {
+        match data {
+            Json::Array(items) => items.iter().for_each(|item| self.search(item, postings)),
+            Json::Object(object) if self.fields.len() <= object.len() => {
+                for (name, node) in &self.fields {
+                    if let Some(value) = object.get(name) {
+                        node.search(value, postings);
+                    }
+                }
+            }
+            Json::Object(object) => {
+                // A duplicate key that does not count may propose a rule too many.
+                for (key, value) in object.iter() {
+                    if let Some(node) = self.fields.get(key) {
+                        node.search(value, postings);
+                    }
+                }
+            }
+            scalar if !self.values.is_empty() => postings.extend(self.values.get(&scalar.fingerprint())),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Sending a request: pool, connection, response, and the one deadline over all of it.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::Full;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::body::{self, Read};
+use crate::config::{EgressConfig, EgressError};
+use crate::connect::{Connector, Dns};
+use crate::connection::{Connection, Message, Undelivered};
+use crate::failure::{Failure, FailureKind, Fault};
+use crate::policy::TargetPolicy;
+use crate::pool::{Found, Place, Pool};
+use crate::probe::{ProbeOutcome, ProbeReport};
+use crate::redirect::{self, REDIRECTS_MAX};
+use crate::resolve::{Resolve, SystemResolver};
+use crate::stats::{ConnectionStats, Counters, Timings};
+use crate::target::Target;
+
+/// A request takes no longer than this, whatever it asks for.
+const TOTAL_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// A request to a target that the policy has accepted.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method; it survives redirects.
+    pub method: Method,
+    /// Where to.
+    pub target: Target,
+    /// Sent as given, but for those that frame the message (`host`, `content-length`, `transfer-encoding`,
+    /// `connection` and its kin, `expect`, `accept-encoding`), which are dropped: framing is this crate's business.
+    pub headers: HeaderMap,
+    /// Sent as it is, with a `content-length`.
+    pub body: Bytes,
+    /// From the call to the last byte of the response; at most an hour. A third of it, at most 10 s, may go into
+    /// connecting.
+    pub total_timeout: Duration,
+    /// Whether 307 and 308 are followed, at most five times. Other redirects are responses like any other.
+    pub follow_redirects: bool,
+    /// Whether the receiver's certificate must be valid.
+    pub verify_tls: bool,
+}
+
+/// A response, whatever its status.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers of the response.
+    pub headers: HeaderMap,
+    /// The body as it came, up to `response_bytes_max`; never decompressed.
+    pub body: Bytes,
+    /// Whether there was more of the body than was read.
+    pub body_truncated: bool,
+    /// Whether the connection had served another request before.
+    pub connection_reused: bool,
+    /// From the call to the end of the body.
+    pub elapsed: Duration,
+    /// Where the time went; of the last hop, if redirects were followed.
+    pub timings: Timings,
+}
+
+/// The client. Clones share the pool; when the last one is dropped, every connection is closed.
+#[derive(Clone)]
+pub struct Egress(Arc<Shared>);
+
+struct Shared {
+    connector: Connector,
+    pool: Arc<Pool>,
+    counters: Arc<Counters>,
+    sweeper: OnceLock<JoinSet<()>>,
+}
+
+/// What is known of a request on its way, for the report if it fails.
+#[derive(Default)]
+struct Progress {
+    connection_reused: bool,
+    status: Option<StatusCode>,
+    timings: Timings,
+}
+
+/// The head and body of one hop.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Read,
+}
+
+/// Whether a connection from the pool will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    Welcome,
+    Never,
+}
+
+impl Egress {
+    /// A client with the system's resolver.
+    pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        let resolver = SystemResolver::try_new().map_err(EgressError::Resolver)?;
+        Self::with_resolver(config, Arc::new(resolver))
+    }
+
+    /// A client with a resolver of the caller's.
+    pub fn with_resolver(config: EgressConfig, resolver: Arc<dyn Resolve>) -> Result<Self, EgressError> {
+        let counters = Arc::new(Counters::default());
+        let pool = Arc::new(Pool::new(&config, counters.clone()));
+        let connector = Connector::try_new(config, resolver, counters.clone())?;
+        Ok(Self(Arc::new(Shared { connector, pool, counters, sweeper: OnceLock::new() })))
+    }
+
+    /// The policy that every address is judged by.
+    pub fn policy(&self) -> &TargetPolicy {
+        &self.0.connector.config().policy
+    }
+
+    /// What the pool has done so far.
+    pub fn stats(&self) -> ConnectionStats {
+        self.0.counters.snapshot()
+    }
+
+    /// Sends a request and reads the response. Dropping the future closes the connection (HTTP/1.1) or resets the
+    /// stream (HTTP/2). Must be called within a tokio runtime.
+    pub async fn send(&self, mut request: Request) -> Result<Response, Failure> {
+        let begun = Instant::now();
+        request.total_timeout = request.total_timeout.min(TOTAL_TIMEOUT_MAX);
+        let mut progress = Progress::default();
+        let reply = timeout(request.total_timeout, self.0.exchange(request, &mut progress)).await;
+        match reply.unwrap_or_else(|_| Err(Fault::timeout_total())) {
+            Ok(reply) => Ok(reply.into_response(&progress, begun.elapsed())),
+            Err(fault) => Err(self.0.failure(fault, &progress, begun.elapsed())),
+        }
+    }
+
+    /// Tests whether `target` can be reached: HEAD over a fresh connection and a fresh DNS answer, with verified TLS.
+    pub async fn probe(&self, target: &Target, total_timeout: Duration) -> ProbeReport {
+        let begun = Instant::now();
+        let total_timeout = total_timeout.min(TOTAL_TIMEOUT_MAX);
+        let mut progress = Progress::default();
+        let outcome = timeout(total_timeout, self.0.knock(target, total_timeout, &mut progress)).await;
+        let outcome = match outcome.unwrap_or_else(|_| Err(Fault::timeout_total())) {
+            Ok(status) => ProbeOutcome::Answered(status),
+            Err(fault) => ProbeOutcome::Failed(self.0.failure(fault, &progress, begun.elapsed())),
+        };
+        ProbeReport { outcome, timings: progress.timings, elapsed: begun.elapsed() }
+    }
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Egress").field("policy", self.policy()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// One hop, and those it redirects to.
+    async fn exchange(&self, mut request: Request, progress: &mut Progress) -> Result<Reply, Fault> {
+        self.counters.requests.increment();
+        strip_framing(&mut request.headers);
+        if !request.follow_redirects {
+            return self.hop(request, progress).await;
+        }
+        for _ in 0..=REDIRECTS_MAX {
+            let reply = self.hop(request.clone(), progress).await?;
+            if !redirect::is_followed(reply.status) {
+                return Ok(reply);
+            }
+            let policy = &self.connector.config().policy;
+            let target = redirect::next_target(policy, &request.target, &reply.headers)?;
+            redirect::strip_credentials(&mut request.headers, &request.target, &target);
+            request.target = target;
+        }
+        Err(Fault::new(FailureKind::TooManyRedirects, "the receiver redirects too often"))
+    }
+
+    async fn hop(&self, request: Request, progress: &mut Progress) -> Result<Reply, Fault> {
+        *progress = Progress::default();
+        let Request { method, target, headers, body, total_timeout, verify_tls, .. } = request;
+        let place = Place { origin: target.origin().clone(), verify_tls };
+        let mut message = Message::new(Full::new(body));
+        *message.method_mut() = method;
+        *message.headers_mut() = headers;
+
+        let dial = Dial { target: &target, place: &place, total_timeout };
+        let mut connection = self.acquire(&dial, Reuse::Welcome, progress).await?;
+        let begun = Instant::now();
+        let sent = match connection.send(message, &target).await {
+            Err(Undelivered::Unsent(message, _)) if progress.connection_reused => {
+                if let Connection::Http2(http2) = &connection {
+                    self.pool.retire(&place, http2);
+                }
+                connection = self.acquire(&dial, Reuse::Never, progress).await?;
+                connection.send(*message, &target).await
+            }
+            sent => sent,
+        };
+        let response = sent.map_err(|undelivered| match undelivered {
+            Undelivered::Unsent(_, fault) | Undelivered::Lost(fault) => fault,
+        })?;
+        progress.timings.response = Some(begun.elapsed());
+        progress.status = Some(response.status());
+        let reply = self.read_reply(&mut connection, response).await?;
+        self.release(&place, connection, &reply.body);
+        Ok(reply)
+    }
+
+    async fn read_reply(
+        &self,
+        connection: &mut Connection,
+        response: http::Response<hyper::body::Incoming>,
+    ) -> Result<Reply, Fault> {
+        let (head, incoming) = response.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Fault::new(FailureKind::UpgradeRefused, "the receiver switched protocols"));
+        }
+        let body = body::read(connection, incoming, self.connector.config().response_bytes_max).await?;
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+
+    /// The connectivity test's exchange. Its connection is not kept.
+    async fn knock(
+        &self,
+        target: &Target,
+        total_timeout: Duration,
+        progress: &mut Progress,
+    ) -> Result<StatusCode, Fault> {
+        self.counters.requests.increment();
+        let mut message = Message::new(Full::default());
+        *message.method_mut() = Method::HEAD;
+        let way = (Dns::Anew, &mut progress.timings);
+        let mut connection = self.connector.connect(target, true, total_timeout, way).await?;
+        let begun = Instant::now();
+        let response = match connection.send(message, target).await {
+            Ok(response) => response,
+            Err(Undelivered::Unsent(_, fault) | Undelivered::Lost(fault)) => return Err(fault),
+        };
+        progress.timings.response = Some(begun.elapsed());
+        progress.status = Some(response.status());
+        self.read_reply(&mut connection, response).await.map(|reply| reply.status)
+    }
+
+    /// A connection from the pool, or a new one.
+    async fn acquire(
+        &self,
+        dial: &Dial<'_>,
+        reuse: Reuse,
+        progress: &mut Progress,
+    ) -> Result<Connection, Fault> {
+        let mut found = match reuse {
+            Reuse::Welcome => self.pool.take(dial.place),
+            Reuse::Never => Found::Nothing,
+        };
+        let gate = match &found {
+            Found::NothingYet(gate) => Some(gate.clone()),
+            Found::Ready(_) | Found::Nothing => None,
+        };
+        let _turn = match &gate {
+            Some(gate) => {
+                let turn = gate.lock().await;
+                found = self.pool.take(dial.place);
+                Some(turn)
+            }
+            None => None,
+        };
+        if let Found::Ready(connection) = found {
+            progress.connection_reused = true;
+            self.counters.reuses.increment();
+            return Ok(connection);
+        }
+        progress.connection_reused = false;
+        let way = (Dns::Cached, &mut progress.timings);
+        let verify_tls = dial.place.verify_tls;
+        let connection = self.connector.connect(dial.target, verify_tls, dial.total_timeout, way).await?;
+        Ok(match connection {
+            Connection::Http2(http2) => {
+                self.keep_swept();
+                Connection::Http2(self.pool.share(dial.place, http2))
+            }
+            connection @ Connection::Http1(_) => connection,
+        })
+    }
+
+    fn release(&self, place: &Place, connection: Connection, body: &Read) {
+        if let (Connection::Http1(http1), Read::Whole(_)) = (connection, body) {
+            self.keep_swept();
+            self.pool.give_back(place, http1);
+        }
+    }
+
+    /// Starts the sweep with the first connection that is kept. It ends with the pool.
+    fn keep_swept(&self) {
+        self.sweeper.get_or_init(|| {
+            let interval =
+                (self.connector.config().idle_timeout / 4).clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
+            let pool = Arc::downgrade(&self.pool);
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move {
+                loop {
+                    sleep(interval).await;
+                    let Some(pool) = pool.upgrade() else { return };
+                    pool.sweep();
+                }
+            });
+            tasks
+        });
+    }
+
+    fn failure(&self, fault: Fault, progress: &Progress, elapsed: Duration) -> Failure {
+        if fault.kind.is_connection_error() {
+            self.counters.connection_errors.increment();
+        }
+        Failure {
+            kind: fault.kind,
+            detail: fault.detail.to_owned(),
+            connection_reused: progress.connection_reused,
+            status: progress.status,
+            elapsed,
+        }
+    }
+}
+
+/// Where a connection is wanted to.
+struct Dial<'a> {
+    target: &'a Target,
+    place: &'a Place,
+    total_timeout: Duration,
+}
+
+impl Reply {
+    fn into_response(self, progress: &Progress, elapsed: Duration) -> Response {
+        let (body, body_truncated) = match self.body {
+            Read::Whole(body) => (body, false),
+            Read::Truncated(body) => (body, true),
+        };
+        Response {
+            status: self.status,
+            headers: self.headers,
+            body,
+            body_truncated,
+            connection_reused: progress.connection_reused,
+            elapsed,
+            timings: progress.timings,
+        }
+    }
+}
+
+/// Two opinions about where a message ends are how requests are smuggled, so the caller has none.
+fn strip_framing(headers: &mut HeaderMap) {
+    const FRAMING: [header::HeaderName; 11] = [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::HeaderName::from_static("keep-alive"),
+        header::HeaderName::from_static("proxy-connection"),
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::EXPECT,
+        header::ACCEPT_ENCODING,
+    ];
+    if headers.keys().any(|name| FRAMING.contains(name)) {
+        for name in FRAMING {
+            headers.remove(name);
+        }
+    }
+}

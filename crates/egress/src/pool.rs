@@ -1,0 +1,218 @@
+//! Connections that wait for their next request.
+//!
+//! Each origin has a stack of idle HTTP/1.1 connections (the warmest is taken first, so that surplus ones age out) and
+//! at most one HTTP/2 connection. Origins are spread over shards with a lock each, which is never held across an
+//! await. One pool serves one policy; connections whose certificates were not checked are kept apart.
+//!
+//! When the pool is full, the longest idle connection of the shard makes way. A sweep closes what has been idle or has
+//! lived for too long, or was closed by its peer.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::EgressConfig;
+use crate::connection::{Connection, Http1, Http2};
+use crate::stats::Counters;
+use crate::target::Origin;
+
+const SHARDS: usize = 16;
+
+/// What connections are pooled by.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) verify_tls: bool,
+}
+
+/// What the pool has for a place.
+pub(crate) enum Found {
+    /// A connection that can be used at once.
+    Ready(Connection),
+    /// Nothing; connect.
+    Nothing,
+    /// Nothing, but the receiver is known to speak HTTP/2: connect under this lock, after looking again, so that one
+    /// connection is made and not one for each waiting request.
+    NothingYet(Arc<tokio::sync::Mutex<()>>),
+}
+
+pub(crate) struct Pool {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<Arc<Origin>, Lanes>>; SHARDS],
+    idle_total: AtomicUsize,
+    limits: Limits,
+    counters: Arc<Counters>,
+}
+
+struct Limits {
+    idle_per_origin_max: usize,
+    idle_total_max: usize,
+    idle_timeout: Duration,
+    age_max: Duration,
+}
+
+/// Verified and unverified connections to an origin.
+#[derive(Default)]
+struct Lanes([Lane; 2]);
+
+#[derive(Default)]
+struct Lane {
+    idle: VecDeque<Idle>,
+    http2: Option<Arc<Http2>>,
+    http2_gate: Option<Arc<tokio::sync::Mutex<()>>>,
+}
+
+struct Idle {
+    connection: Box<Http1>,
+    since: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(config: &EgressConfig, counters: Arc<Counters>) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            shards: Default::default(),
+            idle_total: AtomicUsize::new(0),
+            limits: Limits {
+                idle_per_origin_max: config.idle_per_origin_max,
+                idle_total_max: config.idle_total_max,
+                idle_timeout: config.idle_timeout,
+                age_max: config.connection_age_max,
+            },
+            counters,
+        }
+    }
+
+    pub(crate) fn take(&self, place: &Place) -> Found {
+        let now = Instant::now();
+        let mut shard = self.shard(&place.origin);
+        let Some(lanes) = shard.get_mut(&place.origin) else { return Found::Nothing };
+        let lane = lanes.lane(place.verify_tls);
+        if let Some(http2) = &lane.http2 {
+            if self.limits.admits_http2(http2, now) {
+                return Found::Ready(Connection::Http2(http2.clone()));
+            }
+            lane.http2 = None;
+        }
+        while let Some(mut idle) = lane.idle.pop_back() {
+            self.idle_total.fetch_sub(1, Ordering::Relaxed);
+            if self.limits.admits(&idle, now) && idle.connection.is_ready() {
+                return Found::Ready(Connection::Http1(idle.connection));
+            }
+        }
+        match &lane.http2_gate {
+            Some(gate) => Found::NothingYet(gate.clone()),
+            None => Found::Nothing,
+        }
+    }
+
+    /// Keeps a connection whose exchange is over, if it can serve another one.
+    pub(crate) fn give_back(&self, place: &Place, mut connection: Box<Http1>) {
+        let now = Instant::now();
+        if now.duration_since(connection.born()) >= self.limits.age_max || !connection.is_ready() {
+            return;
+        }
+        let mut shard = self.shard(&place.origin);
+        let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
+        lane.http2_gate = None;
+        lane.idle.push_back(Idle { connection, since: now });
+        let total = self.idle_total.fetch_add(1, Ordering::Relaxed) + 1;
+        let overfull = lane.idle.len() > self.limits.idle_per_origin_max;
+        let evicted = if overfull {
+            lane.idle.pop_front()
+        } else if total > self.limits.idle_total_max {
+            pop_longest_idle(&mut shard)
+        } else {
+            None
+        };
+        drop(shard);
+        if evicted.is_some() {
+            self.idle_total.fetch_sub(1, Ordering::Relaxed);
+            self.counters.pool_exhausted.increment();
+        }
+    }
+
+    /// Lets others share an HTTP/2 connection. If there is one already, that one is returned for use instead.
+    pub(crate) fn share(&self, place: &Place, connection: Arc<Http2>) -> Arc<Http2> {
+        let now = Instant::now();
+        let mut shard = self.shard(&place.origin);
+        let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
+        lane.http2_gate.get_or_insert_default();
+        match &lane.http2 {
+            Some(present) if self.limits.admits_http2(present, now) => present.clone(),
+            _ => lane.http2.insert(connection).clone(),
+        }
+    }
+
+    /// Takes an HTTP/2 connection out of use that refused a request. Exchanges in flight end as they may.
+    pub(crate) fn retire(&self, place: &Place, connection: &Arc<Http2>) {
+        let mut shard = self.shard(&place.origin);
+        let Some(lanes) = shard.get_mut(&place.origin) else { return };
+        let lane = lanes.lane(place.verify_tls);
+        if lane.http2.as_ref().is_some_and(|present| Arc::ptr_eq(present, connection)) {
+            lane.http2 = None;
+        }
+    }
+
+    /// Closes what is not to be used again and forgets origins without connections.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.retain(|_, lanes| {
+                for lane in &mut lanes.0 {
+                    let before = lane.idle.len();
+                    lane.idle.retain_mut(|idle| self.limits.admits(idle, now) && idle.connection.is_ready());
+                    self.idle_total.fetch_sub(before - lane.idle.len(), Ordering::Relaxed);
+                    lane.http2.take_if(|http2| {
+                        let unused = Arc::strong_count(http2) == 1
+                            && now.duration_since(http2.used()) >= self.limits.idle_timeout;
+                        unused || !self.limits.admits_http2(http2, now)
+                    });
+                }
+                lanes.0.iter().any(|lane| !lane.idle.is_empty() || lane.http2.is_some())
+            });
+        }
+    }
+
+    fn shard(&self, origin: &Origin) -> MutexGuard<'_, HashMap<Arc<Origin>, Lanes>> {
+        let hash = self.hasher.hash_one(origin);
+        #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
+        lock(&self.shards[hash as usize % SHARDS])
+    }
+}
+
+impl Limits {
+    fn admits(&self, idle: &Idle, now: Instant) -> bool {
+        now.duration_since(idle.since) < self.idle_timeout
+            && now.duration_since(idle.connection.born()) < self.age_max
+    }
+
+    fn admits_http2(&self, connection: &Http2, now: Instant) -> bool {
+        connection.is_open() && now.duration_since(connection.born()) < self.age_max
+    }
+}
+
+impl Lanes {
+    fn lane(&mut self, verify_tls: bool) -> &mut Lane {
+        &mut self.0[usize::from(verify_tls)]
+    }
+}
+
+fn pop_longest_idle(shard: &mut HashMap<Arc<Origin>, Lanes>) -> Option<Idle> {
+    shard
+        .values_mut()
+        .flat_map(|lanes| &mut lanes.0)
+        .filter(|lane| !lane.idle.is_empty())
+        .min_by_key(|lane| lane.idle.front().map(|idle| idle.since))?
+        .idle
+        .pop_front()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

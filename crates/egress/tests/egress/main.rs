@@ -1,0 +1,9 @@
+//! The policy by tables and properties, the client against real sockets on loopback.
+
+mod client;
+mod dns;
+mod misbehaving;
+mod policy;
+mod redirects;
+mod support;
+mod tls;

@@ -1,0 +1,120 @@
+//! Redirects: followed only where asked for, only 307 and 308, and judged at every hop.
+
+use http::{HeaderValue, StatusCode, header};
+use neo_events_egress::{FailureKind, Request};
+
+use crate::support::{OK, Receiver, egress, post};
+
+async fn redirecting(status: &str, location: &str) -> Receiver {
+    Receiver::answering(format!(
+        "HTTP/1.1 {status} Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
+    ))
+    .await
+}
+
+fn following(receiver: &Receiver) -> Request {
+    Request { follow_redirects: true, ..post(&receiver.target("/from")) }
+}
+
+#[tokio::test]
+async fn redirects_are_responses_unless_followed() {
+    let receiver = redirecting("307", "http://169.254.169.254/").await;
+    let response = egress().send(post(&receiver.target("/"))).await.unwrap();
+    assert_eq!(response.status, StatusCode::TEMPORARY_REDIRECT);
+}
+
+#[tokio::test]
+async fn only_redirects_that_keep_the_request_are_followed() {
+    for status in ["307", "308"] {
+        let last = Receiver::answering(OK).await;
+        let first = redirecting(status, &last.url("/to?x")).await;
+        let response = egress().send(following(&first)).await.unwrap();
+        assert_eq!(response.status, StatusCode::OK);
+        assert!(last.tally.head(0).starts_with("POST /to?x HTTP/1.1\r\n"));
+        assert_eq!(last.tally.bodies.lock().unwrap()[0], b"{\"n\":1}");
+    }
+    for status in ["301", "302", "303", "300", "304"] {
+        let last = Receiver::answering(OK).await;
+        let first = redirecting(status, &last.url("/to")).await;
+        let response = egress().send(following(&first)).await.unwrap();
+        assert_eq!(response.status.as_str(), status);
+        assert_eq!(last.connections(), 0);
+    }
+}
+
+#[tokio::test]
+async fn relative_locations_stay_with_the_receiver() {
+    for (location, path) in
+        [("/to", "/to"), ("to?q=1", "/to?q=1"), ("?q=http://x/", "/from?q=http://x/"), ("../to#f", "/to")]
+    {
+        let receiver = Receiver::start(move |mut peer| async move {
+            peer.request().await?;
+            let head = format!("HTTP/1.1 307 Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+            peer.write(head.as_bytes()).await?;
+            peer.request().await?;
+            peer.write(OK).await
+        })
+        .await;
+        egress().send(following(&receiver)).await.unwrap();
+        let head = receiver.tally.head(1);
+        assert!(head.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{location}: {head}");
+        assert_eq!(receiver.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn every_hop_is_judged() {
+    for location in [
+        "http://169.254.169.254/latest/meta-data/",
+        "//169.254.169.254/",
+        "http://[fd00:ec2::254]/",
+        "http://metadata.google.internal/",
+        "http://2852039166/",
+        "http://user@127.0.0.1/",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/",
+        "http:/127.0.0.1/",
+        "javascript:alert(1)",
+    ] {
+        let receiver = redirecting("307", location).await;
+        let failure = egress().send(following(&receiver)).await.expect_err(location);
+        assert_eq!(failure.kind, FailureKind::TargetRefused, "{location}: {failure}");
+        assert_eq!(failure.detail, "the target is not allowed");
+        assert_eq!(failure.status, Some(StatusCode::TEMPORARY_REDIRECT));
+    }
+}
+
+#[tokio::test]
+async fn unusable_locations_are_refused() {
+    for location in ["http:\\\\127.0.0.1\\", "/\\127.0.0.1/", "\u{e9}"] {
+        let receiver = redirecting("308", location).await;
+        let failure = egress().send(following(&receiver)).await.expect_err(location);
+        assert_eq!(failure.kind, FailureKind::RedirectInvalid, "{location}: {failure}");
+    }
+    let receiver = Receiver::answering("HTTP/1.1 307 Moved\r\ncontent-length: 0\r\n\r\n").await;
+    let failure = egress().send(following(&receiver)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::RedirectInvalid);
+}
+
+#[tokio::test]
+async fn loops_end_after_five_hops() {
+    let receiver = redirecting("307", "/again").await;
+    let failure = egress().send(following(&receiver)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TooManyRedirects);
+    assert_eq!(receiver.tally.requests(), 6, "the request and five redirects");
+}
+
+#[tokio::test]
+async fn credentials_stay_with_the_origin() {
+    let last = Receiver::answering(OK).await;
+    let first = redirecting("307", &last.url("/")).await;
+    let mut request = following(&first);
+    request.headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    request.headers.insert(header::COOKIE, HeaderValue::from_static("a=b"));
+    request.headers.insert("webhook-id", HeaderValue::from_static("evt_1"));
+    egress().send(request).await.unwrap();
+    assert!(first.tally.head(0).contains("authorization: Bearer x\r\n"));
+    let head = last.tally.head(0);
+    assert!(!head.contains("authorization") && !head.contains("cookie"), "{head}");
+    assert!(head.contains("webhook-id: evt_1\r\n"));
+}

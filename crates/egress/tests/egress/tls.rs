@@ -1,0 +1,338 @@
+//! TLS and HTTP/2: whom a connection trusts, what it speaks, and how it is shared.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use neo_events_egress::{Egress, FailureKind, Request, Target};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpListener;
+use tokio::sync::{Barrier, Notify};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{OK, PATIENCE, Receiver, Script, config, post, target};
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("a matching key");
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// A receiver behind TLS that answers in whatever HTTP was agreed upon.
+struct Secure {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    hang_up: Arc<Notify>,
+    gone: Arc<Notify>,
+    _tasks: JoinSet<()>,
+}
+
+type Answer = Result<http::Response<Full<Bytes>>, Infallible>;
+
+impl Secure {
+    async fn start<S, F>(acceptor: TlsAcceptor, service: S) -> Self
+    where
+        S: Fn(http::Request<Incoming>) -> F + Clone + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound socket").port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut tasks = JoinSet::new();
+        let seen = connections.clone();
+        let (hang_up, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (asked, done) = (hang_up.clone(), gone.clone());
+        tasks.spawn(async move {
+            let mut peers = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                seen.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, service) = (acceptor.clone(), service.clone());
+                let (asked, done) = (asked.clone(), done.clone());
+                peers.spawn(async move {
+                    let Ok(tls) = acceptor.accept(tcp).await else { return };
+                    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                    let (io, service) = (TokioIo::new(tls), service_fn(service));
+                    // How it ends is the client's affair.
+                    if http2 {
+                        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        let mut connection = pin!(builder.serve_connection(io, service));
+                        tokio::select! {
+                            _ = connection.as_mut() => return,
+                            () = asked.notified() => connection.as_mut().graceful_shutdown(),
+                        }
+                        connection.await.ok();
+                        done.notify_one();
+                    } else {
+                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
+                    }
+                });
+            }
+        });
+        Self { port, connections, hang_up, gone, _tasks: tasks }
+    }
+
+    fn target(&self) -> Target {
+        target(&format!("https://hooks.example:{}/hook", self.port))
+    }
+
+    /// Closes the one HTTP/2 connection there is, as a receiver does that restarts.
+    async fn hang_up(&self) {
+        self.hang_up.notify_one();
+        self.gone.notified().await;
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+async fn echo(request: http::Request<Incoming>) -> Answer {
+    let version = request.version();
+    let authority = match version {
+        Version::HTTP_2 => request.uri().authority().map(|authority| authority.to_string()),
+        _ => request.headers().get("host").and_then(|host| host.to_str().ok()).map(str::to_owned),
+    };
+    let body =
+        request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let mut response = http::Response::new(Full::new(body));
+    let seen = format!("{version:?} {}", authority.unwrap_or_default());
+    response.headers_mut().insert("x-seen", seen.parse().expect("a header value"));
+    Ok(response)
+}
+
+fn egress(ca: Option<&Authority>) -> Egress {
+    let mut config = config();
+    config.ca_file_pem = ca.map(|authority| authority.pem.clone().into_bytes());
+    let resolver = Script::new(&[&["127.0.0.1"]], PATIENCE);
+    Egress::with_resolver(config, resolver).expect("a sound configuration")
+}
+
+#[tokio::test]
+async fn the_receiver_chooses_the_protocol() {
+    let authority = Authority::new("ours");
+    for (protocols, version) in
+        [(&["h2", "http/1.1"][..], "HTTP/2.0"), (&["http/1.1"], "HTTP/1.1"), (&[], "HTTP/1.1")]
+    {
+        let receiver = Secure::start(authority.acceptor("hooks.example", protocols), echo).await;
+        let egress = egress(Some(&authority));
+        for index in 0..3 {
+            let response = egress.send(post(&receiver.target())).await.unwrap();
+            let seen = response.headers["x-seen"].to_str().unwrap();
+            assert_eq!(seen, format!("{version} hooks.example:{}", receiver.port));
+            assert_eq!(&response.body[..], b"{\"n\":1}");
+            assert_eq!((response.connection_reused, response.timings.tls.is_some()), (index > 0, index == 0));
+        }
+        assert_eq!(receiver.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn http2_requests_share_one_connection() {
+    let authority = Authority::new("ours");
+    // Nobody is answered before all have arrived: they must be in flight together.
+    let barrier = Arc::new(Barrier::new(20));
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), move |request| {
+        let barrier = barrier.clone();
+        async move {
+            if request.method() == http::Method::POST {
+                barrier.wait().await;
+            }
+            echo(request).await
+        }
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    let first = Request { method: http::Method::PUT, ..post(&receiver.target()) };
+    egress.send(first).await.unwrap();
+    let mut requests = JoinSet::new();
+    for _ in 0..20 {
+        let (egress, target) = (egress.clone(), receiver.target());
+        requests.spawn(async move { egress.send(post(&target)).await });
+    }
+    while let Some(response) = requests.join_next().await {
+        assert!(response.unwrap().unwrap().connection_reused);
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_http2_connection_is_replaced_once_for_all_who_wait() {
+    let authority = Authority::new("ours");
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), echo).await;
+    let egress = egress(Some(&authority));
+    for round in 1..=3 {
+        let mut requests = JoinSet::new();
+        egress.send(post(&receiver.target())).await.unwrap();
+        for _ in 0..20 {
+            let (egress, target) = (egress.clone(), receiver.target());
+            requests.spawn(async move { egress.send(post(&target)).await });
+        }
+        while let Some(response) = requests.join_next().await {
+            assert_eq!(response.unwrap().unwrap().status, StatusCode::OK);
+        }
+        assert_eq!(receiver.connections(), round);
+        receiver.hang_up().await;
+    }
+    let mut requests = JoinSet::new();
+    for _ in 0..20 {
+        let (egress, target) = (egress.clone(), receiver.target());
+        requests.spawn(async move { egress.send(post(&target)).await });
+    }
+    while let Some(response) = requests.join_next().await {
+        response.unwrap().unwrap();
+    }
+    assert_eq!(receiver.connections(), 4);
+}
+
+#[tokio::test]
+async fn http2_bodies_are_capped_too() {
+    let authority = Authority::new("ours");
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), |_| async {
+        Ok(http::Response::new(Full::new(Bytes::from(vec![b'x'; 32 * 1024 * 1024]))))
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    for _ in 0..3 {
+        let response = egress.send(post(&receiver.target())).await.unwrap();
+        assert_eq!((response.body.len(), response.body_truncated), (64 * 1024, true));
+    }
+    assert_eq!(receiver.connections(), 1, "only the stream is reset");
+}
+
+#[tokio::test]
+async fn http2_heads_are_capped_too() {
+    let authority = Authority::new("ours");
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), |_| async {
+        let mut response = http::Response::new(Full::default());
+        for index in 0..200 {
+            let name: http::HeaderName = format!("x-{index}").parse().expect("a name");
+            response.headers_mut().insert(name, "y".repeat(1000).parse().expect("a value"));
+        }
+        Ok(response)
+    })
+    .await;
+    let failure = egress(Some(&authority)).send(post(&receiver.target())).await.unwrap_err();
+    assert!(matches!(failure.kind, FailureKind::ProtocolError | FailureKind::ConnectionReset), "{failure}");
+}
+
+#[tokio::test]
+async fn http2_deadlines_hold_and_spare_the_connection() {
+    let authority = Authority::new("ours");
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), |request| async {
+        if request.method() == http::Method::POST {
+            tokio::time::sleep(PATIENCE).await;
+        }
+        echo(request).await
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    let late = Request { total_timeout: Duration::from_millis(1500), ..post(&receiver.target()) };
+    assert_eq!(egress.send(late).await.unwrap_err().kind, FailureKind::TimeoutTotal);
+    let prompt = Request { method: http::Method::PUT, ..post(&receiver.target()) };
+    assert!(egress.send(prompt).await.unwrap().connection_reused);
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
+async fn unknown_authorities_and_wrong_names_are_refused() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let cases = [
+        (None, "hooks.example", "the certificate's issuer is not trusted"),
+        (Some(&theirs), "hooks.example", "the certificate's issuer is not trusted"),
+        (Some(&ours), "other.example", "the certificate is for another name"),
+    ];
+    for (trusted, name, detail) in cases {
+        let receiver = Secure::start(ours.acceptor(name, &["h2", "http/1.1"]), echo).await;
+        let failure = egress(trusted).send(post(&receiver.target())).await.unwrap_err();
+        assert_eq!((failure.kind, failure.detail.as_str()), (FailureKind::Tls, detail));
+    }
+}
+
+#[tokio::test]
+async fn unverified_connections_serve_only_the_unverified() {
+    let receiver =
+        Secure::start(Authority::new("ours").acceptor("other.example", &["h2", "http/1.1"]), echo).await;
+    let egress = egress(None);
+    let lax = Request { verify_tls: false, ..post(&receiver.target()) };
+    assert_eq!(egress.send(lax.clone()).await.unwrap().status, StatusCode::OK);
+    assert!(egress.send(lax).await.unwrap().connection_reused);
+    let failure = egress.send(post(&receiver.target())).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Tls);
+}
+
+#[tokio::test]
+async fn plain_http_behind_https_is_a_tls_failure() {
+    let receiver = Receiver::answering(OK).await;
+    let target = target(&format!("https://{}/", receiver.address));
+    let failure = egress(None)
+        .send(Request { total_timeout: Duration::from_secs(6), ..post(&target) })
+        .await
+        .unwrap_err();
+    assert!(matches!(failure.kind, FailureKind::Tls | FailureKind::TimeoutConnect), "{failure}");
+}
+
+#[tokio::test]
+async fn redirects_never_leave_tls() {
+    let authority = Authority::new("ours");
+    let plain = Receiver::answering(OK).await;
+    let location = plain.url("/");
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), move |_| {
+        let location = location.clone();
+        async move {
+            let mut response = http::Response::new(Full::default());
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            response.headers_mut().insert("location", location.parse().expect("a URL"));
+            Ok(response)
+        }
+    })
+    .await;
+    let request = Request { follow_redirects: true, ..post(&receiver.target()) };
+    let failure = egress(Some(&authority)).send(request).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::RedirectInvalid);
+    assert_eq!(plain.connections(), 0);
+}
+
+#[tokio::test]
+async fn probes_time_the_handshake() {
+    let authority = Authority::new("ours");
+    let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), echo).await;
+    let report = egress(Some(&authority)).probe(&receiver.target(), PATIENCE).await;
+    assert!(report.is_success(), "{report:?}");
+    assert!(report.timings.dns.is_some() && report.timings.tls.is_some());
+}

@@ -1,0 +1,83 @@
+//! Looking at deliveries, and repairing them.
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp,
+    delivery::{Delivery, DeliveryHistory, DeliveryStatus, IllegalTransition},
+    id::{DeliveryId, EndpointId, EventId, SubscriptionId},
+    stats::EndpointStats,
+    tenant::Schema,
+};
+
+use crate::{Page, PageRequest, StoreError, TimeRange};
+
+/// Which deliveries; every condition that is set must hold.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryQuery {
+    /// Of this event.
+    pub event_id: Option<EventId>,
+    /// To this endpoint.
+    pub endpoint_id: Option<EndpointId>,
+    /// In this state.
+    pub status: Option<DeliveryStatus>,
+    /// Created in this span.
+    pub created: TimeRange,
+}
+
+/// What became of an operation on one delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Changed {
+    /// Done; this is how it stands now.
+    Done(Delivery),
+    /// There is no such delivery.
+    Missing,
+    /// Its state does not allow that.
+    Illegal(IllegalTransition),
+}
+
+/// When endpoints were last sent to and subscriptions last matched, collected over a few seconds.
+#[derive(Debug, Clone, Default)]
+pub struct Usage {
+    /// `last_used_at` by endpoint.
+    pub endpoints: Vec<(EndpointId, Timestamp)>,
+    /// `last_triggered_at` by subscription.
+    pub subscriptions: Vec<(SubscriptionId, Timestamp)>,
+}
+
+/// Look at deliveries, cancel, retry, count.
+#[async_trait]
+pub trait DeliveryLog {
+    /// One delivery with its attempts.
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError>;
+
+    /// Deliveries, newest first.
+    async fn deliveries(
+        &self,
+        schema: &Schema,
+        query: &DeliveryQuery,
+        page: PageRequest,
+    ) -> Result<Page<Delivery>, StoreError>;
+
+    /// Ends a delivery with a reason, after the attempt in flight if there is one.
+    async fn cancel_delivery(
+        &self,
+        schema: &Schema,
+        id: DeliveryId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Changed, StoreError>;
+
+    /// Makes a delivery due now.
+    async fn retry_delivery(&self, schema: &Schema, id: DeliveryId, now: Timestamp) -> Result<Changed, StoreError>;
+
+    /// Statistics of an endpoint's deliveries created since a time, with constant memory.
+    async fn endpoint_stats(
+        &self,
+        schema: &Schema,
+        id: EndpointId,
+        since: Timestamp,
+    ) -> Result<EndpointStats, StoreError>;
+
+    /// Notes last-used times; an older time never replaces a newer one, and revisions stay.
+    async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError>;
+}

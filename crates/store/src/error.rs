@@ -1,0 +1,36 @@
+//! What can be wrong with a database.
+
+use neo_events_domain::tenant::Schema;
+
+/// Why a step was not done. Nothing of it was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such tenant.
+    #[error("there is no schema {0}")]
+    UnknownSchema(Schema),
+    /// A cursor that this store did not make.
+    #[error("the cursor is not one of this list")]
+    BadCursor,
+    /// The database cannot serve now: locked, restarting, unreachable, shutting down. Trying again may help.
+    #[error("the database is not available")]
+    Unavailable(#[source] Cause),
+    /// No room is left on the device.
+    #[error("the database has no room left on its device")]
+    Full(#[source] Cause),
+    /// The database may be read but not written.
+    #[error("the database cannot be written")]
+    ReadOnly(#[source] Cause),
+    /// Anything else; a bug or a damaged file.
+    #[error("the database failed")]
+    Broken(#[source] Cause),
+}
+
+/// The driver's own error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody changing it.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_) | Self::ReadOnly(_))
+    }
+}

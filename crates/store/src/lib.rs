@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod catalogue;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod deliveries;
+mod error;
+mod events;
+mod lease;
+mod page;
+mod queue;
+
+pub use catalogue::{
+    Catalogue, CatalogueChanges, CatalogueVersion, EndpointQuery, EventTypeQuery, Inserted, SubscriptionQuery, Updated,
+};
+pub use deliveries::{Changed, DeliveryLog, DeliveryQuery, Usage};
+pub use error::{Cause, StoreError};
+pub use events::{Appended, EventLog, EventQuery, StoredEvent};
+pub use lease::Lease;
+pub use page::{Cursor, Page, PageRequest, TimeRange};
+pub use queue::{
+    DELIVERY_LEASE, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota, NewDelivery, OwedEvent,
+    Settled, Settlement, Unsettled, WorkQueue,
+};
+
+/// A backend: every role, usable from any task.
+pub trait Store: EventLog + Catalogue + WorkQueue + DeliveryLog + Send + Sync + 'static {}
+
+impl<T: EventLog + Catalogue + WorkQueue + DeliveryLog + Send + Sync + 'static> Store for T {}

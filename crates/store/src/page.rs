@@ -1,0 +1,60 @@
+//! Lists in pages, newest first, by cursor.
+
+use neo_events_domain::Timestamp;
+
+/// Where a list goes on: opaque to everyone but the store that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// A cursor as a client gave it back, or as a store made it.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text to hand out.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Which page of a list.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    /// Most items.
+    pub limit: u32,
+    /// Where to go on; the beginning if absent.
+    pub cursor: Option<Cursor>,
+}
+
+impl PageRequest {
+    /// The first page.
+    pub const fn first(limit: u32) -> Self {
+        Self { limit, cursor: None }
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// At most `limit` items.
+    pub items: Vec<T>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<Cursor>,
+}
+
+impl<T> Page<T> {
+    /// The same page of something else.
+    pub fn map<U>(self, convert: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(convert).collect(), next: self.next }
+    }
+}
+
+/// `from` ≤ time < `to`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TimeRange {
+    /// Not before.
+    pub from: Option<Timestamp>,
+    /// Before.
+    pub to: Option<Timestamp>,
+}

@@ -1,0 +1,204 @@
+//! The work queue: what is owed, claimed by lease, settled once.
+//!
+//! Two kinds of rows are owed. An event owes its *dispatch* until its deliveries are written; a delivery owes its next
+//! *attempt* until its state is final. Claiming takes no more than the caller has room for, and for deliveries says
+//! how many from each endpoint, so that a bad endpoint's backlog stays in the database.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    SignedDuration, Timestamp,
+    delivery::{AttemptRecord, DeliveryState, Trigger},
+    endpoint::Endpoint,
+    event::{DomainEvent, NewEvent},
+    id::{DeliveryId, EndpointId, SubscriptionId},
+    retry::{Progress, RetryPolicy, Verdict},
+    tenant::Schema,
+};
+
+use crate::{Appended, CatalogueVersion, Lease, StoreError};
+
+/// An event that owes its dispatch.
+#[derive(Debug)]
+pub struct OwedEvent {
+    /// Whose.
+    pub schema: Schema,
+    /// The event.
+    pub event: Arc<DomainEvent>,
+}
+
+/// Claimed dispatches of one schema, oldest first.
+#[derive(Debug)]
+pub struct DispatchClaim {
+    /// Whose.
+    pub schema: Schema,
+    /// The matcher must know the catalogue at least up to here.
+    pub catalogue_version: CatalogueVersion,
+    /// The events.
+    pub owed: Vec<Lease<OwedEvent>>,
+}
+
+/// A delivery to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewDelivery {
+    /// UUIDv7.
+    pub id: DeliveryId,
+    /// Where to.
+    pub endpoint_id: EndpointId,
+    /// Why.
+    pub trigger: Trigger,
+    /// Which subscriptions matched.
+    pub subscription_ids: Vec<SubscriptionId>,
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// The endpoint's settings.
+    pub retry: RetryPolicy,
+}
+
+/// An event with the deliveries that matching found.
+#[derive(Debug)]
+pub struct Dispatched {
+    /// The claimed event.
+    pub lease: Lease<OwedEvent>,
+    /// One for each endpoint; none if nobody wants it.
+    pub deliveries: Vec<NewDelivery>,
+}
+
+/// An endpoint that owes deliveries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DueEndpoint {
+    /// Whose.
+    pub schema: Schema,
+    /// The endpoint.
+    pub endpoint_id: EndpointId,
+    /// When its earliest unclaimed delivery is due; may lie in the past.
+    pub due_at: Timestamp,
+}
+
+/// How many deliveries of an endpoint the caller has room for.
+#[derive(Debug, Clone)]
+pub struct EndpointQuota {
+    /// Whose.
+    pub schema: Schema,
+    /// The endpoint.
+    pub endpoint_id: EndpointId,
+    /// Most to claim.
+    pub max: u32,
+}
+
+/// Claimed deliveries of one endpoint, due first.
+#[derive(Debug)]
+pub struct EndpointClaim {
+    /// Whose.
+    pub schema: Schema,
+    /// The endpoint as it is now.
+    pub endpoint: Arc<Endpoint>,
+    /// The deliveries.
+    pub work: Vec<Lease<DeliveryWork>>,
+    /// When its earliest delivery that is still unclaimed is due, if there is one.
+    pub next_due_at: Option<Timestamp>,
+}
+
+/// A delivery to attempt.
+#[derive(Debug)]
+pub struct DeliveryWork {
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// What to send.
+    pub event: Arc<DomainEvent>,
+    /// Which attempt this will be.
+    pub progress: Progress,
+    /// When to try again.
+    pub retry: RetryPolicy,
+}
+
+/// An attempt with what it means, to be recorded.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The claimed delivery.
+    pub lease: Lease<DeliveryWork>,
+    /// What happened.
+    pub attempt: AttemptRecord,
+    /// What it means. [`Verdict::Gone`] also disables the endpoint.
+    pub verdict: Verdict,
+}
+
+/// What became of a settlement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// Recorded; the delivery is in this state now.
+    Recorded(DeliveryState),
+    /// The lease had expired and somebody else claimed the work. Nothing was recorded.
+    LeaseLost,
+}
+
+/// A settlement that could not be stored, given back to be tried again.
+#[derive(Debug)]
+pub struct Unsettled<T> {
+    /// What was to be settled.
+    pub work: T,
+    /// Why it was not.
+    pub error: StoreError,
+}
+
+/// Claim, settle and release what is owed.
+#[async_trait]
+pub trait WorkQueue {
+    /// Resolves when there may be new events to dispatch. A hint: it may be late, spurious or never come.
+    async fn wake_up(&self);
+
+    /// Claims up to `limit` owed dispatches until `lease_until`, oldest first.
+    async fn claim_dispatches(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        lease_until: Timestamp,
+    ) -> Result<Vec<DispatchClaim>, StoreError>;
+
+    /// Writes the deliveries of each event, due at once, and ends its owed dispatch, in one transaction. An event
+    /// whose lease was lost is skipped. Answers how many deliveries were written.
+    async fn settle_dispatches(
+        &self,
+        dispatched: Vec<Dispatched>,
+        now: Timestamp,
+    ) -> Result<u64, Unsettled<Vec<Dispatched>>>;
+
+    /// Stores an event that goes to one endpoint alone and owes no dispatch, with its delivery.
+    async fn append_directed(
+        &self,
+        schema: &Schema,
+        event: NewEvent,
+        delivery: NewDelivery,
+        now: Timestamp,
+    ) -> Result<Appended, StoreError>;
+
+    /// Every endpoint with unclaimed deliveries that are not over, active and present ones only. The truth behind all
+    /// hints about who is due.
+    async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError>;
+
+    /// Claims due deliveries until `lease_until`, at most each quota's `max` from its endpoint. An endpoint that is
+    /// gone or inactive is left out of the answer.
+    async fn claim_deliveries(
+        &self,
+        now: Timestamp,
+        quotas: &[EndpointQuota],
+        lease_until: Timestamp,
+    ) -> Result<Vec<EndpointClaim>, StoreError>;
+
+    /// Records an attempt and what it means, in one transaction.
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>>;
+
+    /// Gives work back unattempted: it can be claimed again at once.
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError>;
+
+    /// Gives owed dispatches back.
+    async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError>;
+
+    /// Finishes what was begun, a bounded step at a time: cancels deliveries of deleted endpoints and those whose
+    /// cancellation waited for an attempt that never ended. Answers whether more is left.
+    async fn tend(&self, now: Timestamp) -> Result<bool, StoreError>;
+}
+
+/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to settle.
+pub const DELIVERY_LEASE: SignedDuration = SignedDuration::from_secs(300 + 60);

@@ -76,7 +76,8 @@ impl JsonObject {
         let body = text.strip_suffix('}').unwrap_or(text).trim_end();
         let comma = if body.ends_with('{') { "" } else { "," };
         let mut longer = format!("{body}{comma}");
-        json::write_string(&mut longer, key);
+        // Writing into a String cannot fail.
+        let _ = json::write_string(&mut longer, key);
         longer.push(':');
         longer.push_str(value);
         longer.push('}');

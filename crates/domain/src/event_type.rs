@@ -250,7 +250,9 @@ mod tests {
     fn event_types_are_category_dot_action() {
         let part = "a".repeat(PART_CHARS_MAX);
         let shorter = "a".repeat(PART_CHARS_MAX - 1);
-        for text in ["user.created", "a.b", "a1_.b_2", &format!("{part}.{shorter}"), &format!("{shorter}.{part}")] {
+        for text in
+            ["user.created", "a.b", "a1_.b_2", &format!("{part}.{shorter}"), &format!("{shorter}.{part}")]
+        {
             let event_type = EventType::try_new(text).unwrap();
             assert_eq!(format!("{}.{}", event_type.category(), event_type.action()), text);
             assert_eq!((event_type.as_str(), event_type.to_string().as_str()), (text, text));
@@ -294,7 +296,11 @@ mod tests {
         let check = |pattern: &str, event_type: &str, expected: bool| {
             let parsed = EventPattern::try_new(pattern).unwrap();
             assert_eq!(parsed.to_string(), pattern);
-            assert_eq!(parsed.matches(&EventType::try_new(event_type).unwrap()), expected, "{pattern} {event_type}");
+            assert_eq!(
+                parsed.matches(&EventType::try_new(event_type).unwrap()),
+                expected,
+                "{pattern} {event_type}"
+            );
         };
         check("user.created", "user.created", true);
         check("user.created", "user.create", false);

@@ -11,6 +11,7 @@ pub mod id;
 pub mod json;
 pub mod matching;
 pub mod payload;
+pub mod request;
 pub mod retry;
 pub mod signing;
 pub mod stats;

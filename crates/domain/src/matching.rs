@@ -378,3 +378,58 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(key: u32, pattern: &str, context_id: Option<u128>, filter: &str) -> Rule<u32> {
+        Rule {
+            key,
+            pattern: pattern.parse().unwrap(),
+            context_id: context_id.map(Uuid::from_u128),
+            filter: filter.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn removing_leaves_nothing_behind() {
+        let filters =
+            ["{}", r#"{"a":1}"#, r#"{"a.b.c":["x","y"],"a":1}"#, r#"{"a":[]}"#, r#"{"a":{"$gt":1}}"#];
+        let mut matcher = Matcher::new();
+        for key in 0..600 {
+            let pattern = ["user.created", "user.*", "*"][key as usize % 3];
+            let context_id = (key % 2 == 0).then_some(u128::from(key % 7));
+            matcher.insert(rule(key, pattern, context_id, filters[key as usize % 5]));
+        }
+        for key in 0..600 {
+            assert!(matcher.remove(&(key * 7 % 600)));
+        }
+        assert!(matcher.by_key.is_empty() && matcher.slots.is_empty() && matcher.free.is_empty());
+        assert!(matcher.exact.is_empty() && matcher.categories.is_empty() && matcher.all.is_empty());
+    }
+
+    #[test]
+    fn freed_slots_are_used_again() {
+        let mut matcher = Matcher::new();
+        matcher.insert(rule(0, "*", None, "{}"));
+        for key in 1..100 {
+            matcher.insert(rule(key, "*", None, "{}"));
+            assert!(matcher.remove(&key));
+        }
+        assert_eq!(matcher.slots.len(), 2);
+    }
+
+    #[test]
+    fn a_rule_is_filed_under_its_rarest_equality() {
+        let mut matcher = Matcher::new();
+        for key in 0..100 {
+            matcher.insert(rule(key, "*", None, &format!(r#"{{"plan":"pro","id":{key}}}"#)));
+        }
+        let event_type = EventType::try_new("user.created").unwrap();
+        let data = LazyData::new(r#"{"plan":"pro","id":50}"#);
+        let candidates = matcher.candidates(&event_type, None, &data);
+        assert!(candidates.len() <= 2, "{candidates:?}");
+        assert_eq!(matcher.matching(&event_type, None, &data), [50]);
+    }
+}

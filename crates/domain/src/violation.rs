@@ -104,6 +104,24 @@ impl Violations {
         Self(vec![Violation { pointer: pointer.into(), rule }])
     }
 
+    /// These and others.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// With a pointer's first part replaced: a part of one input became the whole of another.
+    #[must_use]
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        for violation in &mut self.0 {
+            if let Some(rest) = violation.pointer.strip_prefix(from) {
+                violation.pointer = format!("{to}{rest}").into();
+            }
+        }
+        self
+    }
+
     /// The faults, in the order they were found.
     pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
         self.0.iter()

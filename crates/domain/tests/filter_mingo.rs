@@ -1,7 +1,8 @@
 //! Filters against an independent implementation of the language that ours descends from: the npm package
 //! `mingo`, over random filters and documents. `mingo/README.md` lists where the two differ on purpose.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -46,17 +47,17 @@ fn ask_mingo(pairs: &[Pair]) -> Vec<String> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{HINT} ({error})"));
-    let lines: String = pairs
-        .iter()
-        .map(|pair| format!("{{\"filter\":{},\"document\":{}}}\n", pair.filter, pair.document))
-        .collect();
+    let mut lines = String::new();
+    for Pair { filter, document } in pairs {
+        writeln!(lines, "{{\"filter\":{filter},\"document\":{document}}}").expect("writing to a string");
+    }
     // From a thread, since node begins to answer before it has read all.
-    let mut stdin = node.stdin.take().unwrap();
+    let mut stdin = node.stdin.take().expect("stdin is piped");
     let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
-    let output = node.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
+    let output = node.wait_with_output().expect("node answers");
+    writer.join().expect("the writer does not panic").expect("node reads all");
     assert!(output.status.success(), "{HINT} (node ended with {})", output.status);
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    String::from_utf8(output.stdout).expect("node answers in UTF-8").lines().map(str::to_owned).collect()
 }
 
 #[test]

@@ -78,6 +78,7 @@ fn other_texts_are_refused_with_place_and_reason() {
     check("\"\\ud800\\u0041\"", "lone surrogate in a string at byte 1");
     check("\"\\udc00\\ud800\"", "lone surrogate in a string at byte 1");
     check("\"\\ud800\\ud800\"", "lone surrogate in a string at byte 1");
+    check("\"\\udc00\\udc00\"", "lone surrogate in a string at byte 1");
     check("[[[[]]]]", "nested deeper than 3 levels at byte 3");
 }
 
@@ -212,9 +213,9 @@ fn written_out(text: &str) -> (bool, String) {
     let (negative, rest) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (mantissa, exponent) = rest.split_once(['e', 'E']).unwrap_or((rest, "0"));
     let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let exponent: isize = exponent.parse().unwrap();
-    let point = isize::try_from(HALF).unwrap() - isize::try_from(integer.len()).unwrap() + exponent;
-    let mut digits = "0".repeat(usize::try_from(point).unwrap()) + integer + fraction;
+    let exponent: isize = exponent.parse().expect("a small exponent");
+    let point = (HALF - integer.len()).checked_add_signed(-exponent).expect("a small exponent");
+    let mut digits = "0".repeat(point) + integer + fraction;
     digits += &"0".repeat(2 * HALF - digits.len());
     (negative && digits.contains(|c| c != '0'), digits)
 }

@@ -114,6 +114,7 @@ impl Http1 {
         let head_bytes_max = config.response_header_bytes_max.max(H1_BUFFER_BYTES_MIN);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(head_bytes_max)
+            // Holds for the trailers too, which the buffer does not bound.
             .max_header_size(head_bytes_max)
             .max_headers(config.response_headers_max)
             .handshake(TokioIo::new(stream))

@@ -1,1 +1,17 @@
 #![doc = include_str!("../README.md")]
+
+mod admission;
+mod deliver;
+mod dispatch;
+mod keyring;
+mod registry;
+mod sources;
+mod supervisor;
+mod transport;
+mod usage;
+mod webhook;
+
+pub use keyring::{Keyring, KeyringError, MasterKey};
+pub use sources::{Clock, Random, Sources, SystemClock, SystemRandom};
+pub use supervisor::{Engine, EngineHints, Shutdown};
+pub use transport::{Transport, TransportReport, TransportRequest};

@@ -1,1 +1,41 @@
 #![doc = include_str!("../README.md")]
+
+mod builder;
+mod deliveries;
+mod endpoints;
+mod error;
+mod event_types;
+mod events;
+mod publishing;
+mod subscriptions;
+mod transport;
+mod verification;
+
+pub use builder::{Builder, NeoEvents, StartError, Tenant};
+pub use endpoints::CreatedEndpoint;
+pub use error::{Conflict, Error};
+pub use events::EventPages;
+pub use publishing::{BATCH_EVENTS_MAX, Published};
+pub use subscriptions::{Explanation, FilterSource, EventSource};
+pub use verification::{ConnectivityReport, VerificationReport};
+
+pub use neo_events_domain::{
+    self as domain, SignedDuration, Timestamp, Uuid,
+    catalogue::{EventTypeDraft, EventTypeEntry, EventTypePatch},
+    delivery::{Attempt, Delivery, DeliveryHistory, DeliveryState, DeliveryStatus},
+    endpoint::{Endpoint, EndpointDraft, EndpointPatch, Profile, RetryPreset},
+    event::{DomainEvent, EventDraft},
+    filter::Clause,
+    signing::SigningSecret,
+    stats::EndpointStats,
+    subscription::{Subscription, SubscriptionDraft, SubscriptionPatch},
+    tenant::Schema,
+};
+pub use neo_events_egress::{ConnectionStats, Resolve, TargetPolicy};
+pub use neo_events_engine::{MasterKey, Shutdown, Sources};
+pub use neo_events_store::{
+    Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest, StoreError, StoredEvent,
+    SubscriptionQuery, TimeRange,
+};
+/// The driver whose transactions [`Tenant::publish_in`] takes.
+pub use neo_events_store_sqlite::rusqlite;

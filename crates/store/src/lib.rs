@@ -23,7 +23,14 @@ pub use queue::{
     Settled, Settlement, Unsettled, WorkQueue,
 };
 
-/// A backend: every role, usable from any task.
-pub trait Store: EventLog + Catalogue + WorkQueue + DeliveryLog + Send + Sync + 'static {}
+/// Whether the database serves.
+#[async_trait::async_trait]
+pub trait Health {
+    /// Reads, and makes sure that a write would be taken.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
 
-impl<T: EventLog + Catalogue + WorkQueue + DeliveryLog + Send + Sync + 'static> Store for T {}
+/// A backend: every role, usable from any task.
+pub trait Store: EventLog + Catalogue + WorkQueue + DeliveryLog + Health + Send + Sync + 'static {}
+
+impl<T: EventLog + Catalogue + WorkQueue + DeliveryLog + Health + Send + Sync + 'static> Store for T {}

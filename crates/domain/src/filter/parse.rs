@@ -18,8 +18,21 @@ const JSON_LEVELS_MAX: usize = 3 * FILTER_LEVELS_MAX + 1;
 
 /// The operators of the language, for telling a misplaced one from an unknown one.
 const OPERATORS: [&str; 15] = [
-    "$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$contains", "$exists", "$prefix", "$suffix", "$regex",
-    "$not", "$elemMatch",
+    "$eq",
+    "$ne",
+    "$in",
+    "$nin",
+    "$gt",
+    "$gte",
+    "$lt",
+    "$lte",
+    "$contains",
+    "$exists",
+    "$prefix",
+    "$suffix",
+    "$regex",
+    "$not",
+    "$elemMatch",
 ];
 const COMBINATORS: [Group; 3] = [Group::And, Group::Or, Group::Nor];
 

@@ -3,7 +3,7 @@
 //! Everything follows from one seed. The vocabulary for `mingo` leaves out what is known to differ, as listed
 //! in `mingo/README.md`.
 
-/// SplitMix64: enough to draw from, and nothing to install.
+/// `SplitMix64`: enough to draw from, and nothing to install.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -20,7 +20,7 @@ impl Random {
     }
 
     pub(crate) fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
+        usize::try_from(self.next() % limit as u64).expect("less than a usize")
     }
 
     pub(crate) fn pick<'a>(&mut self, choices: &[&'a str]) -> &'a str {
@@ -177,9 +177,8 @@ impl Generator {
             "$exists" => self.random.pick(&["true", "false"]).to_owned(),
             "$prefix" | "$suffix" => self.random.pick(&STRINGS).to_owned(),
             "$regex" => self.random.pick(&["\"^x\"", "\"y$\"", "\"[xy]\"", "\"^$\"", "\"z.*a\""]).to_owned(),
-            "$not" => self.operators(path, levels - 1),
             "$elemMatch" if self.may_match_objects(path) && self.random.below(2) == 0 => self.fields(0),
-            "$elemMatch" => self.operators(path, levels - 1),
+            "$not" | "$elemMatch" => self.operators(path, levels - 1),
             _ => self.operand(),
         }
     }

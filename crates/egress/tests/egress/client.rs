@@ -194,7 +194,7 @@ async fn burst(egress: &Egress, receiver: &Receiver, count: usize) {
         requests.spawn(async move { egress.send(post(&target)).await });
     }
     while let Some(response) = requests.join_next().await {
-        response.unwrap().unwrap();
+        response.expect("no panic").expect("a response");
     }
 }
 

@@ -1,0 +1,119 @@
+//! The dispatch pass: events that owe their dispatch become deliveries.
+//!
+//! Claim, match, write. A crash in between changes nothing: the events still owe their dispatch. Deliveries are
+//! written in the transaction that ends what is owed, one for each endpoint however many subscriptions matched.
+
+use std::{sync::Arc, time::Duration};
+
+use neo_events_domain::{SignedDuration, Timestamp, delivery::Trigger};
+use neo_events_store::{DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Sources, admission::Admission, registry::Registry, usage::UsageLog};
+
+/// Most events claimed at a time.
+const DISPATCH_BATCH_MAX: u32 = 256;
+/// How long a claimed dispatch may take before others may claim it.
+const DISPATCH_LEASE: SignedDuration = SignedDuration::from_secs(60);
+/// How often the tables are looked at though nobody woke us.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How long to wait after the database failed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the pass works with.
+pub(crate) struct Dispatcher {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) sources: Sources,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) usage: Arc<UsageLog>,
+}
+
+impl Dispatcher {
+    /// Runs passes until `stop`.
+    pub(crate) async fn run(&self, stop: CancellationToken) {
+        let mut registry = Registry::default();
+        while !stop.is_cancelled() {
+            match self.pass(&mut registry, &stop).await {
+                Ok(0) => {
+                    let _ = stop.run_until_cancelled(wait_for_work(self.store.as_ref())).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "dispatch failed; trying again");
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
+                }
+            }
+        }
+    }
+
+    /// Dispatches what is owed, up to a batch. Answers how many events that was.
+    async fn pass(&self, registry: &mut Registry, stop: &CancellationToken) -> Result<usize, StoreError> {
+        let now = self.sources.now();
+        let claims = self.store.claim_dispatches(now, DISPATCH_BATCH_MAX, later(now, DISPATCH_LEASE)).await?;
+        let mut events = 0;
+        for DispatchClaim { schema, catalogue_version, owed } in claims {
+            events += owed.len();
+            if let Err(error) = registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
+                self.store.release_dispatches(owed).await?;
+                return Err(error);
+            }
+            let dispatched = owed.into_iter().map(|lease| self.dispatch(registry, lease)).collect();
+            self.settle(dispatched, stop).await?;
+        }
+        Ok(events)
+    }
+
+    fn dispatch(&self, registry: &Registry, lease: Lease<OwedEvent>) -> Dispatched {
+        let OwedEvent { schema, event } = lease.work();
+        let wanted = registry.wanted(schema, event);
+        let now = self.sources.now();
+        for wish in &wanted {
+            self.usage.subscriptions_triggered(schema, &wish.subscription_ids, now);
+        }
+        let deliveries = wanted.into_iter().map(|wish| NewDelivery {
+            id: self.sources.new_id(),
+            endpoint_id: wish.endpoint_id,
+            trigger: Trigger::Event,
+            max_attempts: 1 + wish.retry.max_retry_attempts,
+            retry: wish.retry,
+            subscription_ids: wish.subscription_ids,
+        });
+        Dispatched { deliveries: deliveries.collect(), lease }
+    }
+
+    /// Writes until it is written: giving up would only mean matching everything again.
+    async fn settle(&self, mut dispatched: Vec<Dispatched>, stop: &CancellationToken) -> Result<(), StoreError> {
+        let mut due: Vec<_> = dispatched
+            .iter()
+            .flat_map(|done| done.deliveries.iter().map(|d| (done.lease.work().schema.clone(), d.endpoint_id)))
+            .collect();
+        due.sort_unstable();
+        due.dedup();
+        loop {
+            let now = self.sources.now();
+            match self.store.settle_dispatches(dispatched, now).await {
+                Ok(_) => {
+                    due.into_iter().for_each(|key| self.admission.owe(key, now));
+                    return Ok(());
+                }
+                Err(Unsettled { work, error }) if stop.is_cancelled() || !error.is_transient() => {
+                    self.store.release_dispatches(work.into_iter().map(|done| done.lease).collect()).await?;
+                    return Err(error);
+                }
+                Err(Unsettled { work, error }) => {
+                    tracing::warn!(%error, "deliveries could not be written; trying again");
+                    dispatched = work;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+}
+
+async fn wait_for_work(store: &dyn Store) {
+    let _ = tokio::time::timeout(POLL_INTERVAL, store.wake_up()).await;
+}
+
+pub(crate) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
+    now.saturating_add(by).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,165 @@
+//! Starts the passes, restarts one that panics, and stops them in two stages: first nothing new is claimed and what is
+//! in flight may end, then what remains is cut off and given back.
+
+use std::{sync::Arc, time::Duration};
+
+use neo_events_domain::{id::EndpointId, tenant::Schema};
+use neo_events_store::Store;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Keyring, Sources, Transport,
+    admission::Admission,
+    deliver::Deliverer,
+    dispatch::Dispatcher,
+    usage::{FLUSH_INTERVAL, UsageLog},
+    webhook::Webhook,
+};
+
+const TEND_INTERVAL: Duration = Duration::from_millis(500);
+const RESTART_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The running passes.
+pub struct Engine {
+    parts: Arc<Parts>,
+    passes: JoinSet<()>,
+    stop: CancellationToken,
+    abort: CancellationToken,
+}
+
+/// A hand on the engine that can be shared.
+#[derive(Clone)]
+pub struct EngineHints(Arc<Parts>);
+
+struct Parts {
+    store: Arc<dyn Store>,
+    sources: Sources,
+    admission: Arc<Admission>,
+    usage: Arc<UsageLog>,
+    transport: Arc<dyn Transport>,
+    keyring: Arc<Keyring>,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Everything in flight ended and was recorded.
+    Drained,
+    /// Time ran out: what was in flight was cut off and will be made again.
+    CutOff,
+}
+
+impl Engine {
+    /// Starts the passes on the current runtime.
+    pub fn start(
+        store: Arc<dyn Store>,
+        transport: Arc<dyn Transport>,
+        keyring: Arc<Keyring>,
+        sources: Sources,
+    ) -> Self {
+        let (admission, usage) = (Arc::default(), Arc::default());
+        let parts = Arc::new(Parts { store, sources, admission, usage, transport, keyring });
+        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let mut passes = JoinSet::new();
+        passes.spawn(supervise("dispatch", Arc::clone(&parts), stop.clone(), abort.clone(), run_dispatch));
+        passes.spawn(supervise("deliver", Arc::clone(&parts), stop.clone(), abort.clone(), run_deliver));
+        passes.spawn(supervise("tend", Arc::clone(&parts), stop.clone(), abort.clone(), run_tend));
+        Self { parts, passes, stop, abort }
+    }
+
+    /// What others may tell the engine.
+    pub fn hints(&self) -> EngineHints {
+        EngineHints(Arc::clone(&self.parts))
+    }
+
+    /// Stops: lets what is in flight end for up to `grace`, then cuts it off.
+    pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(grace, join_all(&mut self.passes)).await.is_ok();
+        self.abort.cancel();
+        join_all(&mut self.passes).await;
+        self.parts.usage.flush(self.parts.store.as_ref()).await;
+        if drained { Shutdown::Drained } else { Shutdown::CutOff }
+    }
+}
+
+impl EngineHints {
+    /// An endpoint may have deliveries due now. Without this hint they are found within half a second.
+    pub fn due_now(&self, schema: &Schema, endpoint_id: EndpointId) {
+        self.0.admission.owe((schema.clone(), endpoint_id), self.0.sources.now());
+    }
+}
+
+async fn join_all(passes: &mut JoinSet<()>) {
+    while passes.join_next().await.is_some() {}
+}
+
+async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: CancellationToken) {
+    let Parts { store, sources, admission, usage, .. } = parts.as_ref();
+    let dispatcher = Dispatcher {
+        store: Arc::clone(store),
+        sources: sources.clone(),
+        admission: Arc::clone(admission),
+        usage: Arc::clone(usage),
+    };
+    dispatcher.run(stop).await;
+}
+
+async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: CancellationToken) {
+    let Parts { store, sources, admission, usage, transport, keyring } = parts.as_ref();
+    let webhook = Webhook {
+        transport: Arc::clone(transport),
+        keyring: Arc::clone(keyring),
+        sources: sources.clone(),
+    };
+    let deliverer = Deliverer {
+        store: Arc::clone(store),
+        sources: sources.clone(),
+        admission: Arc::clone(admission),
+        usage: Arc::clone(usage),
+        webhook,
+    };
+    Arc::new(deliverer).run(stop, abort).await;
+}
+
+/// Finishes what was begun, and writes last-used times.
+async fn run_tend(parts: Arc<Parts>, stop: CancellationToken, _abort: CancellationToken) {
+    let mut flushed_at = Instant::now();
+    while !stop.is_cancelled() {
+        let more = parts.store.tend(parts.sources.now()).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "tending failed; trying again");
+            false
+        });
+        if flushed_at.elapsed() >= FLUSH_INTERVAL {
+            parts.usage.flush(parts.store.as_ref()).await;
+            flushed_at = Instant::now();
+        }
+        if !more {
+            let _ = stop.run_until_cancelled(tokio::time::sleep(TEND_INTERVAL)).await;
+        }
+    }
+}
+
+/// Runs a pass, and runs it again if it panics: what it held expires or is given back, and the tables are the truth.
+async fn supervise<F>(
+    name: &'static str,
+    parts: Arc<Parts>,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    run: fn(Arc<Parts>, CancellationToken, CancellationToken) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let mut pass = JoinSet::new();
+        pass.spawn(run(Arc::clone(&parts), stop.clone(), abort.clone()));
+        match pass.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(pass = name, %error, "a pass panicked; starting it again");
+                tokio::time::sleep(RESTART_INTERVAL).await;
+            }
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The effect of a delivery: build, sign and send one request. It never fails; every failure is an outcome.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use neo_events_domain::{
+    Timestamp,
+    delivery::{AttemptRecord, ReceivedResponse, describe},
+    endpoint::Endpoint,
+    payload,
+    request::{self, RequestFacts},
+    retry::{FailureCode, Outcome},
+    signing::{Signatures, SigningSecret},
+    tenant::Schema,
+};
+use neo_events_store::DeliveryWork;
+
+use crate::{Keyring, Sources, Transport, TransportReport, TransportRequest};
+
+/// What the effect needs of the world.
+pub(crate) struct Webhook {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) sources: Sources,
+}
+
+impl Webhook {
+    /// Makes one attempt.
+    pub(crate) async fn perform(&self, schema: &Schema, endpoint: &Endpoint, work: &DeliveryWork) -> AttemptRecord {
+        let attempted_at = self.sources.now();
+        let body = payload::standard(&work.event);
+        let signatures = self
+            .secrets(schema, endpoint, attempted_at)
+            .and_then(|secrets| Signatures::sign(&secrets, work.event.id, attempted_at, body.as_bytes()));
+        let facts = RequestFacts {
+            schema,
+            event_id: work.event.id,
+            event_type: work.event.event_type.as_str(),
+            attempt_number: work.progress.attempt,
+            request_id: self.sources.new_id(),
+            sent_at: attempted_at,
+            signatures: signatures.as_ref(),
+            signature_header: &endpoint.signature_header,
+        };
+        let report = match facts.signatures {
+            None => unsignable(),
+            Some(_) => self.transport.send(build(&facts, endpoint, Bytes::from(body))).await,
+        };
+        let request_id = facts.request_id;
+        let completed_at = self.sources.now().max(attempted_at);
+        let (outcome, response, error_message) = read(report.result, report.error_message, completed_at);
+        AttemptRecord {
+            request_id,
+            attempt_number: work.progress.attempt,
+            endpoint_revision: endpoint.revision,
+            signatures,
+            outcome,
+            response,
+            error_message,
+            connection_reused: report.connection_reused,
+            attempted_at,
+            completed_at,
+            response_time: report.elapsed,
+        }
+    }
+
+    /// Every valid secret, newest first; `None` if one cannot be read.
+    fn secrets(&self, schema: &Schema, endpoint: &Endpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
+        let open = |sealed: &[u8]| {
+            let token = self.keyring.open(schema, endpoint.id, sealed);
+            let token = token.inspect_err(|error| tracing::error!(endpoint_id = %endpoint.id, %error, "secret")).ok()?;
+            SigningSecret::try_new(&token, 1).ok()
+        };
+        endpoint.valid_secrets(now).map(|secret| open(&secret.sealed)).collect()
+    }
+}
+
+fn build<'a>(facts: &RequestFacts<'a>, endpoint: &'a Endpoint, body: Bytes) -> TransportRequest<'a> {
+    TransportRequest {
+        url: Cow::Borrowed(&endpoint.endpoint_url),
+        method: endpoint.http_method,
+        headers: request::headers(facts, endpoint.custom_headers.iter()),
+        body,
+        timeout: Duration::from_secs(endpoint.timeout_seconds.into()),
+        follow_redirects: endpoint.follow_redirects,
+        verify_tls: endpoint.verify_ssl,
+    }
+}
+
+fn unsignable() -> TransportReport {
+    TransportReport {
+        result: Err(FailureCode::Configuration),
+        error_message: None,
+        connection_reused: false,
+        elapsed: Duration::ZERO,
+    }
+}
+
+fn read(
+    result: Result<ReceivedResponse, FailureCode>,
+    message: Option<String>,
+    now: Timestamp,
+) -> (Outcome, Option<ReceivedResponse>, Option<String>) {
+    match result {
+        Ok(response) => {
+            let outcome = Outcome::Answered { status: response.status, retry_after: retry_after(&response, now) };
+            let message = (!(200..300).contains(&response.status))
+                .then(|| format!("the receiver answered {}", response.status));
+            (outcome, Some(response), message)
+        }
+        Err(code) => (Outcome::Failed(code), None, Some(message.unwrap_or_else(|| describe(code).to_owned()))),
+    }
+}
+
+/// `Retry-After` as seconds or as an HTTP date (RFC 9110 §10.2.3). What cannot be read asks for nothing.
+fn retry_after(response: &ReceivedResponse, now: Timestamp) -> Option<Duration> {
+    let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("retry-after");
+    let value = response.headers.iter().find(named)?.1.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    Duration::try_from(at.duration_since(now)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: &str, expected: Option<u64>) {
+        let response = ReceivedResponse {
+            status: 503,
+            headers: vec![("Retry-After".into(), value.into())],
+            body: vec![],
+            body_truncated: false,
+        };
+        let now = "2026-11-21T12:00:00Z".parse().unwrap();
+        assert_eq!(retry_after(&response, now), expected.map(Duration::from_secs), "{value}");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        check("120", Some(120));
+        check(" 0 ", Some(0));
+        check("Sat, 21 Nov 2026 12:01:30 GMT", Some(90));
+        check("Sat, 21 Nov 2026 11:59:00 GMT", None);
+        check("-1", None);
+        check("soon", None);
+        check("99999999999999999999999", None);
+    }
+}

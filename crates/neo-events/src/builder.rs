@@ -1,0 +1,278 @@
+//! Putting the parts together: settings, the running whole, and the handle of one tenant.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use neo_events_domain::{
+    catalogue::{EventTypeDraft, SEEDED_TYPES},
+    endpoint::{EndpointLimits, Profile},
+    id::Id,
+    tenant::Schema,
+};
+use neo_events_egress::{ConnectionStats, Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
+use neo_events_engine::{Engine, EngineHints, Keyring, KeyringError, MasterKey, Shutdown, Sources};
+use neo_events_store::{Catalogue, Store, StoreError};
+use neo_events_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
+
+use crate::transport::HttpTransport;
+
+/// Why it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database file.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// The database, after it was opened.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// TLS roots or name resolution.
+    #[error("{0}")]
+    Egress(#[from] EgressError),
+    /// The master key.
+    #[error("{0}")]
+    Keyring(#[from] KeyringError),
+    /// Outside `development` the master key must be given.
+    #[error("outside profile development a master key must be given: set NEO_EVENTS_MASTER_KEY to 32 random bytes in base64")]
+    MasterKeyMissing,
+    /// The generated key file of profile `development`.
+    #[error("the key file {path} cannot be used")]
+    KeyFile {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Settings of an embedded neo-events.
+pub struct Builder {
+    database: PathBuf,
+    profile: Profile,
+    master_keys: Vec<MasterKey>,
+    target_policy: Option<TargetPolicy>,
+    ca_file_pem: Option<Vec<u8>>,
+    resolver: Option<Arc<dyn Resolve>>,
+    sources: Sources,
+}
+
+impl Builder {
+    /// Limits and address policy; [`Profile::Development`] if not called.
+    #[must_use]
+    pub fn profile(self, profile: Profile) -> Self {
+        Self { profile, ..self }
+    }
+
+    /// Keys for secrets at rest: the first seals, all open. In profile `development` one is generated beside the
+    /// data if not called.
+    #[must_use]
+    pub fn master_keys(self, master_keys: Vec<MasterKey>) -> Self {
+        Self { master_keys, ..self }
+    }
+
+    /// Which targets are allowed; the profile's policy if not called.
+    #[must_use]
+    pub fn target_policy(self, policy: TargetPolicy) -> Self {
+        Self { target_policy: Some(policy), ..self }
+    }
+
+    /// Further TLS roots, in PEM, beside the bundled ones.
+    #[must_use]
+    pub fn ca_file_pem(self, pem: Vec<u8>) -> Self {
+        Self { ca_file_pem: Some(pem), ..self }
+    }
+
+    /// Resolves names in place of the system.
+    #[must_use]
+    pub fn resolver(self, resolver: Arc<dyn Resolve>) -> Self {
+        Self { resolver: Some(resolver), ..self }
+    }
+
+    /// Another clock and other randomness.
+    #[must_use]
+    pub fn sources(self, sources: Sources) -> Self {
+        Self { sources, ..self }
+    }
+
+    /// Opens the database, brings its schema up to date and starts delivering.
+    pub async fn start(self) -> Result<NeoEvents, StartError> {
+        let keys = self.keys()?;
+        let egress = self.egress()?;
+        let keyring = Arc::new(Keyring::new(&keys, self.sources.clone())?);
+        let options = SqliteOptions::new(self.database.clone());
+        let sqlite = SqliteStore::open(options)?;
+        seed(&sqlite, &self.sources).await?;
+        let store: Arc<dyn Store> = Arc::new(sqlite.clone());
+        let transport = Arc::new(HttpTransport(egress.clone()));
+        let engine = Engine::start(Arc::clone(&store), transport, Arc::clone(&keyring), self.sources.clone());
+        let shared = Shared {
+            store,
+            keyring,
+            egress,
+            sources: self.sources,
+            limits: self.profile.endpoint_limits(),
+            hints: engine.hints(),
+        };
+        Ok(NeoEvents { shared: Arc::new(shared), engine, sqlite })
+    }
+
+    fn egress(&self) -> Result<Egress, EgressError> {
+        let policy = self.target_policy.clone().unwrap_or_else(|| match self.profile {
+            Profile::Development => TargetPolicy::development(),
+            Profile::Staging => TargetPolicy::staging(),
+            Profile::Production => TargetPolicy::production(),
+        });
+        let mut config = EgressConfig::new(policy);
+        config.ca_file_pem.clone_from(&self.ca_file_pem);
+        match &self.resolver {
+            Some(resolver) => Egress::with_resolver(config, Arc::clone(resolver)),
+            None => Egress::new(config),
+        }
+    }
+
+    fn keys(&self) -> Result<Vec<MasterKey>, StartError> {
+        if !self.master_keys.is_empty() {
+            return Ok(self.master_keys.clone());
+        }
+        if self.profile != Profile::Development {
+            return Err(StartError::MasterKeyMissing);
+        }
+        let mut path = self.database.clone().into_os_string();
+        path.push(".key");
+        let path = PathBuf::from(path);
+        development_key(&path, &self.sources).map(|key| vec![key]).map_err(|error| match error {
+            KeyFileError::Io(source) => StartError::KeyFile { path, source },
+            KeyFileError::Malformed(error) => StartError::Keyring(error),
+        })
+    }
+}
+
+enum KeyFileError {
+    Io(io::Error),
+    Malformed(KeyringError),
+}
+
+/// The key of profile `development`: made once, readable by its owner alone.
+fn development_key(path: &Path, sources: &Sources) -> Result<MasterKey, KeyFileError> {
+    match fs::read_to_string(path) {
+        Ok(text) => return MasterKey::parse(&text).map_err(KeyFileError::Malformed),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(KeyFileError::Io(error)),
+        Err(_) => {}
+    }
+    let key = MasterKey::generate(sources);
+    write_private(path, &key.reveal()).map_err(KeyFileError::Io)?;
+    Ok(key)
+}
+
+/// Whole or not at all: a key cut short by a crash would make every secret unreadable.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let draft = path.with_extension("key.new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+async fn seed(store: &SqliteStore, sources: &Sources) -> Result<(), StoreError> {
+    let now = sources.now();
+    let entry = |(event_type, display_name): &(&str, &str)| {
+        let (event_type, display_name) = ((*event_type).to_owned(), (*display_name).to_owned());
+        let draft = EventTypeDraft { event_type, display_name, ..EventTypeDraft::default() };
+        draft.validate(Id::new(now, sources.bytes()), now).ok()
+    };
+    let entries: Vec<_> = SEEDED_TYPES.iter().filter_map(entry).collect();
+    store.seed_event_types(&Schema::admin(), &entries).await
+}
+
+/// A running neo-events. Dropping it without [`NeoEvents::shutdown`] is like a crash: nothing acknowledged is lost.
+pub struct NeoEvents {
+    shared: Arc<Shared>,
+    engine: Engine,
+    sqlite: SqliteStore,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) egress: Egress,
+    pub(crate) sources: Sources,
+    pub(crate) limits: EndpointLimits,
+    pub(crate) hints: EngineHints,
+}
+
+impl NeoEvents {
+    /// Settings for a SQLite database at this path; it is made if it is not there.
+    pub fn builder(database: impl Into<PathBuf>) -> Builder {
+        Builder {
+            database: database.into(),
+            profile: Profile::default(),
+            master_keys: Vec::new(),
+            target_policy: None,
+            ca_file_pem: None,
+            resolver: None,
+            sources: Sources::system(),
+        }
+    }
+
+    /// The platform's own tenant, `admin`.
+    pub fn platform(&self) -> Tenant {
+        self.tenant(Schema::admin())
+    }
+
+    /// A tenant's handle. Calls answer [`StoreError::UnknownSchema`] if there is no such tenant.
+    pub fn tenant(&self, schema: Schema) -> Tenant {
+        Tenant { shared: Arc::clone(&self.shared), schema }
+    }
+
+    /// What the outgoing connections did so far.
+    pub fn connection_stats(&self) -> ConnectionStats {
+        self.shared.egress.stats()
+    }
+
+    /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again.
+    pub async fn shutdown(self, grace: Duration) -> Shutdown {
+        let shutdown = self.engine.shutdown(grace).await;
+        self.sqlite.close().await;
+        shutdown
+    }
+}
+
+/// The handle of one tenant: every operation on its events, endpoints, subscriptions and deliveries.
+#[derive(Clone)]
+pub struct Tenant {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) schema: Schema,
+}
+
+impl Tenant {
+    /// Whose handle it is.
+    pub const fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Whether the database serves reads and writes.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.shared.store.ping().await
+    }
+
+    /// What the outgoing connections did so far.
+    pub fn connection_stats(&self) -> ConnectionStats {
+        self.shared.egress.stats()
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.shared.store.as_ref()
+    }
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.shared.sources
+    }
+}

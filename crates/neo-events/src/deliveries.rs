@@ -1,0 +1,45 @@
+//! Looking at deliveries and repairing them.
+
+use neo_events_domain::{
+    delivery::{CANCEL_REASON_CHARS_MAX, Delivery, DeliveryHistory},
+    id::DeliveryId,
+    violation::Faults,
+};
+use neo_events_store::{Changed, DeliveryQuery, Page, PageRequest};
+
+use crate::{Conflict, Error, Tenant};
+
+impl Tenant {
+    /// One delivery with its attempts.
+    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryHistory, Error> {
+        self.store().delivery(&self.schema, id).await?.ok_or(Error::NotFound("delivery"))
+    }
+
+    /// Deliveries, newest first.
+    pub async fn deliveries(&self, query: &DeliveryQuery, page: PageRequest) -> Result<Page<Delivery>, Error> {
+        Ok(self.store().deliveries(&self.schema, query, page).await?)
+    }
+
+    /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled.
+    pub async fn retry_delivery(&self, id: DeliveryId) -> Result<Delivery, Error> {
+        let delivery = done(self.store().retry_delivery(&self.schema, id, self.sources().now()).await?)?;
+        self.shared.hints.due_now(&self.schema, delivery.webhook_endpoint_id);
+        Ok(delivery)
+    }
+
+    /// Ends a delivery that is not over. One in flight ends after its attempt.
+    pub async fn cancel_delivery(&self, id: DeliveryId, reason: &str) -> Result<Delivery, Error> {
+        let mut faults = Faults::new();
+        let reason = faults.name("/reason", reason, CANCEL_REASON_CHARS_MAX);
+        faults.found()?;
+        done(self.store().cancel_delivery(&self.schema, id, &reason, self.sources().now()).await?)
+    }
+}
+
+fn done(changed: Changed) -> Result<Delivery, Error> {
+    match changed {
+        Changed::Done(delivery) => Ok(delivery),
+        Changed::Missing => Err(Error::NotFound("delivery")),
+        Changed::Illegal(illegal) => Err(Conflict::Illegal(illegal).into()),
+    }
+}

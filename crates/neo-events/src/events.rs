@@ -1,0 +1,74 @@
+//! Reading events.
+
+use neo_events_domain::{Uuid, event::normalise_aggregate_type, id::EventId, violation::Violations};
+use neo_events_store::{EventQuery, Page, PageRequest, StoredEvent};
+
+use crate::{Error, Tenant};
+
+impl Tenant {
+    /// One event.
+    pub async fn event(&self, id: EventId) -> Result<StoredEvent, Error> {
+        self.store().event(&self.schema, id).await?.ok_or(Error::NotFound("event"))
+    }
+
+    /// Events, newest first.
+    pub async fn events(&self, query: &EventQuery, page: PageRequest) -> Result<Page<StoredEvent>, Error> {
+        Ok(self.store().events(&self.schema, query, page).await?)
+    }
+
+    /// All events of a query, page by page, newest first, in memory for one page.
+    pub fn event_pages(&self, query: EventQuery, events_per_page: u32) -> EventPages {
+        EventPages { tenant: self.clone(), query, next: Some(PageRequest::first(events_per_page)) }
+    }
+
+    /// How many events a query has.
+    pub async fn count_events(&self, query: &EventQuery) -> Result<u64, Error> {
+        Ok(self.store().count_events(&self.schema, query).await?)
+    }
+
+    /// An aggregate's events after a version, by version ascending.
+    pub async fn aggregate_events(
+        &self,
+        aggregate_type: &str,
+        aggregate_id: Uuid,
+        after_version: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, Error> {
+        let aggregate_type = normalised(aggregate_type)?;
+        let aggregate = (aggregate_type.as_str(), aggregate_id);
+        Ok(self.store().aggregate_events(&self.schema, aggregate, after_version, limit).await?)
+    }
+
+    /// The version that an aggregate's next event gets.
+    pub async fn next_version(&self, aggregate_type: &str, aggregate_id: Uuid) -> Result<u32, Error> {
+        let aggregate_type = normalised(aggregate_type)?;
+        Ok(self.store().newest_version(&self.schema, (&aggregate_type, aggregate_id)).await? + 1)
+    }
+
+    /// Ends the owed dispatch of these events without delivering them. Answers how many were owed.
+    pub async fn mark_processed(&self, ids: &[EventId]) -> Result<u64, Error> {
+        Ok(self.store().mark_processed(&self.schema, ids, self.sources().now()).await?)
+    }
+}
+
+fn normalised(aggregate_type: &str) -> Result<String, Violations> {
+    normalise_aggregate_type(aggregate_type).map_err(|rule| Violations::one("/aggregate_type", rule))
+}
+
+/// Pages of events; see [`Tenant::event_pages`].
+pub struct EventPages {
+    tenant: Tenant,
+    query: EventQuery,
+    next: Option<PageRequest>,
+}
+
+impl EventPages {
+    /// The next page; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Vec<StoredEvent>>, Error> {
+        let Some(request) = self.next.take() else { return Ok(None) };
+        let limit = request.limit;
+        let page = self.tenant.events(&self.query, request).await?;
+        self.next = page.next.map(|cursor| PageRequest { limit, cursor: Some(cursor) });
+        Ok(Some(page.items))
+    }
+}

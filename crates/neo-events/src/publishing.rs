@@ -1,0 +1,128 @@
+//! Publishing: one event, many, or inside the caller's own transaction.
+
+use neo_events_domain::{
+    Timestamp,
+    event::{EventDraft, NewEvent},
+    event_type::EventType,
+    id::EventId,
+    violation::{Rule, Violations},
+};
+use neo_events_store::Appended;
+use neo_events_store_sqlite::{SqliteStore, rusqlite};
+
+use crate::{Conflict, Error, Tenant};
+
+/// Most events in one batch.
+pub const BATCH_EVENTS_MAX: usize = 1000;
+
+/// A durable event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// Given, or made.
+    pub id: EventId,
+    /// `category.action`.
+    pub event_type: EventType,
+    /// When it was stored; of a duplicate, when the first one was.
+    pub created_at: Timestamp,
+    /// Its aggregate's version after it.
+    pub aggregate_version: u32,
+    /// Whether it had been published before: this call stored nothing.
+    pub duplicate: bool,
+}
+
+impl Tenant {
+    /// Publishes an event. When this returns, it is durable and will be delivered.
+    pub async fn publish(&self, draft: EventDraft) -> Result<Published, Error> {
+        let event = self.validate(draft)?;
+        let header = (event.id, event.event_type.clone());
+        let now = self.sources().now();
+        let appended = self.store().append(&self.schema, vec![event], now).await?;
+        let appended = appended.into_iter().next().ok_or_else(lost_answer)?;
+        published(header, appended)
+    }
+
+    /// Makes an event of the two fields that must be given, and publishes it.
+    pub async fn create_and_publish(
+        &self,
+        event_type: impl Into<String>,
+        event_data: impl Into<String>,
+    ) -> Result<Published, Error> {
+        self.publish(EventDraft::new(event_type, event_data)).await
+    }
+
+    /// Publishes up to [`BATCH_EVENTS_MAX`] events in one transaction. Each has its own answer, in order: a faulty
+    /// one does not hold up the others.
+    pub async fn publish_batch(&self, drafts: Vec<EventDraft>) -> Result<Vec<Result<Published, Error>>, Error> {
+        let now = self.sources().now();
+        let (answers, events) = self.sort_out(drafts)?;
+        let appended = self.store().append(&self.schema, events, now).await?;
+        Ok(fill_in(answers, appended))
+    }
+
+    /// Publishes inside the caller's own transaction on the tenant's file. If the caller commits, the events will
+    /// be delivered (they are found within a fifth of a second); if not, nothing happened.
+    pub fn publish_in(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        drafts: Vec<EventDraft>,
+    ) -> Result<Vec<Result<Published, Error>>, Error> {
+        let now = self.sources().now();
+        let (answers, events) = self.sort_out(drafts)?;
+        let appended = SqliteStore::append_in(transaction, &events, now)?;
+        Ok(fill_in(answers, appended))
+    }
+
+    fn validate(&self, draft: EventDraft) -> Result<NewEvent, Violations> {
+        draft.validate(self.sources().now(), self.sources().bytes())
+    }
+
+    fn sort_out(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
+        if drafts.len() > BATCH_EVENTS_MAX {
+            let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
+            return Err(Violations::one("/events", rule).into());
+        }
+        let mut events = Vec::with_capacity(drafts.len());
+        let answer = |draft| match self.validate(draft) {
+            Ok(event) => {
+                let header = (event.id, event.event_type.clone());
+                events.push(event);
+                Answer::Appended(header)
+            }
+            Err(violations) => Answer::Refused(violations),
+        };
+        let answers = drafts.into_iter().map(answer).collect();
+        Ok((answers, events))
+    }
+}
+
+type Header = (EventId, EventType);
+
+enum Answer {
+    Appended(Header),
+    Refused(Violations),
+}
+
+fn fill_in(answers: Vec<Answer>, appended: Vec<Appended>) -> Vec<Result<Published, Error>> {
+    let mut appended = appended.into_iter();
+    let fill = |answer| match answer {
+        Answer::Refused(violations) => Err(violations.into()),
+        Answer::Appended(header) => published(header, appended.next().ok_or_else(lost_answer)?),
+    };
+    answers.into_iter().map(fill).collect()
+}
+
+fn published((id, event_type): Header, appended: Appended) -> Result<Published, Error> {
+    let (created_at, aggregate_version, duplicate) = match appended {
+        Appended::Stored { created_at, aggregate_version } => (created_at, aggregate_version, false),
+        Appended::Duplicate { created_at, aggregate_version } => (created_at, aggregate_version, true),
+        Appended::IdConflict => return Err(Conflict::IdReused.into()),
+        Appended::StaleVersion { newest } => return Err(Conflict::StaleVersion { newest }.into()),
+        Appended::VersionsExhausted => return Err(Conflict::VersionsExhausted.into()),
+        Appended::TypeDisabled => return Err(Error::type_disabled()),
+    };
+    Ok(Published { id, event_type, created_at, aggregate_version, duplicate })
+}
+
+fn lost_answer() -> Error {
+    Error::Store(neo_events_store::StoreError::Broken("the store answered for fewer events than it was given".into()))
+}

@@ -1,0 +1,206 @@
+//! Subscriptions, and why they match an event or do not.
+
+use neo_events_domain::{
+    event::{EVENT_DATA_BYTES_MAX, EVENT_DEPTH_MAX, JsonObject},
+    event_type::EventType,
+    filter::{Clause, Filter},
+    id::{EndpointId, EventId, SubscriptionId},
+    json,
+    subscription::{Subscription, SubscriptionDraft, SubscriptionPatch, effective_context, parse_filter},
+    violation::{Faults, Violations},
+};
+use neo_events_store::{Inserted, Page, PageRequest, SubscriptionQuery, Updated};
+use uuid::Uuid;
+
+use crate::{Conflict, Error, Tenant, endpoints::UPDATE_TRIES_MAX};
+
+/// What is explained.
+#[derive(Debug, Clone)]
+pub enum FilterSource {
+    /// A subscription: its pattern, its context and its filter.
+    Subscription(SubscriptionId),
+    /// A filter alone, as JSON text.
+    Filter(String),
+}
+
+/// For which event.
+#[derive(Debug, Clone)]
+pub enum EventSource {
+    /// A stored one.
+    Stored(EventId),
+    /// One that need not exist.
+    Given {
+        /// Judged only if given.
+        event_type: Option<String>,
+        /// Judged only against a subscription.
+        context_id: Option<Uuid>,
+        /// JSON object text.
+        event_data: String,
+    },
+}
+
+/// Whether a subscription matches an event, and which clause saw what.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// Whether all clauses hold.
+    pub matches: bool,
+    /// Each with the value it saw; those of the envelope have the paths `$event_type`, `$context_id` and
+    /// `$is_active`.
+    pub clauses: Vec<Clause>,
+}
+
+struct ExplainedEvent {
+    event_type: Option<EventType>,
+    context_id: Option<Uuid>,
+    event_data: JsonObject,
+}
+
+impl Tenant {
+    /// Subscribes an endpoint.
+    pub async fn create_subscription(
+        &self,
+        endpoint_id: EndpointId,
+        draft: SubscriptionDraft,
+    ) -> Result<Subscription, Error> {
+        let Some(endpoint) = self.store().endpoint(&self.schema, endpoint_id).await? else {
+            return Err(no_such_endpoint());
+        };
+        let subscription = draft.validate(self.sources().new_id(), &endpoint, self.sources().now())?;
+        match self.store().insert_subscription(&self.schema, &subscription).await? {
+            Inserted::New | Inserted::Exists => self.subscription(subscription.id).await,
+            Inserted::EndpointMissing => Err(no_such_endpoint()),
+            Inserted::TypeDisabled => Err(Error::type_disabled()),
+        }
+    }
+
+    /// One subscription.
+    pub async fn subscription(&self, id: SubscriptionId) -> Result<Subscription, Error> {
+        self.store().subscription(&self.schema, id).await?.ok_or(Error::NotFound("subscription"))
+    }
+
+    /// Subscriptions, newest first.
+    pub async fn subscriptions(
+        &self,
+        query: &SubscriptionQuery,
+        page: PageRequest,
+    ) -> Result<Page<Subscription>, Error> {
+        Ok(self.store().subscriptions(&self.schema, query, page).await?)
+    }
+
+    /// Changes a subscription.
+    pub async fn update_subscription(
+        &self,
+        id: SubscriptionId,
+        patch: SubscriptionPatch,
+    ) -> Result<Subscription, Error> {
+        for _ in 0..UPDATE_TRIES_MAX {
+            let subscription = self.subscription(id).await?.patched(patch.clone(), self.sources().now())?;
+            match self.store().update_subscription(&self.schema, &subscription).await? {
+                Updated::Written => return self.subscription(id).await,
+                Updated::Stale => {}
+                Updated::Missing => return Err(Error::NotFound("subscription")),
+                Updated::TypeDisabled => return Err(Error::type_disabled()),
+            }
+        }
+        Err(Conflict::Contended.into())
+    }
+
+    /// Removes a subscription. Deliveries that it caused go on.
+    pub async fn delete_subscription(&self, id: SubscriptionId) -> Result<(), Error> {
+        let was_there = self.store().delete_subscription(&self.schema, id).await?;
+        if was_there { Ok(()) } else { Err(Error::NotFound("subscription")) }
+    }
+
+    /// Why a subscription, or a filter that is not one yet, matches an event or does not.
+    pub async fn explain(&self, filter: FilterSource, event: EventSource) -> Result<Explanation, Error> {
+        let event = self.explained_event(event).await?;
+        let mut clauses = Vec::new();
+        let filter = match filter {
+            FilterSource::Filter(text) => {
+                let mut faults = Faults::new();
+                let filter = parse_filter(Some(&text), &mut faults);
+                faults.found()?;
+                filter
+            }
+            FilterSource::Subscription(id) => {
+                let subscription = self.subscription(id).await?;
+                let endpoint = self.endpoint(subscription.endpoint_id).await?;
+                let context = effective_context(subscription.context_id, endpoint.context_id);
+                clauses.extend(envelope_clauses(&subscription, endpoint.is_active, context, &event));
+                subscription.filter
+            }
+        };
+        clauses.extend(filter_clauses(&filter, &event.event_data));
+        Ok(Explanation { matches: clauses.iter().all(|clause| clause.holds), clauses })
+    }
+
+    async fn explained_event(&self, source: EventSource) -> Result<ExplainedEvent, Error> {
+        let (event_type, context_id, event_data) = match source {
+            EventSource::Stored(id) => {
+                let event = self.event(id).await?.event;
+                return Ok(ExplainedEvent {
+                    event_type: Some(event.event_type),
+                    context_id: event.context_id,
+                    event_data: event.event_data,
+                });
+            }
+            EventSource::Given { event_type, context_id, event_data } => (event_type, context_id, event_data),
+        };
+        let mut faults = Faults::new();
+        let data = JsonObject::try_new(&event_data, EVENT_DATA_BYTES_MAX);
+        let event_data = faults.take("/event/event_data", data);
+        let event_type = event_type.and_then(|text| {
+            let parsed = EventType::try_new(&text).map_err(neo_events_domain::violation::Rule::EventType);
+            faults.take("/event/event_type", parsed)
+        });
+        faults.found()?;
+        let event_data = event_data.unwrap_or_else(JsonObject::empty);
+        Ok(ExplainedEvent { event_type, context_id, event_data })
+    }
+}
+
+fn no_such_endpoint() -> Error {
+    use neo_events_domain::violation::Rule;
+    Violations::one("/endpoint_id", Rule::NoSuch("endpoint")).into()
+}
+
+fn filter_clauses(filter: &Filter, data: &JsonObject) -> Vec<Clause> {
+    json::parse(data.as_str(), EVENT_DEPTH_MAX).map(|data| filter.explain(&data)).unwrap_or_default()
+}
+
+fn envelope_clauses(
+    subscription: &Subscription,
+    endpoint_is_active: bool,
+    context: Option<Uuid>,
+    event: &ExplainedEvent,
+) -> Vec<Clause> {
+    let quoted = |text: String| format!("\"{text}\"");
+    let mut clauses = vec![];
+    if let Some(event_type) = &event.event_type {
+        clauses.push(Clause {
+            path: "$event_type".into(),
+            operator: "pattern".into(),
+            expected: quoted(subscription.pattern.to_string()),
+            actual: Some(quoted(event_type.to_string())),
+            holds: subscription.pattern.matches(event_type),
+        });
+    }
+    if let Some(context) = context {
+        clauses.push(Clause {
+            path: "$context_id".into(),
+            operator: "$eq".into(),
+            expected: quoted(context.to_string()),
+            actual: event.context_id.map(|id| quoted(id.to_string())),
+            holds: event.context_id == Some(context),
+        });
+    }
+    let is_active = subscription.is_active && endpoint_is_active;
+    clauses.push(Clause {
+        path: "$is_active".into(),
+        operator: "$eq".into(),
+        expected: "true".into(),
+        actual: Some(is_active.to_string()),
+        holds: is_active,
+    });
+    clauses
+}

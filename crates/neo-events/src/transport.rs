@@ -1,0 +1,110 @@
+//! The engine's `Transport`, made of `egress`: the few lines where deciding meets connecting.
+
+use async_trait::async_trait;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use neo_events_domain::{
+    delivery::{RESPONSE_BODY_BYTES_KEPT, ReceivedResponse},
+    endpoint::HttpMethod,
+    request::Header,
+    retry::FailureCode,
+};
+use neo_events_egress::{Egress, Failure, FailureKind, Request, Response};
+use neo_events_engine::{Transport, TransportReport, TransportRequest};
+
+/// Sends deliveries through the egress.
+pub(crate) struct HttpTransport(pub(crate) Egress);
+
+#[async_trait]
+impl Transport for HttpTransport {
+    async fn send(&self, request: TransportRequest<'_>) -> TransportReport {
+        let target = match self.0.policy().judge_url(&request.url) {
+            Ok(target) => target,
+            Err(refused) => return unsent(FailureCode::TargetRefused, refused.to_string()),
+        };
+        let Some(headers) = header_map(&request.headers) else {
+            return unsent(FailureCode::Configuration, "a header cannot be sent".to_owned());
+        };
+        let sent = self.0.send(Request {
+            method: method(request.method),
+            target,
+            headers,
+            body: request.body,
+            total_timeout: request.timeout,
+            follow_redirects: request.follow_redirects,
+            verify_tls: request.verify_tls,
+        });
+        match sent.await {
+            Ok(response) => answered(response),
+            Err(failure) => failed(failure),
+        }
+    }
+}
+
+fn method(method: HttpMethod) -> Method {
+    match method {
+        HttpMethod::Post => Method::POST,
+        HttpMethod::Put => Method::PUT,
+        HttpMethod::Patch => Method::PATCH,
+    }
+}
+
+fn header_map(headers: &[Header<'_>]) -> Option<HeaderMap> {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        map.append(name, HeaderValue::from_str(value).ok()?);
+    }
+    Some(map)
+}
+
+fn answered(response: Response) -> TransportReport {
+    let kept = response.body.len().min(RESPONSE_BODY_BYTES_KEPT);
+    let shown = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    TransportReport {
+        result: Ok(ReceivedResponse {
+            status: response.status.as_u16(),
+            headers: response.headers.iter().map(|(name, value)| (name.to_string(), shown(value))).collect(),
+            body: response.body[..kept].to_vec(),
+            body_truncated: response.body_truncated || kept < response.body.len(),
+        }),
+        error_message: None,
+        connection_reused: response.connection_reused,
+        elapsed: response.elapsed,
+    }
+}
+
+fn failed(failure: Failure) -> TransportReport {
+    TransportReport {
+        result: Err(failure_code(failure.kind)),
+        error_message: Some(failure.detail),
+        connection_reused: failure.connection_reused,
+        elapsed: failure.elapsed,
+    }
+}
+
+fn unsent(code: FailureCode, message: String) -> TransportReport {
+    TransportReport {
+        result: Err(code),
+        error_message: Some(message),
+        connection_reused: false,
+        elapsed: std::time::Duration::ZERO,
+    }
+}
+
+fn failure_code(kind: FailureKind) -> FailureCode {
+    match kind {
+        FailureKind::TimeoutConnect => FailureCode::TimeoutConnect,
+        FailureKind::TimeoutTotal => FailureCode::TimeoutTotal,
+        FailureKind::ConnectionRefused => FailureCode::ConnectionRefused,
+        FailureKind::ConnectionReset => FailureCode::ConnectionReset,
+        FailureKind::ConnectionClosed => FailureCode::ConnectionClosed,
+        FailureKind::Unreachable => FailureCode::ConnectionError,
+        FailureKind::Dns => FailureCode::Dns,
+        FailureKind::Tls => FailureCode::Tls,
+        FailureKind::TargetRefused => FailureCode::TargetRefused,
+        FailureKind::TooManyRedirects | FailureKind::RedirectInvalid => FailureCode::TooManyRedirects,
+        FailureKind::ResponseHeadersTooLarge => FailureCode::ResponseTooLarge,
+        FailureKind::ProtocolError | FailureKind::UpgradeRefused => FailureCode::ProtocolError,
+        FailureKind::RequestInvalid => FailureCode::Configuration,
+    }
+}

@@ -1,0 +1,82 @@
+//! Whether a target can be reached, and verifying endpoints by it (level `basic`: URL and reachability).
+
+use std::time::Duration;
+
+use neo_events_domain::{
+    endpoint::Endpoint,
+    id::EndpointId,
+    violation::{Rule, Violations},
+};
+use neo_events_egress::{ProbeOutcome, ProbeReport, Timings};
+
+use crate::{Error, Tenant};
+
+/// Seconds a connectivity test may take unless the caller says otherwise.
+const TIMEOUT_SECONDS_DEFAULT: u32 = 10;
+const TIMEOUT_SECONDS_MAX: u32 = 60;
+
+/// What a HEAD request found out.
+#[derive(Debug, Clone)]
+pub struct ConnectivityReport {
+    /// Whether an answer below 500 came.
+    pub reachable: bool,
+    /// The answer's status.
+    pub status: Option<u16>,
+    /// `timeout_connect`, `dns`, … if no answer came.
+    pub error_code: Option<&'static str>,
+    /// In words.
+    pub error_message: Option<String>,
+    /// How long each step took.
+    pub timings: Timings,
+    /// All steps together.
+    pub elapsed: Duration,
+}
+
+/// What verifying an endpoint found out.
+#[derive(Debug, Clone)]
+pub struct VerificationReport {
+    /// The endpoint afterwards.
+    pub endpoint: Endpoint,
+    /// The probe.
+    pub connectivity: ConnectivityReport,
+}
+
+impl Tenant {
+    /// Sends HEAD to a URL that the address policy allows. `timeout_seconds` is 1…60, 10 if absent.
+    pub async fn test_connectivity(&self, url: &str, timeout_seconds: Option<u32>) -> Result<ConnectivityReport, Error> {
+        let seconds = timeout_seconds.unwrap_or(TIMEOUT_SECONDS_DEFAULT);
+        if !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
+            let rule = Rule::OutOfRange { min: 1.0, max: TIMEOUT_SECONDS_MAX.into() };
+            return Err(Violations::one("/timeout_seconds", rule).into());
+        }
+        let target = self.shared.egress.policy().judge_url(url);
+        let target = target.map_err(|refused| Violations::one("/url", Rule::Target(refused.to_string())))?;
+        let report = self.shared.egress.probe(&target, Duration::from_secs(seconds.into())).await;
+        Ok(report.into())
+    }
+
+    /// Verifies an endpoint at level `basic`: it counts as verified if its URL answers HEAD with less than 500, and
+    /// as unverified otherwise.
+    pub async fn verify_endpoint(&self, id: EndpointId) -> Result<VerificationReport, Error> {
+        let url = self.endpoint(id).await?.endpoint_url;
+        let connectivity = self.test_connectivity(&url, None).await?;
+        let endpoint = if connectivity.reachable {
+            self.mark_endpoint_verified(id).await?
+        } else {
+            self.unverify_endpoint(id).await?
+        };
+        Ok(VerificationReport { endpoint, connectivity })
+    }
+}
+
+impl From<ProbeReport> for ConnectivityReport {
+    fn from(report: ProbeReport) -> Self {
+        let reachable = report.is_success();
+        let status = report.status().map(|status| status.as_u16());
+        let (error_code, error_message) = match report.outcome {
+            ProbeOutcome::Answered(_) => (None, None),
+            ProbeOutcome::Failed(failure) => (Some(failure.kind.code()), Some(failure.detail)),
+        };
+        Self { reachable, status, error_code, error_message, timings: report.timings, elapsed: report.elapsed }
+    }
+}

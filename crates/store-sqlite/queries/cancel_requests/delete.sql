@@ -1,0 +1,1 @@
+delete from cancel_requests where delivery_seq = ?1

@@ -1,0 +1,1 @@
+select delivery_seq from cancel_requests order by delivery_seq

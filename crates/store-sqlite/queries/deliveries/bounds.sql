@@ -1,0 +1,1 @@
+select (select min(seq) from deliveries), (select max(seq) from deliveries)

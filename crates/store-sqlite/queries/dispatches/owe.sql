@@ -1,0 +1,1 @@
+insert into owed_dispatches (event_seq) values (?1)

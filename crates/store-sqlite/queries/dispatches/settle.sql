@@ -1,0 +1,1 @@
+delete from owed_dispatches where event_seq = ?1

@@ -1,0 +1,1 @@
+delete from endpoint_removals where endpoint_no = ?1

@@ -1,0 +1,1 @@
+select endpoint_no from endpoint_removals order by endpoint_no

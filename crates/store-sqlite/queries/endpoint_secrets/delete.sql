@@ -1,0 +1,1 @@
+delete from endpoint_secrets where endpoint_no = ?1

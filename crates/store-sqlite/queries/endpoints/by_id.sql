@@ -1,0 +1,7 @@
+select
+    e.no, e.id, e.revision, e.name, e.description, e.endpoint_url, e.http_method, e.signature_header, e.custom_headers,
+    e.timeout_seconds, e.follow_redirects, e.verify_ssl, e.max_retry_attempts, e.retry_backoff_seconds,
+    e.retry_backoff_multiplier, e.is_active, e.is_verified, e.disabled_reason, e.created_by_user_id, e.context_id,
+    e.created_at, e.updated_at, e.last_used_at, e.verified_at
+from endpoints e
+where e.id = ?1 and e.deleted_at is null

@@ -1,0 +1,1 @@
+select distinct category from event_types order by category

@@ -1,0 +1,1 @@
+delete from event_types where event_type = ?1

@@ -1,0 +1,1 @@
+select seq from events where id = ?1

@@ -1,0 +1,8 @@
+-- The catalogue entry of an exact type is looked up when it is read, so that entries come and go freely.
+select
+    s.id, s.revision, e.id, t.id, s.pattern, s.filter, s.is_active, s.context_id, s.subscription_name, s.description,
+    s.created_at, s.updated_at, s.last_triggered_at
+from subscriptions s
+join endpoints e on e.no = s.endpoint_no
+left join event_types t on t.event_type = s.pattern
+where s.id = ?1 and s.deleted_at is null

@@ -1,0 +1,2 @@
+-- What an update is decided by.
+select revision, pattern from subscriptions where id = ?1 and deleted_at is null

@@ -69,14 +69,17 @@ impl EventTypeDraft {
     /// Checks every rule.
     pub fn validate(self, id: EventTypeEntryId, now: Timestamp) -> Result<EventTypeEntry, Violations> {
         let mut faults = Faults::new();
-        let event_type = faults.take("/event_type", EventType::try_new(&self.event_type).map_err(Rule::EventType));
+        let event_type =
+            faults.take("/event_type", EventType::try_new(&self.event_type).map_err(Rule::EventType));
         let category_fits = match (&self.category, &event_type) {
             (Some(category), Some(event_type)) => category == event_type.category(),
             _ => true,
         };
-        faults.require(category_fits, "/category", || Rule::Conflict("differs from the prefix of event_type"));
+        faults
+            .require(category_fits, "/category", || Rule::Conflict("differs from the prefix of event_type"));
         let display_name = faults.name("/display_name", &self.display_name, NAME_CHARS_MAX);
-        let description = self.description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
+        let description =
+            self.description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
         let example_payload = self.example_payload.and_then(|text| example(&text, &mut faults));
         faults.found()?;
         let Some(event_type) = event_type else { unreachable!("a missing type would have been found") };
@@ -115,7 +118,8 @@ impl EventTypeEntry {
             self.display_name = faults.name("/display_name", &name, NAME_CHARS_MAX);
         }
         if let Some(description) = patch.description {
-            self.description = description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
+            self.description =
+                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
         }
         if let Some(payload) = patch.example_payload {
             self.example_payload = payload.and_then(|text| example(&text, &mut faults));
@@ -142,7 +146,9 @@ mod tests {
                 display_name: display_name.into(),
                 ..EventTypeDraft::default()
             };
-            draft.validate(EventTypeEntryId::new(Timestamp::UNIX_EPOCH, [0; 10]), Timestamp::UNIX_EPOCH).unwrap();
+            draft
+                .validate(EventTypeEntryId::new(Timestamp::UNIX_EPOCH, [0; 10]), Timestamp::UNIX_EPOCH)
+                .unwrap();
         }
     }
 

@@ -436,7 +436,10 @@ mod tests {
     #[test]
     fn retry_now_leaves_an_attempt_and_success_stays() {
         for state in every_state() {
-            let allowed = matches!(state.status(), DeliveryStatus::Retrying | DeliveryStatus::Failed | DeliveryStatus::Cancelled);
+            let allowed = matches!(
+                state.status(),
+                DeliveryStatus::Retrying | DeliveryStatus::Failed | DeliveryStatus::Cancelled
+            );
             let retried = delivery(state.clone()).retried_now(Timestamp::UNIX_EPOCH);
             assert_eq!(retried.is_ok(), allowed, "{state:?}");
             if let Ok(retried) = retried {

@@ -55,10 +55,14 @@ impl Profile {
     /// The profile's limits.
     pub const fn endpoint_limits(self) -> EndpointLimits {
         match self {
-            Self::Development => EndpointLimits { retries_max: 3, timeout_seconds_max: 60, secret_bytes_min: 1 },
-            Self::Staging => {
-                EndpointLimits { retries_max: 5, timeout_seconds_max: 120, secret_bytes_min: SECRET_BYTES_MIN }
+            Self::Development => {
+                EndpointLimits { retries_max: 3, timeout_seconds_max: 60, secret_bytes_min: 1 }
             }
+            Self::Staging => EndpointLimits {
+                retries_max: 5,
+                timeout_seconds_max: 120,
+                secret_bytes_min: SECRET_BYTES_MIN,
+            },
             Self::Production => EndpointLimits {
                 retries_max: RETRIES_MAX,
                 timeout_seconds_max: TIMEOUT_SECONDS_MAX,
@@ -130,6 +134,7 @@ pub struct SealedSecret {
 }
 
 /// Where webhooks go.
+#[expect(clippy::struct_excessive_bools, reason = "four independent switches, each with its name")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// UUIDv7.
@@ -295,7 +300,9 @@ impl EndpointDraft {
             id,
             revision: 1,
             name: faults.name("/name", &self.name, NAME_CHARS_MAX),
-            description: self.description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX)),
+            description: self
+                .description
+                .map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX)),
             endpoint_url: faults.take("/endpoint_url", judged_url).unwrap_or_default(),
             http_method: self.http_method.unwrap_or_default(),
             signature_header: self.signature_header.unwrap_or_else(|| SIGNATURE_HEADER_DEFAULT.into()),
@@ -304,7 +311,9 @@ impl EndpointDraft {
             follow_redirects: self.follow_redirects.unwrap_or(false),
             verify_ssl: self.verify_ssl.unwrap_or(true),
             retry: RetryPolicy {
-                max_retry_attempts: self.max_retry_attempts.unwrap_or(RetryPolicy::STANDARD.max_retry_attempts),
+                max_retry_attempts: self
+                    .max_retry_attempts
+                    .unwrap_or(RetryPolicy::STANDARD.max_retry_attempts),
                 backoff_seconds: self.retry_backoff_seconds.unwrap_or(RetryPolicy::STANDARD.backoff_seconds),
                 backoff_multiplier: self
                     .retry_backoff_multiplier
@@ -371,7 +380,8 @@ impl Endpoint {
             self.name = faults.name("/name", &name, NAME_CHARS_MAX);
         }
         if let Some(description) = patch.description {
-            self.description = description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
+            self.description =
+                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
         }
         if let Some(url) = patch.endpoint_url.and_then(|judged| faults.take("/endpoint_url", judged)) {
             self.change_url(url);
@@ -472,9 +482,11 @@ impl Endpoint {
             name.eq_ignore_ascii_case(&self.signature_header)
                 || name.eq_ignore_ascii_case(&previous_signature_header(&self.signature_header))
         };
-        faults.require(!self.custom_headers.iter().any(|(name, _)| collides(name)), "/custom_headers", || {
-            Rule::Conflict("must not set the signature header")
-        });
+        faults.require(
+            !self.custom_headers.iter().any(|(name, _)| collides(name)),
+            "/custom_headers",
+            || Rule::Conflict("must not set the signature header"),
+        );
         let mut range = |pointer, value: u32, min: u32, max: u32| {
             faults.range(pointer, value.into(), min.into(), max.into());
         };
@@ -532,12 +544,22 @@ mod tests {
         check(EndpointDraft { timeout_seconds: Some(301), ..base() }, Some("/timeout_seconds"));
         check(EndpointDraft { max_retry_attempts: Some(11), ..base() }, Some("/max_retry_attempts"));
         check(EndpointDraft { retry_backoff_seconds: Some(0), ..base() }, Some("/retry_backoff_seconds"));
-        check(EndpointDraft { retry_backoff_multiplier: Some(5.1), ..base() }, Some("/retry_backoff_multiplier"));
-        check(EndpointDraft { retry_backoff_multiplier: Some(f64::NAN), ..base() }, Some("/retry_backoff_multiplier"));
+        check(
+            EndpointDraft { retry_backoff_multiplier: Some(5.1), ..base() },
+            Some("/retry_backoff_multiplier"),
+        );
+        check(
+            EndpointDraft { retry_backoff_multiplier: Some(f64::NAN), ..base() },
+            Some("/retry_backoff_multiplier"),
+        );
         check(EndpointDraft { signature_header: Some("Host".into()), ..base() }, Some("/signature_header"));
         let headers = |name: &str| vec![(name.to_owned(), "v".to_owned())];
         check(
-            EndpointDraft { signature_header: Some("X-Sig".into()), custom_headers: headers("x-sig"), ..base() },
+            EndpointDraft {
+                signature_header: Some("X-Sig".into()),
+                custom_headers: headers("x-sig"),
+                ..base()
+            },
             Some("/custom_headers"),
         );
     }

@@ -148,17 +148,21 @@ impl EventDraft {
     /// Checks every rule. `now` judges a given id, and with `random` makes one where none is given.
     pub fn validate(self, now: Timestamp, random: IdEntropy) -> Result<NewEvent, Violations> {
         let mut faults = Faults::new();
-        let event_type = faults.take("/event_type", EventType::try_new(&self.event_type).map_err(Rule::EventType));
-        let event_data = faults.take("/event_data", JsonObject::try_new(&self.event_data, EVENT_DATA_BYTES_MAX));
+        let event_type =
+            faults.take("/event_type", EventType::try_new(&self.event_type).map_err(Rule::EventType));
+        let event_data =
+            faults.take("/event_data", JsonObject::try_new(&self.event_data, EVENT_DATA_BYTES_MAX));
         let event_metadata = self.event_metadata.as_deref().and_then(|text| {
             faults.take("/event_metadata", JsonObject::try_new(text, EVENT_METADATA_BYTES_MAX))
         });
         let event_name = self.event_name.map(|name| faults.text("/event_name", &name, EVENT_NAME_CHARS_MAX));
-        let aggregate_type = self.aggregate_type.as_deref().and_then(|name| {
-            faults.take("/aggregate_type", normalise_aggregate_type(name))
-        });
+        let aggregate_type = self
+            .aggregate_type
+            .as_deref()
+            .and_then(|name| faults.take("/aggregate_type", normalise_aggregate_type(name)));
         let version = faults.version("/aggregate_version", self.aggregate_version, 1, AGGREGATE_VERSION_MAX);
-        let expected = faults.version("/expected_version", self.expected_version, 0, AGGREGATE_VERSION_MAX - 1);
+        let expected =
+            faults.version("/expected_version", self.expected_version, 0, AGGREGATE_VERSION_MAX - 1);
         faults.require(expected.is_none() || version.is_none(), "/aggregate_version", || {
             Rule::Conflict("must be absent where expected_version is given: the event gets the next version")
         });
@@ -215,7 +219,11 @@ pub fn normalise_aggregate_type(name: &str) -> Result<String, Rule> {
     let mut bytes = lower.bytes();
     let fits = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if fits { Ok(lower) } else { Err(Rule::Malformed { expected: "a letter, then letters, digits or underscores" }) }
+    if fits {
+        Ok(lower)
+    } else {
+        Err(Rule::Malformed { expected: "a letter, then letters, digits or underscores" })
+    }
 }
 
 /// Stores keep microseconds; finer digits are cut here, so that what is answered is what was stored.

@@ -31,7 +31,8 @@ const OURS: [&str; 2] = ["traceparent", "tracestate"];
 const OUR_PREFIXES: [&str; 4] = ["webhook-", "x-neo-", "ce-", "signature"];
 const METADATA: [&str; 2] = ["metadata-flavor", "metadata"];
 const METADATA_PREFIXES: [&str; 4] = ["x-aws-ec2-metadata-token", "x-goog-", "x-amz-", "x-azure-"];
-const SECRET_WORDS: [&str; 7] = ["authorization", "token", "secret", "password", "api-key", "apikey", "credential"];
+const SECRET_WORDS: [&str; 7] =
+    ["authorization", "token", "secret", "password", "api-key", "apikey", "credential"];
 
 /// Custom headers in the order they were given; names keep their spelling and are unique without regard to case.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -179,10 +180,30 @@ mod tests {
             check(name, "v", true);
         }
         for name in [
-            "Host", "Content-Type", "content-length", "Transfer-Encoding", "Connection", "User-Agent", "Cookie",
-            "Forwarded", "X-Forwarded-For", "webhook-id", "X-Neo-Attempt", "ce-id", "Signature-Input", "traceparent",
-            "Metadata-Flavor", "X-aws-ec2-metadata-token-ttl-seconds", "X-Goog-Api", "x-amz-date", "X-Azure-Ref",
-            "", "a b", "a:b", "a\r\nb", "ä",
+            "Host",
+            "Content-Type",
+            "content-length",
+            "Transfer-Encoding",
+            "Connection",
+            "User-Agent",
+            "Cookie",
+            "Forwarded",
+            "X-Forwarded-For",
+            "webhook-id",
+            "X-Neo-Attempt",
+            "ce-id",
+            "Signature-Input",
+            "traceparent",
+            "Metadata-Flavor",
+            "X-aws-ec2-metadata-token-ttl-seconds",
+            "X-Goog-Api",
+            "x-amz-date",
+            "X-Azure-Ref",
+            "",
+            "a b",
+            "a:b",
+            "a\r\nb",
+            "ä",
         ] {
             check(name, "v", false);
         }

@@ -59,7 +59,8 @@ pub fn headers<'a>(
         add("webhook-signature", signatures.standard.as_str().into());
         headers.push((facts.signature_header.into(), signatures.body.as_str().into()));
         if let Some(previous) = &signatures.body_previous {
-            headers.push((previous_signature_header(facts.signature_header).into(), previous.as_str().into()));
+            headers
+                .push((previous_signature_header(facts.signature_header).into(), previous.as_str().into()));
         }
     }
     headers.extend(custom.into_iter().map(|(name, value)| (name.into(), value.into())));
@@ -79,7 +80,11 @@ mod tests {
 
     #[test]
     fn headers_say_what_the_specification_lists() {
-        let signatures = Signatures { standard: "v1,a v1,b".into(), body: "sha256=a".into(), body_previous: Some("sha256=b".into()) };
+        let signatures = Signatures {
+            standard: "v1,a v1,b".into(),
+            body: "sha256=a".into(),
+            body_previous: Some("sha256=b".into()),
+        };
         let facts = RequestFacts {
             schema: &Schema::tenant("acme").unwrap(),
             event_id: EventId::from_uuid(Uuid::from_u128(0x1234)),
@@ -90,8 +95,10 @@ mod tests {
             signatures: Some(&signatures),
             signature_header: "X-Sig",
         };
-        let text: Vec<_> =
-            headers(&facts, [("X-Priority", "high")]).iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let text: Vec<_> = headers(&facts, [("X-Priority", "high")])
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
         let expected = [
             "content-type: application/json",
             concat!("user-agent: neo-events/", env!("CARGO_PKG_VERSION")),

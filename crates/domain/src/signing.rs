@@ -46,8 +46,12 @@ impl SigningSecret {
             return Ok(Self { token: token.to_owned(), standard_key: token.as_bytes().to_vec() });
         };
         match BASE64.decode(encoded) {
-            Ok(key) if key.len() >= STANDARD_KEY_BYTES_MIN => Ok(Self { token: token.to_owned(), standard_key: key }),
-            _ => Err(Rule::Malformed { expected: "whsec_ followed by the padded base64 of at least 16 bytes" }),
+            Ok(key) if key.len() >= STANDARD_KEY_BYTES_MIN => {
+                Ok(Self { token: token.to_owned(), standard_key: key })
+            }
+            _ => {
+                Err(Rule::Malformed { expected: "whsec_ followed by the padded base64 of at least 16 bytes" })
+            }
         }
     }
 
@@ -82,7 +86,8 @@ impl SigningSecret {
     pub fn sign_message(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let mut signature = String::with_capacity(3 + 44);
         signature.push_str("v1,");
-        let tag = mac(&self.standard_key, &[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
+        let tag =
+            mac(&self.standard_key, &[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
         BASE64.encode_string(tag.finalize().into_bytes(), &mut signature);
         signature
     }

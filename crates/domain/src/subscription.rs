@@ -124,10 +124,12 @@ impl Subscription {
             self.filter = parse_filter(Some(&filter), &mut faults);
         }
         if let Some(name) = patch.subscription_name {
-            self.subscription_name = name.map(|name| faults.name("/subscription_name", &name, NAME_CHARS_MAX));
+            self.subscription_name =
+                name.map(|name| faults.name("/subscription_name", &name, NAME_CHARS_MAX));
         }
         if let Some(description) = patch.description {
-            self.description = description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
+            self.description =
+                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
         }
         self.is_active = patch.is_active.unwrap_or(self.is_active);
         faults.found()?;

@@ -93,7 +93,9 @@ mod tests {
             assert_eq!(good.parse::<Schema>().unwrap().as_str(), good);
         }
         let long = format!("tenant_{}", "a".repeat(49));
-        for bad in ["", "public", "Admin", "tenant_", "tenant_1a", "tenant_A", "shared_é", "tenant_a-b", &long] {
+        for bad in
+            ["", "public", "Admin", "tenant_", "tenant_1a", "tenant_A", "shared_é", "tenant_a-b", &long]
+        {
             assert!(bad.parse::<Schema>().is_err(), "{bad}");
         }
     }

@@ -141,6 +141,14 @@ impl fmt::Display for Violations {
 
 impl std::error::Error for Violations {}
 
+impl<'a> IntoIterator for &'a Violations {
+    type Item = &'a Violation;
+    type IntoIter = std::slice::Iter<'a, Violation>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 /// Collects violations while an input is read.
 #[derive(Debug, Default)]
 pub struct Faults(Vec<Violation>);
@@ -178,7 +186,11 @@ impl Faults {
     /// Text of at most `chars_max` characters.
     pub fn text(&mut self, pointer: &'static str, text: &str, chars_max: usize) -> String {
         let actual = text.chars().count();
-        self.require(actual <= chars_max, pointer, || Rule::TooLong { actual, max: chars_max, unit: "characters" });
+        self.require(actual <= chars_max, pointer, || Rule::TooLong {
+            actual,
+            max: chars_max,
+            unit: "characters",
+        });
         self.require(!text.contains('\0'), pointer, || Rule::Malformed { expected: "text without NUL" });
         text.to_owned()
     }

@@ -19,7 +19,8 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{
-    DELIVERY_LEASE, DeliveryWork, EndpointClaim, EndpointQuota, Lease, Settled, Settlement, Store, StoreError, Unsettled,
+    DELIVERY_LEASE, DeliveryWork, EndpointClaim, EndpointQuota, Lease, Settled, Settlement, Store,
+    StoreError, Unsettled,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -64,7 +65,10 @@ impl Deliverer {
                 self.pass(&mut in_flight, &abort).await
             };
             if let Err(error) = passed.await {
-                tracing::error!(error = &error as &dyn std::error::Error, "claiming deliveries failed; trying again");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "claiming deliveries failed; trying again"
+                );
                 let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
             }
             let pace = if in_flight.is_empty() { Duration::ZERO } else { CLAIM_PACE };
@@ -83,7 +87,11 @@ impl Deliverer {
     }
 
     /// Claims what there is room for and sets it going.
-    async fn pass(self: &Arc<Self>, in_flight: &mut JoinSet<()>, abort: &CancellationToken) -> Result<(), StoreError> {
+    async fn pass(
+        self: &Arc<Self>,
+        in_flight: &mut JoinSet<()>,
+        abort: &CancellationToken,
+    ) -> Result<(), StoreError> {
         let now = self.sources.now();
         let quotas = self.admission.reserve(now);
         if quotas.is_empty() {
@@ -99,8 +107,10 @@ impl Deliverer {
             }
         };
         for quota in quotas {
-            let claim = claims.iter().find(|c| c.endpoint.id == quota.endpoint_id && c.schema == quota.schema);
-            let (claimed, next_due_at) = claim.map_or((0, None), |claim| (claim.work.len(), claim.next_due_at));
+            let claim =
+                claims.iter().find(|c| c.endpoint.id == quota.endpoint_id && c.schema == quota.schema);
+            let (claimed, next_due_at) =
+                claim.map_or((0, None), |claim| (claim.work.len(), claim.next_due_at));
             let claimed = u32::try_from(claimed).unwrap_or(quota.max);
             self.admission.claimed(&(quota.schema, quota.endpoint_id), quota.max, claimed, next_due_at);
         }
@@ -126,7 +136,13 @@ impl Deliverer {
     }
 
     /// One delivery: effect, decision, record.
-    async fn deliver(&self, schema: &Schema, endpoint: &Endpoint, lease: Lease<DeliveryWork>, abort: &CancellationToken) {
+    async fn deliver(
+        &self,
+        schema: &Schema,
+        endpoint: &Endpoint,
+        lease: Lease<DeliveryWork>,
+        abort: &CancellationToken,
+    ) {
         let key: Key = (schema.clone(), endpoint.id);
         let mut place = self.admission.place(&key);
         let performed = abort.run_until_cancelled(self.webhook.perform(schema, endpoint, lease.work())).await;
@@ -145,7 +161,9 @@ impl Deliverer {
     async fn settle(&self, mut settlement: Settlement, abort: &CancellationToken) -> Option<Timestamp> {
         loop {
             match self.store.settle(settlement).await {
-                Ok(Settled::Recorded(DeliveryState::Retrying { next_retry_at })) => return Some(next_retry_at),
+                Ok(Settled::Recorded(DeliveryState::Retrying { next_retry_at })) => {
+                    return Some(next_retry_at);
+                }
                 Ok(Settled::Recorded(_)) => return None,
                 Ok(Settled::LeaseLost) => {
                     tracing::warn!("an attempt ended after its lease; another one counts");

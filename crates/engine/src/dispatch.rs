@@ -6,7 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use neo_events_domain::{SignedDuration, Timestamp, delivery::Trigger};
-use neo_events_store::{DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled};
+use neo_events_store::{
+    DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Sources, admission::Admission, registry::Registry, usage::UsageLog};
@@ -39,7 +41,10 @@ impl Dispatcher {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "dispatch failed; trying again");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "dispatch failed; trying again"
+                    );
                     let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
                 }
             }
@@ -82,10 +87,16 @@ impl Dispatcher {
     }
 
     /// Writes until it is written: giving up would only mean matching everything again.
-    async fn settle(&self, mut dispatched: Vec<Dispatched>, stop: &CancellationToken) -> Result<(), StoreError> {
+    async fn settle(
+        &self,
+        mut dispatched: Vec<Dispatched>,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
         let mut due: Vec<_> = dispatched
             .iter()
-            .flat_map(|done| done.deliveries.iter().map(|d| (done.lease.work().schema.clone(), d.endpoint_id)))
+            .flat_map(|done| {
+                done.deliveries.iter().map(|d| (done.lease.work().schema.clone(), d.endpoint_id))
+            })
             .collect();
         due.sort_unstable();
         due.dedup();
@@ -93,7 +104,9 @@ impl Dispatcher {
             let now = self.sources.now();
             match self.store.settle_dispatches(dispatched, now).await {
                 Ok(_) => {
-                    due.into_iter().for_each(|key| self.admission.owe(key, now));
+                    for key in due {
+                        self.admission.owe(key, now);
+                    }
                     return Ok(());
                 }
                 Err(Unsettled { work, error }) if stop.is_cancelled() || !error.is_transient() => {

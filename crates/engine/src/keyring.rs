@@ -113,7 +113,7 @@ impl Keyring {
         let mut text = secret.as_bytes().to_vec();
         key.seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from(binding(schema, endpoint, key_id)),
+            Aad::from(binding(schema, endpoint, *key_id)),
             &mut text,
         )
         .expect("a secret is short enough to seal");
@@ -131,7 +131,7 @@ impl Keyring {
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| KeyringError::Unreadable)?;
         let mut text = sealed[HEADER_BYTES..].to_vec();
         let opened = key
-            .open_in_place(nonce, Aad::from(binding(schema, endpoint, key_id)), &mut text)
+            .open_in_place(nonce, Aad::from(binding(schema, endpoint, *key_id)), &mut text)
             .map_err(|_| KeyringError::Unreadable)?;
         String::from_utf8(opened.to_vec()).map_err(|_| KeyringError::Unreadable)
     }
@@ -143,12 +143,12 @@ impl fmt::Debug for Keyring {
     }
 }
 
-fn binding(schema: &Schema, endpoint: EndpointId, key_id: &[u8; KEY_ID_BYTES]) -> Vec<u8> {
+fn binding(schema: &Schema, endpoint: EndpointId, key_id: [u8; KEY_ID_BYTES]) -> Vec<u8> {
     let mut binding = Vec::with_capacity(80);
     binding.extend_from_slice(schema.as_str().as_bytes());
     binding.push(0);
     binding.extend_from_slice(endpoint.uuid().as_bytes());
-    binding.extend_from_slice(key_id);
+    binding.extend_from_slice(&key_id);
     binding
 }
 

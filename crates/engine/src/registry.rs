@@ -81,11 +81,15 @@ impl Registry {
             .collect();
         matched.sort_unstable();
         let by_endpoint = matched.chunk_by(|(one, _), (other, _)| one == other);
-        by_endpoint.filter_map(|chunk| tenant.endpoints.get(&chunk[0].0).map(|route| Wanted {
-            endpoint_id: chunk[0].0,
-            retry: route.retry,
-            subscription_ids: chunk.iter().map(|(_, id)| *id).collect(),
-        })).collect()
+        by_endpoint
+            .filter_map(|chunk| {
+                tenant.endpoints.get(&chunk[0].0).map(|route| Wanted {
+                    endpoint_id: chunk[0].0,
+                    retry: route.retry,
+                    subscription_ids: chunk.iter().map(|(_, id)| *id).collect(),
+                })
+            })
+            .collect()
     }
 }
 
@@ -96,7 +100,9 @@ impl Tenant {
         }
         for id in changes.deleted_endpoints {
             let gone = self.endpoints.remove(&id);
-            gone.into_iter().flat_map(|route| route.subscription_ids).for_each(|id| self.forget_subscription(id));
+            gone.into_iter()
+                .flat_map(|route| route.subscription_ids)
+                .for_each(|id| self.forget_subscription(id));
         }
         let mut touched = HashSet::new();
         for endpoint in changes.endpoints {

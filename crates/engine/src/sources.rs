@@ -33,6 +33,19 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone)]
 pub struct SystemRandom(ring::rand::SystemRandom);
 
+impl SystemRandom {
+    /// The system's generator.
+    pub fn new() -> Self {
+        Self(ring::rand::SystemRandom::new())
+    }
+}
+
+impl Default for SystemRandom {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Random for SystemRandom {
     #[expect(clippy::expect_used, reason = "a system that cannot draw random bytes cannot make ids or keys")]
     fn fill(&self, buffer: &mut [u8]) {
@@ -50,7 +63,7 @@ pub struct Sources {
 impl Sources {
     /// The system's own.
     pub fn system() -> Self {
-        Self::new(Arc::new(SystemClock), Arc::new(SystemRandom(ring::rand::SystemRandom::new())))
+        Self::new(Arc::new(SystemClock), Arc::new(SystemRandom::new()))
     }
 
     /// Others, for tests and simulations.

@@ -108,11 +108,8 @@ async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: Cancel
 
 async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: CancellationToken) {
     let Parts { store, sources, admission, usage, transport, keyring } = parts.as_ref();
-    let webhook = Webhook {
-        transport: Arc::clone(transport),
-        keyring: Arc::clone(keyring),
-        sources: sources.clone(),
-    };
+    let webhook =
+        Webhook { transport: Arc::clone(transport), keyring: Arc::clone(keyring), sources: sources.clone() };
     let deliverer = Deliverer {
         store: Arc::clone(store),
         sources: sources.clone(),

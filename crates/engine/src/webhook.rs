@@ -26,7 +26,12 @@ pub(crate) struct Webhook {
 
 impl Webhook {
     /// Makes one attempt.
-    pub(crate) async fn perform(&self, schema: &Schema, endpoint: &Endpoint, work: &DeliveryWork) -> AttemptRecord {
+    pub(crate) async fn perform(
+        &self,
+        schema: &Schema,
+        endpoint: &Endpoint,
+        work: &DeliveryWork,
+    ) -> AttemptRecord {
         let attempted_at = self.sources.now();
         let body = payload::standard(&work.event);
         let signatures = self
@@ -68,7 +73,9 @@ impl Webhook {
     fn secrets(&self, schema: &Schema, endpoint: &Endpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
         let open = |sealed: &[u8]| {
             let token = self.keyring.open(schema, endpoint.id, sealed);
-            let token = token.inspect_err(|error| tracing::error!(endpoint_id = %endpoint.id, %error, "secret")).ok()?;
+            let token = token
+                .inspect_err(|error| tracing::error!(endpoint_id = %endpoint.id, %error, "secret"))
+                .ok()?;
             SigningSecret::try_new(&token, 1).ok()
         };
         endpoint.valid_secrets(now).map(|secret| open(&secret.sealed)).collect()
@@ -103,12 +110,15 @@ fn read(
 ) -> (Outcome, Option<ReceivedResponse>, Option<String>) {
     match result {
         Ok(response) => {
-            let outcome = Outcome::Answered { status: response.status, retry_after: retry_after(&response, now) };
+            let outcome =
+                Outcome::Answered { status: response.status, retry_after: retry_after(&response, now) };
             let message = (!(200..300).contains(&response.status))
                 .then(|| format!("the receiver answered {}", response.status));
             (outcome, Some(response), message)
         }
-        Err(code) => (Outcome::Failed(code), None, Some(message.unwrap_or_else(|| describe(code).to_owned()))),
+        Err(code) => {
+            (Outcome::Failed(code), None, Some(message.unwrap_or_else(|| describe(code).to_owned())))
+        }
     }
 }
 

@@ -38,7 +38,9 @@ pub enum StartError {
     #[error("{0}")]
     Keyring(#[from] KeyringError),
     /// Outside `development` the master key must be given.
-    #[error("outside profile development a master key must be given: set NEO_EVENTS_MASTER_KEY to 32 random bytes in base64")]
+    #[error(
+        "outside profile development a master key must be given: set NEO_EVENTS_MASTER_KEY to 32 random bytes in base64"
+    )]
     MasterKeyMissing,
     /// The generated key file of profile `development`.
     #[error("the key file {path} cannot be used")]

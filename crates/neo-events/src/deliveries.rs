@@ -16,7 +16,11 @@ impl Tenant {
     }
 
     /// Deliveries, newest first.
-    pub async fn deliveries(&self, query: &DeliveryQuery, page: PageRequest) -> Result<Page<Delivery>, Error> {
+    pub async fn deliveries(
+        &self,
+        query: &DeliveryQuery,
+        page: PageRequest,
+    ) -> Result<Page<Delivery>, Error> {
         Ok(self.store().deliveries(&self.schema, query, page).await?)
     }
 

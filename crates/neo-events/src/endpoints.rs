@@ -134,7 +134,11 @@ impl Tenant {
 
     /// Sends a test event to this endpoint alone, once, and waits for its end as long as the endpoint's timeout
     /// allows. `payload` is JSON object text.
-    pub async fn test_endpoint(&self, id: EndpointId, payload: Option<&str>) -> Result<DeliveryHistory, Error> {
+    pub async fn test_endpoint(
+        &self,
+        id: EndpointId,
+        payload: Option<&str>,
+    ) -> Result<DeliveryHistory, Error> {
         let endpoint = self.endpoint(id).await?;
         if !endpoint.is_active {
             return Err(Conflict::EndpointInactive.into());

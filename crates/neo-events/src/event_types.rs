@@ -14,7 +14,9 @@ impl Tenant {
         let entry = draft.validate(self.sources().new_id(), self.sources().now())?;
         match self.store().insert_event_type(&self.schema, &entry).await? {
             Inserted::New => Ok(entry),
-            Inserted::Exists | Inserted::EndpointMissing | Inserted::TypeDisabled => Err(Conflict::Exists.into()),
+            Inserted::Exists | Inserted::EndpointMissing | Inserted::TypeDisabled => {
+                Err(Conflict::Exists.into())
+            }
         }
     }
 
@@ -24,7 +26,11 @@ impl Tenant {
     }
 
     /// Entries, newest first.
-    pub async fn event_types(&self, query: &EventTypeQuery, page: PageRequest) -> Result<Page<EventTypeEntry>, Error> {
+    pub async fn event_types(
+        &self,
+        query: &EventTypeQuery,
+        page: PageRequest,
+    ) -> Result<Page<EventTypeEntry>, Error> {
         Ok(self.store().event_types(&self.schema, query, page).await?)
     }
 
@@ -34,7 +40,11 @@ impl Tenant {
     }
 
     /// Changes an entry; enabling and disabling are changes of `is_enabled`.
-    pub async fn update_event_type(&self, of: &EventType, patch: EventTypePatch) -> Result<EventTypeEntry, Error> {
+    pub async fn update_event_type(
+        &self,
+        of: &EventType,
+        patch: EventTypePatch,
+    ) -> Result<EventTypeEntry, Error> {
         for _ in 0..UPDATE_TRIES_MAX {
             let entry = self.event_type(of).await?.patched(patch.clone(), self.sources().now())?;
             match self.store().update_event_type(&self.schema, &entry).await? {

@@ -16,7 +16,7 @@ pub use endpoints::CreatedEndpoint;
 pub use error::{Conflict, Error};
 pub use events::EventPages;
 pub use publishing::{BATCH_EVENTS_MAX, Published};
-pub use subscriptions::{Explanation, FilterSource, EventSource};
+pub use subscriptions::{EventSource, Explanation, FilterSource};
 pub use verification::{ConnectivityReport, VerificationReport};
 
 pub use neo_events_domain::{
@@ -31,11 +31,13 @@ pub use neo_events_domain::{
     subscription::{Subscription, SubscriptionDraft, SubscriptionPatch},
     tenant::Schema,
 };
-pub use neo_events_egress::{ConnectionStats, Resolve, TargetPolicy};
-pub use neo_events_engine::{MasterKey, Shutdown, Sources};
+pub use neo_events_egress::{
+    ConnectionStats, Lookup, Resolve, ResolveError, Resolved, TargetPolicy, Timings,
+};
+pub use neo_events_engine::{Clock, MasterKey, Random, Shutdown, Sources, SystemClock, SystemRandom};
 pub use neo_events_store::{
-    Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest, StoreError, StoredEvent,
-    SubscriptionQuery, TimeRange,
+    Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest, StoreError,
+    StoredEvent, SubscriptionQuery, TimeRange,
 };
 /// The driver whose transactions [`Tenant::publish_in`] takes.
 pub use neo_events_store_sqlite::rusqlite;

@@ -52,7 +52,10 @@ impl Tenant {
 
     /// Publishes up to [`BATCH_EVENTS_MAX`] events in one transaction. Each has its own answer, in order: a faulty
     /// one does not hold up the others.
-    pub async fn publish_batch(&self, drafts: Vec<EventDraft>) -> Result<Vec<Result<Published, Error>>, Error> {
+    pub async fn publish_batch(
+        &self,
+        drafts: Vec<EventDraft>,
+    ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
         let (answers, events) = self.sort_out(drafts)?;
         let appended = self.store().append(&self.schema, events, now).await?;
@@ -124,5 +127,7 @@ fn published((id, event_type): Header, appended: Appended) -> Result<Published, 
 }
 
 fn lost_answer() -> Error {
-    Error::Store(neo_events_store::StoreError::Broken("the store answered for fewer events than it was given".into()))
+    Error::Store(neo_events_store::StoreError::Broken(
+        "the store answered for fewer events than it was given".into(),
+    ))
 }

@@ -43,7 +43,11 @@ pub struct VerificationReport {
 
 impl Tenant {
     /// Sends HEAD to a URL that the address policy allows. `timeout_seconds` is 1…60, 10 if absent.
-    pub async fn test_connectivity(&self, url: &str, timeout_seconds: Option<u32>) -> Result<ConnectivityReport, Error> {
+    pub async fn test_connectivity(
+        &self,
+        url: &str,
+        timeout_seconds: Option<u32>,
+    ) -> Result<ConnectivityReport, Error> {
         let seconds = timeout_seconds.unwrap_or(TIMEOUT_SECONDS_DEFAULT);
         if !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
             let rule = Rule::OutOfRange { min: 1.0, max: TIMEOUT_SECONDS_MAX.into() };
@@ -77,6 +81,13 @@ impl From<ProbeReport> for ConnectivityReport {
             ProbeOutcome::Answered(_) => (None, None),
             ProbeOutcome::Failed(failure) => (Some(failure.kind.code()), Some(failure.detail)),
         };
-        Self { reachable, status, error_code, error_message, timings: report.timings, elapsed: report.elapsed }
+        Self {
+            reachable,
+            status,
+            error_code,
+            error_message,
+            timings: report.timings,
+            elapsed: report.elapsed,
+        }
     }
 }

@@ -1,1 +1,28 @@
 #![doc = include_str!("../README.md")]
+
+mod attempts;
+mod cancel;
+mod catalogue;
+mod columns;
+mod deliveries;
+mod delivery_log;
+mod dispatches;
+mod endpoints;
+mod event_types;
+mod events;
+mod failure;
+mod leases;
+mod open;
+mod page;
+mod queue;
+mod readers;
+mod settle;
+mod sql;
+mod store;
+mod subscriptions;
+mod writer;
+
+pub use open::{OpenError, SqliteOptions};
+/// The driver, for programs that publish inside transactions of their own.
+pub use rusqlite;
+pub use store::SqliteStore;

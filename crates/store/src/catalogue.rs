@@ -98,11 +98,16 @@ pub struct SubscriptionQuery {
 #[async_trait]
 pub trait Catalogue {
     /// Adds an entry; `Exists` if its type has one.
-    async fn insert_event_type(&self, schema: &Schema, entry: &EventTypeEntry) -> Result<Inserted, StoreError>;
+    async fn insert_event_type(
+        &self,
+        schema: &Schema,
+        entry: &EventTypeEntry,
+    ) -> Result<Inserted, StoreError>;
     /// Adds the entries that a new schema starts with, once in its life: deleted ones do not come back.
     async fn seed_event_types(&self, schema: &Schema, entries: &[EventTypeEntry]) -> Result<(), StoreError>;
     /// The entry of a type.
-    async fn event_type(&self, schema: &Schema, of: &EventType) -> Result<Option<EventTypeEntry>, StoreError>;
+    async fn event_type(&self, schema: &Schema, of: &EventType)
+    -> Result<Option<EventTypeEntry>, StoreError>;
     /// Entries.
     async fn event_types(
         &self,
@@ -113,7 +118,8 @@ pub trait Catalogue {
     /// The categories of all entries, sorted.
     async fn categories(&self, schema: &Schema) -> Result<Vec<String>, StoreError>;
     /// Writes `entry`, whose revision is one more than the one that was read.
-    async fn update_event_type(&self, schema: &Schema, entry: &EventTypeEntry) -> Result<Updated, StoreError>;
+    async fn update_event_type(&self, schema: &Schema, entry: &EventTypeEntry)
+    -> Result<Updated, StoreError>;
     /// Removes an entry; `false` if there was none. Events and subscriptions of the type stay.
     async fn delete_event_type(&self, schema: &Schema, of: &EventType) -> Result<bool, StoreError>;
 
@@ -132,7 +138,12 @@ pub trait Catalogue {
     async fn update_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Updated, StoreError>;
     /// Deletes an endpoint and its subscriptions; `false` if it was not there. Its deliveries that are not over are
     /// cancelled, by [`crate::WorkQueue::tend`] where they are many.
-    async fn delete_endpoint(&self, schema: &Schema, id: EndpointId, now: Timestamp) -> Result<bool, StoreError>;
+    async fn delete_endpoint(
+        &self,
+        schema: &Schema,
+        id: EndpointId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Adds a subscription.
     async fn insert_subscription(
@@ -141,7 +152,11 @@ pub trait Catalogue {
         subscription: &Subscription,
     ) -> Result<Inserted, StoreError>;
     /// One subscription.
-    async fn subscription(&self, schema: &Schema, id: SubscriptionId) -> Result<Option<Subscription>, StoreError>;
+    async fn subscription(
+        &self,
+        schema: &Schema,
+        id: SubscriptionId,
+    ) -> Result<Option<Subscription>, StoreError>;
     /// Subscriptions.
     async fn subscriptions(
         &self,
@@ -150,7 +165,11 @@ pub trait Catalogue {
         page: PageRequest,
     ) -> Result<Page<Subscription>, StoreError>;
     /// Writes `subscription`, whose revision is one more than the one that was read.
-    async fn update_subscription(&self, schema: &Schema, subscription: &Subscription) -> Result<Updated, StoreError>;
+    async fn update_subscription(
+        &self,
+        schema: &Schema,
+        subscription: &Subscription,
+    ) -> Result<Updated, StoreError>;
     /// Deletes a subscription; `false` if it was not there.
     async fn delete_subscription(&self, schema: &Schema, id: SubscriptionId) -> Result<bool, StoreError>;
 

@@ -68,7 +68,12 @@ pub trait DeliveryLog {
     ) -> Result<Changed, StoreError>;
 
     /// Makes a delivery due now.
-    async fn retry_delivery(&self, schema: &Schema, id: DeliveryId, now: Timestamp) -> Result<Changed, StoreError>;
+    async fn retry_delivery(
+        &self,
+        schema: &Schema,
+        id: DeliveryId,
+        now: Timestamp,
+    ) -> Result<Changed, StoreError>;
 
     /// Statistics of an endpoint's deliveries created since a time, with constant memory.
     async fn endpoint_stats(

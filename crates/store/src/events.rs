@@ -108,5 +108,10 @@ pub trait EventLog {
     async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError>;
 
     /// Ends the owed dispatch of these events without delivering them. Answers how many were owed.
-    async fn mark_processed(&self, schema: &Schema, ids: &[EventId], now: Timestamp) -> Result<u64, StoreError>;
+    async fn mark_processed(
+        &self,
+        schema: &Schema,
+        ids: &[EventId],
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
 }

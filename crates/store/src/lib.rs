@@ -11,7 +11,8 @@ mod page;
 mod queue;
 
 pub use catalogue::{
-    Catalogue, CatalogueChanges, CatalogueVersion, EndpointQuery, EventTypeQuery, Inserted, SubscriptionQuery, Updated,
+    Catalogue, CatalogueChanges, CatalogueVersion, EndpointQuery, EventTypeQuery, Inserted,
+    SubscriptionQuery, Updated,
 };
 pub use deliveries::{Changed, DeliveryLog, DeliveryQuery, Usage};
 pub use error::{Cause, StoreError};
@@ -19,8 +20,8 @@ pub use events::{Appended, EventLog, EventQuery, StoredEvent};
 pub use lease::Lease;
 pub use page::{Cursor, Page, PageRequest, TimeRange};
 pub use queue::{
-    DELIVERY_LEASE, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota, NewDelivery, OwedEvent,
-    Settled, Settlement, Unsettled, WorkQueue,
+    DELIVERY_LEASE, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
+    NewDelivery, OwedEvent, Settled, Settlement, Unsettled, WorkQueue,
 };
 
 /// Whether the database serves.

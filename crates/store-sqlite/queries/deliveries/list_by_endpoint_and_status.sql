@@ -1,6 +1,6 @@
 -- The third condition lets the planner use the index of rare states.
 select d.seq
-from deliveries d
+from deliveries d indexed by deliveries_by_endpoint_and_status
 where d.seq >= :from_seq and d.seq < :before_seq
     and d.endpoint_no = :endpoint_no
     and d.status = :status and d.status in ('retrying', 'failed', 'cancelled')

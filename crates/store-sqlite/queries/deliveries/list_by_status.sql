@@ -1,6 +1,6 @@
 -- The second condition lets the planner use the index of rare states.
 select d.seq
-from deliveries d
+from deliveries d indexed by deliveries_by_status
 where d.seq >= :from_seq and d.seq < :before_seq
     and d.status = :status and d.status in ('retrying', 'failed', 'cancelled')
     and (:event_seq is null or d.event_seq = :event_seq)

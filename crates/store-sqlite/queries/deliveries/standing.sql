@@ -1,2 +1,2 @@
 -- What a settlement must know of the delivery.
-select endpoint_no, event_seq, status, due_at, current_attempt, max_attempts, cancel_requested from deliveries where seq = ?1
+select endpoint_no, status, due_at, current_attempt, max_attempts, cancel_requested from deliveries where seq = ?1

@@ -9,5 +9,4 @@ insert into endpoints (
     :retry_backoff_multiplier, :is_active, :is_verified, :disabled_reason, :created_by_user_id, :context_id,
     :created_at, :updated_at, :last_used_at, :verified_at, :changed
 )
-on conflict (id) do nothing
 returning no

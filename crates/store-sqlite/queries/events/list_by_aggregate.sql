@@ -1,6 +1,6 @@
 -- Sorts one aggregate's events; an index that keeps them sorted would cost every append.
 select e.seq
-from events e
+from events e indexed by events_by_aggregate
 where e.seq >= :from_seq and e.seq < :before_seq
     and e.aggregate_id = :aggregate_id
     and (:event_type is null or e.event_type = :event_type)

@@ -1,6 +1,6 @@
 -- An index entry ends with the seq, so the order comes with it.
 select e.seq
-from events e
+from events e indexed by events_by_context
 where e.seq >= :from_seq and e.seq < :before_seq
     and e.context_id = :context_id
     and (:event_type is null or e.event_type = :event_type)

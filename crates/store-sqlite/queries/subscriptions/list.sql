@@ -2,7 +2,6 @@ select s.no
 from subscriptions s
 where s.no < :before
     and s.deleted_at is null
-    and (:endpoint_no is null or s.endpoint_no = :endpoint_no)
     and (:context_id is null or s.context_id = :context_id)
     and (:is_active is null or s.is_active = :is_active)
 order by s.no desc

@@ -1,0 +1,162 @@
+//! Inactive and deleted endpoints, cancelling, retrying, testing, counting.
+
+use std::time::Duration;
+
+use neo_events::{Conflict, DeliveryState, DeliveryStatus, Error, SignedDuration};
+
+use crate::{
+    receiver::{Answer, Receiver, eventually},
+    world::World,
+};
+
+#[tokio::test]
+async fn an_inactive_endpoint_holds_what_it_is_owed_and_is_owed_nothing_new() {
+    let world = World::new().await;
+    let receiver = Receiver::answering(|_, before| Answer::status(if before == 0 { 503 } else { 200 })).await;
+    let created = world.endpoint(&receiver.url).await;
+    world.publish(r#"{"n":1}"#).await;
+    world.only_delivery(DeliveryStatus::Retrying).await;
+    world.tenant().deactivate_endpoint(created.endpoint.id).await.unwrap();
+    let second = world.publish(r#"{"n":2}"#).await;
+    eventually("the second dispatch", async || world.tenant().event(second.id).await.unwrap().processed_at)
+        .await;
+    // Longer than the retry's delay: it must not come.
+    tokio::time::sleep(Duration::from_millis(1800)).await;
+    assert_eq!(receiver.received().len(), 1);
+    world.tenant().activate_endpoint(created.endpoint.id).await.unwrap();
+    let requests = receiver.wait_for(2).await;
+    assert_eq!(requests[0].id(), requests[1].id());
+    world.only_delivery(DeliveryStatus::Success).await;
+}
+
+#[tokio::test]
+async fn deleting_an_endpoint_cancels_what_it_is_owed() {
+    let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(503)).await);
+    let created = world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let held = world.only_delivery(DeliveryStatus::Retrying).await;
+    world.tenant().delete_endpoint(created.endpoint.id).await.unwrap();
+    let cancelled = world.only_delivery(DeliveryStatus::Cancelled).await;
+    assert_eq!(cancelled.delivery.state, DeliveryState::Cancelled { reason: "endpoint_deleted".into() });
+    assert_eq!(cancelled.attempts, held.attempts, "history stays");
+    assert!(matches!(world.tenant().endpoint(created.endpoint.id).await, Err(Error::NotFound("endpoint"))));
+    assert!(matches!(world.tenant().delete_endpoint(created.endpoint.id).await, Err(Error::NotFound(_))));
+    assert!(matches!(world.tenant().retry_delivery(held.delivery.id).await, Err(Error::Conflict(_))));
+}
+
+#[tokio::test]
+async fn a_cancelled_delivery_can_be_retried_and_a_delivered_one_neither() {
+    let world = World::new().await;
+    let receiver = Receiver::answering(|_, before| Answer::status(if before == 0 { 503 } else { 200 })).await;
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let id = world.only_delivery(DeliveryStatus::Retrying).await.delivery.id;
+    let cancelled = world.tenant().cancel_delivery(id, "not needed").await.unwrap();
+    assert_eq!(cancelled.state, DeliveryState::Cancelled { reason: "not needed".into() });
+    assert!(matches!(
+        world.tenant().cancel_delivery(id, "again").await,
+        Err(Error::Conflict(Conflict::Illegal(_)))
+    ));
+    world.tenant().retry_delivery(id).await.unwrap();
+    let history = world.only_delivery(DeliveryStatus::Success).await;
+    assert_eq!(history.attempts.iter().map(|attempt| attempt.attempt_number).collect::<Vec<_>>(), [1, 2]);
+    assert!(matches!(world.tenant().retry_delivery(id).await, Err(Error::Conflict(Conflict::Illegal(_)))));
+    assert!(matches!(
+        world.tenant().cancel_delivery(id, "late").await,
+        Err(Error::Conflict(Conflict::Illegal(_)))
+    ));
+}
+
+#[tokio::test]
+async fn cancelling_in_flight_takes_effect_when_the_attempt_ends() {
+    let world = World::new().await;
+    let receiver =
+        Receiver::answering(|_, _| Answer { delay: Duration::from_secs(1), ..Answer::status(503) }).await;
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    receiver.wait_for(1).await;
+    let id = world.deliveries().await[0].id;
+    let flying = world.tenant().cancel_delivery(id, "stop").await.unwrap();
+    assert_eq!((flying.state, flying.cancel_requested.as_deref()), (DeliveryState::Pending, Some("stop")));
+    let landed = world.only_delivery(DeliveryStatus::Cancelled).await;
+    assert_eq!(landed.delivery.state, DeliveryState::Cancelled { reason: "stop".into() });
+    assert_eq!(landed.attempts.len(), 1);
+}
+
+#[tokio::test]
+async fn a_test_goes_to_one_endpoint_once() {
+    let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(500)).await);
+    let (created, other) = (world.endpoint(&receiver.url).await, Receiver::start().await);
+    world.endpoint(&other.url).await;
+    let history =
+        world.tenant().test_endpoint(created.endpoint.id, Some(r#"{"hello":"you"}"#)).await.unwrap();
+    assert_eq!(history.delivery.state, DeliveryState::Failed { max_attempts_reached: true });
+    assert_eq!((history.attempts.len(), other.received().len()), (1, 0));
+    assert_eq!(receiver.received()[0].header("x-neo-event-type"), "endpoint.test");
+    world.tenant().deactivate_endpoint(created.endpoint.id).await.unwrap();
+    let refused = world.tenant().test_endpoint(created.endpoint.id, None).await;
+    assert!(matches!(refused, Err(Error::Conflict(Conflict::EndpointInactive))));
+}
+
+#[tokio::test]
+async fn verification_follows_reachability() {
+    let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(405)).await);
+    let created = world.endpoint(&receiver.url).await;
+    let report = world.tenant().verify_endpoint(created.endpoint.id).await.unwrap();
+    assert!(report.endpoint.is_verified && report.connectivity.reachable);
+    assert_eq!((report.connectivity.status, receiver.received()[0].method.as_str()), (Some(405), "HEAD"));
+    let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let url = format!("http://{unused}/");
+    let moved =
+        world.tenant().update_endpoint(created.endpoint.id, Default::default(), Some(&url)).await.unwrap();
+    assert!(!moved.is_verified, "another URL drops verification");
+    let report = world.tenant().verify_endpoint(created.endpoint.id).await.unwrap();
+    assert!(!report.endpoint.is_verified);
+    assert_eq!(report.connectivity.error_code, Some("connection_refused"));
+}
+
+#[tokio::test]
+async fn statistics_count_what_happened() {
+    let world = World::new().await;
+    let receiver = Receiver::answering(|_, before| Answer::status([200, 200, 404, 500][before.min(3)])).await;
+    let created = world.endpoint(&receiver.url).await;
+    for n in 1..=4 {
+        world.publish("{}").await;
+        receiver.wait_for(n).await;
+    }
+    let stats = eventually("four attempts", async || {
+        let stats = world.tenant().endpoint_stats(created.endpoint.id, 7).await.unwrap();
+        (stats.attempts == 4).then_some(stats)
+    })
+    .await;
+    assert_eq!((stats.success, stats.failed, stats.retrying), (2, 1, 1));
+    assert!((stats.success_rate().unwrap() - 2.0 / 3.0).abs() < 1e-9);
+    assert!(stats.most_common_error.is_some_and(|(code, count)| code.starts_with("HTTP_") && count == 1));
+}
+
+#[tokio::test]
+async fn a_rotated_secret_goes_on_signing_for_a_while() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    let old = world.endpoint(&receiver.url).await;
+    let hour = SignedDuration::from_hours(1);
+    let new = world.tenant().rotate_secret(old.endpoint.id, None, hour).await.unwrap();
+    world.publish("{}").await;
+    let request = receiver.wait_for(1).await.remove(0);
+    let timestamp = request.header("webhook-timestamp").parse().unwrap();
+    for secret in [&old.secret, &new.secret] {
+        assert!(secret.verifies_message(
+            request.header("webhook-signature"),
+            request.id(),
+            timestamp,
+            &request.body
+        ));
+    }
+    assert!(new.secret.verifies_body(request.header("x-neo-signature"), &request.body));
+    assert!(old.secret.verifies_body(request.header("x-neo-signature-previous"), &request.body));
+    let newest = world.tenant().rotate_secret(old.endpoint.id, None, SignedDuration::ZERO).await.unwrap();
+    world.publish("{}").await;
+    let request = receiver.wait_for(2).await.remove(1);
+    assert_eq!(request.header("webhook-signature").split(' ').count(), 1);
+    assert!(newest.secret.verifies_body(request.header("x-neo-signature"), &request.body));
+    assert_eq!(request.header("x-neo-signature-previous"), "");
+}

@@ -1,0 +1,227 @@
+//! What receivers answer, and what becomes of the delivery.
+
+use std::time::Duration;
+
+use neo_events::{
+    DeliveryState, DeliveryStatus, EndpointPatch, EventDraft, SignedDuration, SubscriptionDraft, Timestamp,
+    domain::delivery::AttemptStatus,
+};
+
+use crate::{
+    receiver::{Answer, Receiver, eventually},
+    world::World,
+};
+
+#[tokio::test]
+async fn a_published_event_arrives_signed_with_its_bytes_unchanged() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    let created = world.endpoint(&receiver.url).await;
+    let data = r#"{ "z": 1.50, "a": "\u00e9\/", "big": 12345678901234567890.0010, "z": null }"#;
+    let published = world.publish(data).await;
+    let request = receiver.wait_for(1).await.remove(0);
+    let body = std::str::from_utf8(&request.body).unwrap();
+    assert!(body.contains(&format!(r#""data":{data}"#)), "{body}");
+    assert_eq!(request.path, "/hook");
+    assert_eq!(request.method, "POST");
+    assert_eq!(request.id(), published.id.to_string());
+    assert_eq!(request.header("content-type"), "application/json");
+    assert!(request.header("user-agent").starts_with("neo-events/"));
+    assert_eq!(request.header("x-neo-tenant-id"), "admin");
+    assert_eq!(request.header("x-neo-event-type"), "user.created");
+    assert_eq!(request.header("x-neo-attempt"), "1");
+    let timestamp = request.header("webhook-timestamp").parse().unwrap();
+    let secret = &created.secret;
+    assert!(secret.verifies_message(
+        request.header("webhook-signature"),
+        request.id(),
+        timestamp,
+        &request.body
+    ));
+    assert!(secret.verifies_body(request.header("x-neo-signature"), &request.body));
+
+    let history = world.only_delivery(DeliveryStatus::Success).await;
+    let attempt = history.latest_attempt().unwrap();
+    assert_eq!(attempt.delivery_status, AttemptStatus::Success);
+    assert_eq!(attempt.response.as_ref().unwrap().status, 204);
+    assert_eq!(attempt.request_url, receiver.url);
+    assert_eq!(attempt.signature.as_deref(), Some(request.header("webhook-signature")));
+    for (name, value) in &attempt.request_headers {
+        assert_eq!(request.header(name), value, "the attempt shows what was sent");
+    }
+    assert!(world.tenant().event(published.id).await.unwrap().processed_at.is_some());
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_with_the_same_id_and_the_next_number() {
+    let world = World::new().await;
+    let receiver = Receiver::answering(|_, before| Answer::status(if before == 0 { 503 } else { 200 })).await;
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let requests = receiver.wait_for(2).await;
+    let waited = requests[1].at - requests[0].at;
+    assert!((Duration::from_secs(1)..Duration::from_millis(2500)).contains(&waited), "{waited:?}");
+    assert_eq!(requests[0].id(), requests[1].id());
+    assert_eq!((requests[0].header("x-neo-attempt"), requests[1].header("x-neo-attempt")), ("1", "2"));
+    assert_eq!(requests[0].body, requests[1].body);
+    assert_ne!(requests[0].header("x-neo-request-id"), requests[1].header("x-neo-request-id"));
+    let history = world.only_delivery(DeliveryStatus::Success).await;
+    let codes: Vec<_> = history.attempts.iter().map(|attempt| attempt.error_code.as_deref()).collect();
+    assert_eq!(codes, [Some("HTTP_503"), None]);
+}
+
+#[tokio::test]
+async fn attempts_end_when_they_are_used_up() {
+    let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(500)).await);
+    let created = world.endpoint(&receiver.url).await;
+    let once = EndpointPatch { max_retry_attempts: Some(1), ..EndpointPatch::default() };
+    world.tenant().update_endpoint(created.endpoint.id, once, None).await.unwrap();
+    world.publish("{}").await;
+    let history = world.only_delivery(DeliveryStatus::Failed).await;
+    assert_eq!(history.delivery.state, DeliveryState::Failed { max_attempts_reached: true });
+    assert_eq!((history.attempts.len(), receiver.received().len()), (2, 2));
+}
+
+#[tokio::test]
+async fn other_4xx_are_permanent_and_redirects_are_failures() {
+    for status in [302, 400, 404, 422] {
+        let world = World::new().await;
+        let receiver = Receiver::answering(move |_, _| Answer {
+            headers: vec![("location", "/elsewhere".to_owned())],
+            ..Answer::status(status)
+        })
+        .await;
+        world.endpoint(&receiver.url).await;
+        world.publish("{}").await;
+        let history = world.only_delivery(DeliveryStatus::Failed).await;
+        assert_eq!(history.delivery.state, DeliveryState::Failed { max_attempts_reached: false }, "{status}");
+        assert_eq!(receiver.received().len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured() {
+    let world = World::new().await;
+    let receiver = Receiver::answering(|_, _| Answer {
+        headers: vec![("retry-after", "120".to_owned())],
+        ..Answer::status(429)
+    })
+    .await;
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let history = world.only_delivery(DeliveryStatus::Retrying).await;
+    let DeliveryState::Retrying { next_retry_at } = history.delivery.state else { unreachable!() };
+    let ended = history.latest_attempt().unwrap().completed_at;
+    assert_eq!(next_retry_at.duration_since(ended), SignedDuration::from_secs(120));
+}
+
+#[tokio::test]
+async fn gone_disables_the_endpoint() {
+    let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(410)).await);
+    let created = world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    world.only_delivery(DeliveryStatus::Failed).await;
+    let endpoint = world.tenant().endpoint(created.endpoint.id).await.unwrap();
+    assert!(!endpoint.is_active);
+    assert!(endpoint.disabled_reason.unwrap().contains("410"));
+    world.publish("{}").await;
+    let reactivated = world.tenant().activate_endpoint(created.endpoint.id).await.unwrap();
+    assert_eq!(reactivated.disabled_reason, None);
+}
+
+#[tokio::test]
+async fn who_cannot_be_reached_is_named() {
+    let world = World::new().await;
+    let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    world.endpoint(&format!("http://{unused}/")).await;
+    world.publish("{}").await;
+    let history = world.only_delivery(DeliveryStatus::Retrying).await;
+    let attempt = history.latest_attempt().unwrap();
+    assert_eq!(attempt.error_code.as_deref(), Some("connection_refused"));
+    assert!(attempt.error_message.is_some() && attempt.response.is_none());
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_times_out() {
+    let world = World::new().await;
+    let hanging = Answer { delay: Duration::from_secs(60), ..Answer::status(200) };
+    let receiver = Receiver::answering(move |_, _| hanging.clone()).await;
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let history = world.only_delivery(DeliveryStatus::Retrying).await;
+    let attempt = history.latest_attempt().unwrap();
+    assert_eq!(
+        (attempt.delivery_status, attempt.error_code.as_deref()),
+        (AttemptStatus::Timeout, Some("timeout_total"))
+    );
+}
+
+#[tokio::test]
+async fn a_hanging_endpoint_does_not_hold_up_another() {
+    let world = World::new().await;
+    let hanging = Answer { delay: Duration::from_secs(60), ..Answer::status(200) };
+    let (dead, alive) = (Receiver::answering(move |_, _| hanging.clone()).await, Receiver::start().await);
+    world.endpoint(&dead.url).await;
+    world.endpoint(&alive.url).await;
+    let drafts = (0..1000).map(|n| EventDraft::new("user.created", format!("{{\"n\":{n}}}"))).collect();
+    let answers = world.tenant().publish_batch(drafts).await.unwrap();
+    assert!(answers.iter().all(Result::is_ok));
+    alive.wait_for(1000).await;
+    assert!(dead.received().len() <= 16, "{} places were taken by the dead endpoint", dead.received().len());
+}
+
+#[tokio::test]
+async fn filters_patterns_and_contexts_decide_who_gets_what() {
+    let world = World::new().await;
+    let (pro, orders, team) = (Receiver::start().await, Receiver::start().await, Receiver::start().await);
+    let team_id = neo_events::Uuid::from_u128(7);
+    let draft = |event_type: &str| SubscriptionDraft {
+        event_type: event_type.into(),
+        ..SubscriptionDraft::default()
+    };
+    let only_pro = SubscriptionDraft { event_filters: Some(r#"{"plan":"pro"}"#.into()), ..draft("user.*") };
+    world.endpoint_for(&pro.url, only_pro).await;
+    world.endpoint_for(&orders.url, draft("order.paid")).await;
+    world.endpoint_for(&team.url, SubscriptionDraft { context_id: Some(team_id), ..draft("*") }).await;
+    let publish = |event_type: &str, data: &str, context_id| {
+        let draft = EventDraft { context_id, ..EventDraft::new(event_type, data) };
+        let tenant = world.tenant();
+        async move { tenant.publish(draft).await.unwrap().id.to_string() }
+    };
+    let first = publish("user.created", r#"{"plan":"free"}"#, None).await;
+    let second = publish("user.created", r#"{"plan":"pro"}"#, Some(team_id)).await;
+    let third = publish("order.paid", r#"{"plan":"pro"}"#, None).await;
+    eventually("every dispatch", async || {
+        let owed = neo_events::EventQuery { processed: Some(false), ..Default::default() };
+        (world.tenant().count_events(&owed).await.unwrap() == 0).then_some(())
+    })
+    .await;
+    for (receiver, expected) in [(&pro, &second), (&orders, &third), (&team, &second)] {
+        let got = receiver.wait_for(1).await;
+        assert_eq!(got.iter().map(|request| request.id()).collect::<Vec<_>>(), [expected.as_str()]);
+    }
+    assert_eq!(world.deliveries().await.len(), 3, "{first} goes to nobody");
+}
+
+#[tokio::test]
+async fn two_subscriptions_of_an_endpoint_make_one_delivery() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    let created = world.endpoint(&receiver.url).await;
+    let another = SubscriptionDraft { event_type: "user.*".into(), ..SubscriptionDraft::default() };
+    world.tenant().create_subscription(created.endpoint.id, another).await.unwrap();
+    world.publish("{}").await;
+    let history = world.only_delivery(DeliveryStatus::Success).await;
+    assert_eq!(history.delivery.subscription_ids.len(), 2);
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn last_used_times_are_noted_soon() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    let created = world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let used: Timestamp = eventually("last_used_at", async || {
+        world.tenant().endpoint(created.endpoint.id).await.unwrap().last_used_at
+    })
+    .await;
+    assert!(used >= created.endpoint.created_at);
+}

@@ -1,0 +1,141 @@
+//! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use neo_events::{
+    Clock, Conflict, Error, EventDraft, EventQuery, Schema, Sources, StoreError, SystemRandom, Timestamp,
+    Uuid, domain::id::EventId, rusqlite,
+};
+
+use crate::{receiver::Receiver, world::World};
+
+fn given(id: Uuid, data: &str) -> EventDraft {
+    EventDraft { id: Some(id), ..EventDraft::new("user.created", data) }
+}
+
+fn fresh_id() -> Uuid {
+    let sources = Sources::system();
+    EventId::new(sources.now(), sources.bytes()).uuid()
+}
+
+#[tokio::test]
+async fn publishing_twice_is_one_event() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    world.endpoint(&receiver.url).await;
+    let id = fresh_id();
+    let first = world.tenant().publish(given(id, r#"{"a":1}"#)).await.unwrap();
+    let again = world.tenant().publish(given(id, r#"{"a":1}"#)).await.unwrap();
+    assert_eq!((first.duplicate, again.duplicate), (false, true));
+    assert_eq!(first.created_at, again.created_at);
+    let other = world.tenant().publish(given(id, r#"{"a": 1}"#)).await;
+    assert!(matches!(other, Err(Error::Conflict(Conflict::IdReused))), "other bytes are other content");
+    receiver.wait_for(1).await;
+    assert_eq!(world.tenant().count_events(&EventQuery::default()).await.unwrap(), 1);
+    assert_eq!(world.deliveries().await.len(), 1);
+}
+
+#[tokio::test]
+async fn one_of_many_concurrent_publishers_wins_a_version() {
+    let world = World::new().await;
+    let order = Uuid::from_u128(1);
+    let draft = |expected| EventDraft {
+        aggregate_id: Some(order),
+        expected_version: Some(expected),
+        ..EventDraft::new("order.paid", "{}")
+    };
+    let mut publishers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let tenant = world.tenant();
+        publishers.spawn(async move { tenant.publish(draft(0)).await });
+    }
+    let answers = publishers.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    let stale = |answer: &Result<_, Error>| {
+        matches!(answer, Err(Error::Conflict(Conflict::StaleVersion { newest: 1 })))
+    };
+    assert_eq!(answers.iter().filter(|answer| stale(answer)).count(), 15);
+    assert_eq!(world.tenant().next_version("Order", order).await.unwrap(), 2);
+    assert_eq!(world.tenant().publish(draft(1)).await.unwrap().aggregate_version, 2);
+    let stream = world.tenant().aggregate_events("order", order, 0, 10).await.unwrap();
+    assert_eq!(stream.iter().map(|stored| stored.event.aggregate_version).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_batch_answers_for_each_item() {
+    let world = World::new().await;
+    let id = fresh_id();
+    let drafts =
+        vec![given(id, "{}"), EventDraft::new("Bad", "{}"), given(id, "{}"), given(id, r#"{"b":1}"#)];
+    let answers = world.tenant().publish_batch(drafts).await.unwrap();
+    assert!(matches!(&answers[0], Ok(published) if !published.duplicate));
+    assert!(matches!(&answers[1], Err(Error::Invalid(_))));
+    assert!(matches!(&answers[2], Ok(published) if published.duplicate));
+    assert!(matches!(&answers[3], Err(Error::Conflict(Conflict::IdReused))));
+    let many = vec![EventDraft::new("a.b", "{}"); neo_events::BATCH_EVENTS_MAX + 1];
+    assert!(matches!(world.tenant().publish_batch(many).await, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn the_callers_transaction_decides() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    world.endpoint(&receiver.url).await;
+    let tenant = world.tenant();
+    let database = world.database();
+    let committed = tokio::task::spawn_blocking(move || {
+        let mut connection = rusqlite::Connection::open(database).unwrap();
+        connection.execute("create table invoices (number integer)", []).unwrap();
+        let mut publish = |number: i64, commit: bool| {
+            let transaction = connection.transaction().unwrap();
+            transaction.execute("insert into invoices values (?1)", [number]).unwrap();
+            let draft = EventDraft::new("invoice.issued", format!("{{\"number\":{number}}}"));
+            let published = tenant.publish_in(&transaction, vec![draft]).unwrap().remove(0).unwrap();
+            if commit {
+                transaction.commit().unwrap()
+            } else {
+                transaction.rollback().unwrap()
+            }
+            published.id
+        };
+        publish(1, false);
+        publish(2, true)
+    })
+    .await
+    .unwrap();
+    let requests = receiver.wait_for(1).await;
+    assert_eq!(requests[0].id(), committed.to_string());
+    assert_eq!(world.tenant().count_events(&EventQuery::default()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn other_tenants_are_not_there() {
+    let world = World::new().await;
+    let nobody = world.neo.tenant(Schema::tenant("nobody").unwrap());
+    let refused = nobody.create_and_publish("a.b", "{}").await;
+    assert!(matches!(refused, Err(Error::Store(StoreError::UnknownSchema(_)))));
+}
+
+struct JumpingClock(AtomicI64);
+
+impl Clock for JumpingClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_loses_and_reorders_nothing() {
+    let clock = Arc::new(JumpingClock(AtomicI64::new(1_800_000_000)));
+    let sources = Sources::new(Arc::clone(&clock) as Arc<dyn Clock>, Arc::new(SystemRandom::new()));
+    let (world, receiver) = (World::with(|builder| builder.sources(sources)).await, Receiver::start().await);
+    world.endpoint(&receiver.url).await;
+    let mut created = vec![];
+    for (n, back) in [0, 3600, 86_400].into_iter().enumerate() {
+        clock.0.fetch_sub(back, Ordering::Relaxed);
+        created.push(world.publish(&format!("{{\"n\":{n}}}")).await.created_at);
+    }
+    assert!(created.is_sorted(), "{created:?}");
+    receiver.wait_for(3).await;
+}

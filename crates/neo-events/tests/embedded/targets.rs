@@ -1,0 +1,78 @@
+//! Where deliveries may go.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use neo_events::{
+    DeliveryState, DeliveryStatus, EndpointDraft, Error, EventDraft, Lookup, MasterKey, Profile, Resolve,
+    Resolved, Sources, SubscriptionDraft, TargetPolicy,
+};
+
+use crate::world::World;
+
+fn keys() -> Vec<MasterKey> {
+    vec![MasterKey::generate(&Sources::system())]
+}
+
+#[tokio::test]
+async fn targets_are_judged_when_written() {
+    let world = World::with(|builder| builder.profile(Profile::Staging).master_keys(keys())).await;
+    for url in
+        ["http://127.0.0.1:9000/", "http://localhost/", "http://169.254.169.254/", "ftp://example.com/"]
+    {
+        let refused = world.tenant().create_endpoint(EndpointDraft::standard("x", url), None).await;
+        let Err(Error::Invalid(violations)) = refused else { panic!("{url}: {refused:?}") };
+        assert_eq!(violations.iter().next().unwrap().pointer, "/endpoint_url", "{url}");
+    }
+    let created =
+        world.tenant().create_endpoint(EndpointDraft::standard("x", "http://example.com/a"), None).await;
+    let moved = world
+        .tenant()
+        .update_endpoint(created.unwrap().endpoint.id, Default::default(), Some("http://10.0.0.1/"))
+        .await;
+    assert!(matches!(moved, Err(Error::Invalid(_))));
+}
+
+/// Answers with a public address while endpoints are registered, then with the inside.
+struct Rebinding(AtomicBool);
+
+impl Resolve for Rebinding {
+    fn lookup<'a>(&'a self, _host: &'a str) -> Lookup<'a> {
+        let inside = self.0.load(Ordering::Relaxed);
+        let address = if inside { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(93, 184, 216, 34) };
+        Box::pin(async move { Ok(Resolved { addresses: vec![IpAddr::V4(address)], ttl: Duration::ZERO }) })
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_turns_inward_is_refused_where_it_is_connected_to() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let resolver = Arc::new(Rebinding(AtomicBool::new(false)));
+    let shared = Arc::clone(&resolver);
+    let world = World::with(move |builder| {
+        builder
+            .profile(Profile::Staging)
+            .master_keys(keys())
+            .target_policy(TargetPolicy::staging())
+            .resolver(shared)
+    })
+    .await;
+    let draft = EndpointDraft::standard("x", format!("http://rebinding.example:{port}/"));
+    let created = world.tenant().create_endpoint(draft, None).await.unwrap();
+    let everything = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+    world.tenant().create_subscription(created.endpoint.id, everything).await.unwrap();
+    resolver.0.store(true, Ordering::Relaxed);
+    world.tenant().publish(EventDraft::new("a.b", "{}")).await.unwrap();
+    let history = world.only_delivery(DeliveryStatus::Failed).await;
+    assert_eq!(history.delivery.state, DeliveryState::Failed { max_attempts_reached: false });
+    assert_eq!(history.latest_attempt().unwrap().error_code.as_deref(), Some("target_refused"));
+    let nobody_came = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(nobody_came.is_err());
+}

@@ -1,0 +1,53 @@
+//! Values of flags that more than one command takes, parsed once.
+
+use jiff::SignedDuration;
+use neo_events::{
+    Sources, Timestamp,
+    domain::event::{EVENT_DATA_BYTES_MAX, JsonObject},
+};
+use serde_json::value::RawValue;
+
+/// A JSON object, kept as it was written.
+pub(crate) fn json_object(text: &str) -> Result<Box<RawValue>, String> {
+    JsonObject::try_new(text, EVENT_DATA_BYTES_MAX).map_err(|rule| format!("it {rule}"))?;
+    RawValue::from_string(text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A time: RFC 3339, or how long ago.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let ago: SignedDuration =
+        text.parse().map_err(|_| "a time is RFC 3339 (2026-01-31T12:00:00Z) or how long ago (90m, 2h, 3h30m)")?;
+    Sources::system().now().checked_sub(ago).map_err(|error| error.to_string())
+}
+
+/// A header, `Name: value`.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is written 'Name: value'")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_absolute_or_ago() {
+        assert_eq!(time("2026-01-31T12:00:00+01:00").unwrap().to_string(), "2026-01-31T11:00:00Z");
+        let now = Sources::system().now();
+        let ago = now.duration_since(time("2h30m").unwrap());
+        assert!((ago - SignedDuration::from_mins(150)).abs() < SignedDuration::from_secs(60), "{ago}");
+        for wrong in ["", "yesterday", "2026-01-31"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_digits_and_must_be_an_object() {
+        assert_eq!(json_object(r#"{"a": 1.00}"#).unwrap().get(), r#"{"a": 1.00}"#);
+        assert!(json_object("[1]").is_err());
+        assert!(json_object("{").is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! How a command ends if it does not succeed: what is printed, and with which code the process exits.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | refused or failed |
+//! | 2 | the command line itself is wrong |
+//! | 3 | the server cannot be reached |
+
+use std::{error::Error, fmt::Write as _, io};
+
+use crate::{
+    cli::output::{Style, printable},
+    client::{CallError, OptionsError},
+    credentials::CredentialsError,
+    listen::ReceiverError,
+    wire,
+};
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A call to the server.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Where the server is.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The credentials file.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The local receiver.
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
+    /// A file to read.
+    #[error("cannot read {name}")]
+    Input {
+        /// A path, or `standard input`.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard output.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+    /// The server did not start or did not end well.
+    #[error("{message}")]
+    Serve {
+        /// In a sentence.
+        message: String,
+        /// What to do about it.
+        advice: Option<String>,
+    },
+    /// Done, but the outcome is not what the command promises. Everything was printed already.
+    #[error("not everything succeeded")]
+    Reported,
+}
+
+/// The process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitStatus {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+}
+
+impl Failure {
+    /// What the process exits with.
+    pub(crate) fn exit_status(&self) -> ExitStatus {
+        match self {
+            // The reader had enough (`| head`).
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
+            Self::Usage(_) | Self::Options(_) => ExitStatus::Usage,
+            Self::Call(CallError::Unreachable { .. }) => ExitStatus::Unreachable,
+            _ => ExitStatus::Failed,
+        }
+    }
+
+    /// For people, in a few lines; nothing if everything was said already.
+    pub(crate) fn describe(&self, style: Style) -> Option<String> {
+        let label = style.red("error:");
+        match self {
+            Self::Reported => None,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            Self::Call(CallError::Refused { problem, .. }) => Some(format!("{label} {}", describe_problem(problem))),
+            Self::Call(CallError::Unreachable { origin, source }) => {
+                let reason = with_causes(source);
+                Some(format!(
+                    "{label} cannot reach {origin}: {reason}\n  Is the server running? Start one with `neo-events serve`, \
+                     or name another with --url or NEO_EVENTS_URL."
+                ))
+            }
+            Self::Serve { message, advice } => {
+                let advice = advice.as_ref().map(|advice| format!("\n  {advice}")).unwrap_or_default();
+                Some(format!("{label} {message}{advice}"))
+            }
+            other => Some(format!("{label} {}", printable(&with_causes(other)))),
+        }
+    }
+}
+
+/// A problem's title, detail, and each fault with its place.
+pub(crate) fn describe_problem(problem: &wire::Problem) -> String {
+    let mut text = format!("{} ({}, {})", problem.title, problem.status, problem.code);
+    if !problem.detail.is_empty() && problem.detail != problem.title {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "\n  {}", printable(&problem.detail));
+    }
+    let width = problem.errors.iter().map(|fault| place(fault).chars().count()).max().unwrap_or(0);
+    for fault in &problem.errors {
+        let _ = write!(text, "\n  {:width$}  {}", place(fault), printable(&fault.detail));
+    }
+    if let Some(advice) = advice(problem) {
+        let _ = write!(text, "\n  {advice}");
+    }
+    if let Some(id) = problem.request_id {
+        let _ = write!(text, "\n  request {id}");
+    }
+    text
+}
+
+/// A problem in one line.
+pub(crate) fn describe_problem_briefly(problem: &wire::Problem) -> String {
+    if problem.errors.is_empty() {
+        return printable(&problem.detail);
+    }
+    let faults: Vec<_> =
+        problem.errors.iter().map(|fault| format!("{} {}", place(fault), printable(&fault.detail))).collect();
+    faults.join("; ")
+}
+
+fn place(fault: &wire::Fault) -> String {
+    if fault.pointer.is_empty() { "(input)".to_owned() } else { printable(&fault.pointer) }
+}
+
+fn advice(problem: &wire::Problem) -> Option<&'static str> {
+    match problem.status {
+        401 => Some(
+            "Give a key with --key or NEO_EVENTS_KEY. A server started with nothing given leaves one in \
+             ./neo-events-data/credentials.json, which is used where neither is set.",
+        ),
+        _ => None,
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            let _ = write!(text, ": {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,225 @@
+//! What a command works with: the server to call and the output to write, in both forms, for people and programs.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use url::Url;
+
+use crate::{
+    cli::{
+        failure::Failure,
+        output::{Output, Row},
+    },
+    client::{Call, CallError, Client, ClientOptions, URL_DEFAULT},
+    credentials::{self, Credentials},
+    wire::{List, Pairs},
+};
+
+/// Where the server is and who asks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct ServerArgs {
+    /// Where the server is; else from the credentials file, else <http://127.0.0.1:8080>
+    #[arg(long, global = true, env = "NEO_EVENTS_URL", value_name = "URL")]
+    url: Option<Url>,
+    /// API key; else from the credentials file, if it is for the same URL
+    #[arg(long, global = true, env = "NEO_EVENTS_KEY", value_name = "KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Tenant to act in, for an admin key: a slug, or `region:<region>`
+    #[arg(long, global = true, env = "NEO_EVENTS_TENANT", value_name = "SLUG")]
+    tenant: Option<String>,
+    /// File in which `serve` left its URL and key
+    #[arg(
+        long,
+        global = true,
+        env = "NEO_EVENTS_CREDENTIALS",
+        value_name = "FILE",
+        default_value = credentials::PATH_DEFAULT
+    )]
+    credentials: PathBuf,
+    /// Further TLS roots for an https URL, in PEM
+    #[arg(long, global = true, env = "NEO_EVENTS_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Paging {
+    /// Most rows of one answer, up to 1000 [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: Option<u32>,
+    /// Go on where an earlier answer ended
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// Follow the list to its end
+    #[arg(long)]
+    all: bool,
+}
+
+/// Rows of one answer with `--all`: fewer calls than by default.
+const ALL_LIMIT: u32 = 500;
+
+/// A server, an output, and the form that is wanted.
+pub(crate) struct Session {
+    /// The server.
+    pub(crate) client: Client,
+    /// The output.
+    pub(crate) output: Output,
+    /// Whether programs read it.
+    pub(crate) is_json: bool,
+}
+
+impl Session {
+    /// Finds the server.
+    pub(crate) fn open(server: ServerArgs, output: Output, is_json: bool) -> Result<Self, Failure> {
+        let (url, key) = find_server(server.url, server.key, &server.credentials)?;
+        let client = Client::new(ClientOptions { url, key, tenant: server.tenant, ca_file: server.ca_file })?;
+        Ok(Self { client, output, is_json })
+    }
+
+    /// Makes a call. For programs its answer is written as it came; for people it is returned, to be shown.
+    pub(crate) async fn answer<T: DeserializeOwned>(&self, call: Call) -> Result<Option<T>, Failure> {
+        let answer = self.client.call(call).await?;
+        if self.is_json {
+            if !answer.is_empty() {
+                self.output.raw_line(&answer)?;
+            }
+            return Ok(None);
+        }
+        self.read(&answer).map(Some)
+    }
+
+    /// Makes a call whose answer is read by the command itself.
+    pub(crate) async fn read_answer<T: DeserializeOwned>(&self, call: Call) -> Result<T, Failure> {
+        let answer = self.client.call(call).await?;
+        self.read(&answer)
+    }
+
+    /// Makes a call and shows each field of its answer.
+    pub(crate) async fn show(&self, call: Call) -> Result<(), Failure> {
+        if let Some(fields) = self.answer::<Pairs<Box<RawValue>>>(call).await? {
+            self.output.record(&fields)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a call without an answer and says what is done.
+    pub(crate) async fn confirm(&self, call: Call, done: &str) -> Result<(), Failure> {
+        self.client.call(call).await?;
+        if !self.is_json {
+            self.output.line(done)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a list, or the part of it that is asked for.
+    pub(crate) async fn list<T: Row + DeserializeOwned>(&self, call: Call, paging: &Paging) -> Result<(), Failure> {
+        match (paging.all, self.is_json) {
+            (true, true) => self.list_all_json(call, paging).await,
+            (all, _) => self.list_pages::<T>(call, paging, all).await,
+        }
+    }
+
+    async fn list_pages<T: Row + DeserializeOwned>(
+        &self,
+        call: Call,
+        paging: &Paging,
+        all: bool,
+    ) -> Result<(), Failure> {
+        let mut cursor = paging.cursor.clone();
+        let mut is_first = true;
+        loop {
+            let limit = paging.limit.or(all.then_some(ALL_LIMIT));
+            let page = call.clone().query("limit", limit).query("cursor", cursor.take());
+            let Some(page) = self.answer::<List<T>>(page).await? else { return Ok(()) };
+            match page.data.as_slice() {
+                [] if is_first => self.output.line(format_args!("No {}.", T::NAME))?,
+                [] => {}
+                rows => self.output.table(rows, is_first)?,
+            }
+            match page.next_cursor {
+                Some(next) if all => cursor = Some(next),
+                Some(next) => {
+                    let more = format!("More: --cursor {next}, or --all for the whole list.");
+                    return Ok(self.output.line(self.output.style.dim(more))?);
+                }
+                None => return Ok(()),
+            }
+            is_first = false;
+        }
+    }
+
+    /// The whole list in the shape of one answer, written as it comes.
+    async fn list_all_json(&self, call: Call, paging: &Paging) -> Result<(), Failure> {
+        let mut cursor = paging.cursor.clone();
+        let mut before = "{\"data\":[";
+        loop {
+            let limit = paging.limit.unwrap_or(ALL_LIMIT);
+            let page = call.clone().query("limit", Some(limit)).query("cursor", cursor.take());
+            let page: List<Box<RawValue>> = self.read_answer(page).await?;
+            for item in &page.data {
+                self.output.line(format_args!("{before}{item}"))?;
+                before = ",";
+            }
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => {
+                    let start = if before == "," { "" } else { before };
+                    return Ok(self.output.line(format_args!("{start}],\"next_cursor\":null}}"))?);
+                }
+            }
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
+        let answer = if answer.is_empty() { b"null" } else { answer };
+        serde_json::from_slice(answer).map_err(|error| {
+            let reason = format!("its answer cannot be read ({error})");
+            CallError::Strange { origin: self.client.origin(), reason }.into()
+        })
+    }
+}
+
+/// JSON text of an input.
+pub(crate) fn to_json(input: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(input).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// The file's key is for the file's URL alone: it is sent nowhere else.
+fn find_server(url: Option<Url>, key: Option<String>, file: &Path) -> Result<(Url, Option<String>), Failure> {
+    if let (Some(url), Some(key)) = (&url, &key) {
+        return Ok((url.clone(), Some(key.clone())));
+    }
+    let parse = |text: &str| {
+        Url::parse(text).map_err(|error| Failure::Usage(format!("the server's URL {text} is not one: {error}")))
+    };
+    let found = Credentials::read(file)?;
+    let Some(found) = found else { return Ok((url.map_or_else(|| parse(URL_DEFAULT), Ok)?, key)) };
+    let found_url = parse(&found.url)?;
+    let is_same = url.as_ref().is_none_or(|url| url.origin() == found_url.origin());
+    Ok((url.unwrap_or(found_url), key.or(is_same.then_some(found.key))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_the_file_goes_to_its_own_server_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials.json");
+        let check = |url: Option<&str>, key: Option<&str>, expected: (&str, Option<&str>)| {
+            let url = url.map(|url| Url::parse(url).unwrap());
+            let (found, key) = find_server(url, key.map(str::to_owned), &file).unwrap();
+            assert_eq!((found.as_str(), key.as_deref()), expected);
+        };
+        check(None, None, ("http://127.0.0.1:8080/", None));
+        Credentials { url: "http://127.0.0.1:9".into(), key: "left".into() }.write(&file).unwrap();
+        check(None, None, ("http://127.0.0.1:9/", Some("left")));
+        check(Some("http://127.0.0.1:9/"), None, ("http://127.0.0.1:9/", Some("left")));
+        check(Some("http://elsewhere.example"), None, ("http://elsewhere.example/", None));
+        check(None, Some("mine"), ("http://127.0.0.1:9/", Some("mine")));
+    }
+}

@@ -1,0 +1,277 @@
+//! `neo-events subscriptions`: who gets what, and why.
+
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::Cell;
+use http::Method;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{
+    cli::{
+        arguments,
+        failure::Failure,
+        output::{Column, Output, Row, cell, printable},
+        session::{Paging, Session, to_json},
+    },
+    client::Call,
+    wire,
+};
+
+const PATH: &str = "subscriptions";
+
+/// Choose which events an endpoint gets.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubscriptionsCommand {
+    /// List subscriptions, newest first
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show one subscription
+    Get(SubscriptionId),
+    /// Subscribe an endpoint to events
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(CreateArgs),
+    /// Change a subscription
+    Update(UpdateArgs),
+    /// Remove a subscription; deliveries that it caused go on
+    Delete(SubscriptionId),
+    /// Tell why a subscription or a filter matches an event or does not, clause by clause
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
+}
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  neo-events subscriptions create ENDPOINT_ID order.placed
+  neo-events subscriptions create ENDPOINT_ID 'order.*' --event-filters '{\"amount\": {\"$gte\": 100}}'
+  neo-events subscriptions create ENDPOINT_ID '*'
+
+Filters look at the event's data; all keys must hold. A scalar means equal, a list means member of, an object holds
+operators: $eq $ne $in $nin $gt $gte $lt $lte $contains $exists $prefix $suffix $regex $not $elemMatch; $and, $or and
+$nor combine filters; dots descend (\"customer.country\").";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  neo-events subscriptions explain --subscription-id ID --event-id ID
+  neo-events subscriptions explain --event-filters '{\"plan\": [\"pro\"]}' --event-data '{\"plan\": \"free\"}'";
+
+#[derive(Debug, Args)]
+pub(crate) struct SubscriptionId {
+    /// The subscription's id
+    id: Uuid,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Of this endpoint
+    #[arg(long, value_name = "UUID")]
+    endpoint_id: Option<Uuid>,
+    /// Of this context
+    #[arg(long, value_name = "UUID")]
+    context_id: Option<Uuid>,
+    /// Active or not
+    #[arg(long, value_name = "BOOL")]
+    is_active: Option<bool>,
+    #[command(flatten)]
+    paging: Paging,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// The endpoint's id
+    #[arg(value_name = "ENDPOINT_ID")]
+    endpoint_id: Uuid,
+    /// `category.action`, `category.*` or `*`
+    #[arg(value_name = "PATTERN")]
+    event_type: String,
+    /// Which events of these types, by their data
+    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
+    event_filters: Option<Box<RawValue>>,
+    /// Only events of this context
+    #[arg(long, value_name = "UUID")]
+    context_id: Option<Uuid>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    subscription_name: Option<String>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Whether it matches from the start [default: true]
+    #[arg(long, value_name = "BOOL")]
+    is_active: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "changes", required = true, multiple = true, args = ["event_type", "event_filters", "is_active", "subscription_name", "description", "clear"])]
+pub(crate) struct UpdateArgs {
+    /// The subscription's id
+    id: Uuid,
+    /// `category.action`, `category.*` or `*`
+    #[arg(long, value_name = "PATTERN")]
+    event_type: Option<String>,
+    /// Which events of these types, by their data; `{}` lets all pass
+    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
+    event_filters: Option<Box<RawValue>>,
+    /// Whether it matches
+    #[arg(long, value_name = "BOOL")]
+    is_active: Option<bool>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    subscription_name: Option<String>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Make a field empty
+    #[arg(long, value_name = "FIELD")]
+    clear: Vec<Clearable>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Clearable {
+    SubscriptionName,
+    Description,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, args = ["subscription_id", "event_filters"])]
+#[group(id = "event", required = true, args = ["event_id", "event_data"])]
+pub(crate) struct ExplainArgs {
+    /// A subscription: its pattern, its context and its filter
+    #[arg(long, visible_alias = "subscription", value_name = "UUID")]
+    subscription_id: Option<Uuid>,
+    /// A filter that need not belong to a subscription
+    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
+    event_filters: Option<Box<RawValue>>,
+    /// A published event
+    #[arg(long, visible_alias = "event", value_name = "UUID")]
+    event_id: Option<Uuid>,
+    /// Data of an event that need not exist
+    #[arg(long, visible_alias = "data", value_name = "JSON", value_parser = arguments::json_object)]
+    event_data: Option<Box<RawValue>>,
+    /// The type of such an event; judged only if given
+    #[arg(long, value_name = "TYPE", conflicts_with = "event_id")]
+    event_type: Option<String>,
+    /// The context of such an event
+    #[arg(long, value_name = "UUID", conflicts_with = "event_id")]
+    context_id: Option<Uuid>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(session: &Session, command: SubscriptionsCommand) -> Result<(), Failure> {
+    match command {
+        SubscriptionsCommand::List(args) => {
+            let call = Call::get([PATH])
+                .query("endpoint_id", args.endpoint_id)
+                .query("context_id", args.context_id)
+                .query("is_active", args.is_active);
+            session.list::<wire::Subscription>(call, &args.paging).await
+        }
+        SubscriptionsCommand::Get(SubscriptionId { id }) => session.show(Call::get([PATH, &id.to_string()])).await,
+        SubscriptionsCommand::Create(args) => create(session, args).await,
+        SubscriptionsCommand::Update(args) => update(session, args).await,
+        SubscriptionsCommand::Delete(SubscriptionId { id }) => {
+            let call = Call::new(Method::DELETE, [PATH, &id.to_string()]);
+            session.confirm(call, &format!("Removed subscription {id}.")).await
+        }
+        SubscriptionsCommand::Explain(args) => explain(session, args).await,
+    }
+}
+
+async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
+    let input = wire::SubscriptionIn {
+        endpoint_id: args.endpoint_id,
+        event_type: args.event_type,
+        event_filters: args.event_filters,
+        context_id: args.context_id,
+        subscription_name: args.subscription_name,
+        description: args.description,
+        is_active: args.is_active,
+    };
+    session.show(Call::post([PATH]).json(to_json(&input)?)).await
+}
+
+async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
+    let clears = |field| args.clear.contains(&field);
+    let changes = wire::SubscriptionChanges {
+        event_type: args.event_type,
+        event_filters: args.event_filters,
+        is_active: args.is_active,
+        subscription_name: if clears(Clearable::SubscriptionName) {
+            Some(None)
+        } else {
+            args.subscription_name.map(Some)
+        },
+        description: if clears(Clearable::Description) { Some(None) } else { args.description.map(Some) },
+    };
+    session.show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(to_json(&changes)?)).await
+}
+
+async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {
+    let (event_type, context_id) = (args.event_type, args.context_id);
+    let input = wire::ExplainIn {
+        subscription_id: args.subscription_id,
+        event_filters: args.event_filters,
+        event_id: args.event_id,
+        event: args.event_data.map(|event_data| wire::ExplainEvent { event_type, context_id, event_data }),
+    };
+    let call = Call::post([PATH, "explain"]).json(to_json(&input)?);
+    let Some(explanation) = session.answer::<wire::Explanation>(call).await? else { return Ok(()) };
+    let style = session.output.style;
+    session.output.line(if explanation.matches { style.green("It matches.") } else { style.red("It does not match.") })?;
+    if !explanation.clauses.is_empty() {
+        session.output.table(&explanation.clauses, true)?;
+    }
+    Ok(())
+}
+
+/// A clause in a line: `amount $gte 100, but it is 20`.
+pub(crate) fn describe_clause(clause: &wire::Clause) -> String {
+    let actual = clause.actual.as_ref().map_or("missing", |actual| actual.get());
+    printable(&format!("{} {} {}, but it is {actual}", clause.path, clause.operator, clause.expected))
+}
+
+impl Row for wire::Clause {
+    const NAME: &'static str = "clauses";
+    const COLUMNS: &'static [Column] = &[
+        Column::text("HOLDS"),
+        Column::text("FIELD"),
+        Column::text("OPERATOR"),
+        Column::text("EXPECTED"),
+        Column::text("ACTUAL"),
+    ];
+
+    fn cells(&self, _: &Output) -> Vec<Cell> {
+        vec![
+            cell(if self.holds { "yes" } else { "no" }),
+            cell(&self.path),
+            cell(&self.operator),
+            cell(self.expected.get()),
+            cell(self.actual.as_ref().map_or("–", |actual| actual.get())),
+        ]
+    }
+}
+
+impl Row for wire::Subscription {
+    const NAME: &'static str = "subscriptions";
+    const COLUMNS: &'static [Column] = &[
+        Column::whole("ID"),
+        Column::text("EVENTS"),
+        Column::text("FILTER"),
+        Column::text("NAME"),
+        Column::text("ACTIVE"),
+        Column::whole("ENDPOINT"),
+        Column::text("TRIGGERED"),
+    ];
+
+    fn cells(&self, output: &Output) -> Vec<Cell> {
+        let filter = self.event_filters.get();
+        vec![
+            cell(self.id.to_string()),
+            cell(&self.event_type),
+            cell(if filter == "{}" { "–" } else { filter }),
+            cell(self.subscription_name.as_deref().unwrap_or_default()),
+            cell(if self.is_active { "yes" } else { "no" }),
+            cell(self.endpoint_id.to_string()),
+            cell(output.time_or_dash(self.last_triggered_at)),
+        ]
+    }
+}

@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+
+// All modules of the binary are declared here, those of the command line too: `main.rs` only calls in, and
+// `tests/` can start the real server.
+mod api;
+mod problem;
+pub mod serve;
+pub mod settings;
+mod wire;

@@ -1,0 +1,180 @@
+//! The running server: database, deliveries and HTTP, from start to a drained stop.
+//!
+//! Stopping has two stages. First nothing new is accepted, requests that have begun are answered and idle connections
+//! are closed; then, with what is left of [`STOP_BUDGET`], deliveries in flight end. What does not end in time is cut
+//! off, which loses nothing that was acknowledged.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use neo_events::{NeoEvents, Shutdown, Sources, StartError};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+pub use crate::settings::{AdminKey, Database, ServeSettings};
+
+/// From the signal to the end of everything; one second less than what is promised outside.
+pub const STOP_BUDGET: Duration = Duration::from_secs(14);
+/// What of it requests may use.
+const STOP_REQUESTS: Duration = Duration::from_secs(6);
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// From the first moment a request could come to the end of its head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request's line and headers, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 100;
+/// How long to wait if the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why it does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The database, the keys or TLS.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// The further TLS roots.
+    #[error("the CA file {path} cannot be read")]
+    CaFile {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address is taken, or is not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Serves until `stop` is ready, then drains. `ready` is told the address once requests are taken.
+pub async fn serve(
+    settings: ServeSettings,
+    ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<Shutdown, ServeError> {
+    let neo = start(&settings).await?;
+    let listener = match listen(settings.listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            neo.shutdown(Duration::ZERO).await;
+            return Err(error);
+        }
+    };
+    let api = Arc::new(Api::new(neo.platform(), settings.admin_key.reveal(), Sources::system()));
+    let mut connections = Connections::new(api);
+    ready(listener.local_addr().unwrap_or(settings.listen));
+
+    connections.accept_until(stop, &listener).await;
+    drop(listener);
+    let deadline = Instant::now() + STOP_BUDGET;
+    connections.drain(Instant::now() + STOP_REQUESTS).await;
+    Ok(neo.shutdown(deadline.saturating_duration_since(Instant::now())).await)
+}
+
+async fn start(settings: &ServeSettings) -> Result<NeoEvents, ServeError> {
+    let Database::Sqlite(path) = &settings.database;
+    let mut builder =
+        NeoEvents::builder(path).profile(settings.profile).master_keys(settings.master_keys.clone());
+    if let Some(path) = &settings.ca_file {
+        let pem = fs::read(path).map_err(|source| ServeError::CaFile { path: path.clone(), source })?;
+        builder = builder.ca_file_pem(pem);
+    }
+    Ok(builder.start().await?)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+}
+
+/// The open connections.
+struct Connections {
+    api: Arc<Api>,
+    places: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+    /// Told to every connection: answer what has begun, then close.
+    finish: CancellationToken,
+}
+
+impl Connections {
+    fn new(api: Arc<Api>) -> Self {
+        Self {
+            api,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            tasks: JoinSet::new(),
+            finish: CancellationToken::new(),
+        }
+    }
+
+    async fn accept_until(&mut self, stop: impl Future<Output = ()>, listener: &TcpListener) {
+        let mut stop = pin!(stop);
+        loop {
+            let (place, stream) = tokio::select! {
+                accepted = accept(&self.places, listener) => accepted,
+                () = &mut stop => return,
+            };
+            while self.tasks.try_join_next().is_some() {}
+            self.tasks.spawn(converse(stream, Arc::clone(&self.api), self.finish.clone(), place));
+        }
+    }
+
+    async fn drain(mut self, deadline: Instant) {
+        self.finish.cancel();
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout_at(deadline, all_ended).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "requests were cut off by the stop");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+async fn accept(places: &Arc<Semaphore>, listener: &TcpListener) -> (OwnedSemaphorePermit, TcpStream) {
+    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (place, stream),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One connection, request by request.
+async fn converse(stream: TcpStream, api: Arc<Api>, finish: CancellationToken, _place: OwnedSemaphorePermit) {
+    // Without it answers would wait for acknowledgements of the ones before; a failure only costs latency.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = finish.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}

@@ -1,0 +1,307 @@
+//! Where the process's settings come from: flags win over the environment, the environment over defaults. The only
+//! place that reads the environment.
+//!
+//! A setting that cannot be used is refused with its name and what it may be; nothing is guessed. An empty variable
+//! counts as absent.
+
+use std::{env, fmt, net::SocketAddr, path::PathBuf};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use neo_events::{MasterKey, Profile, Sources};
+
+/// Where the server listens unless somebody says otherwise.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
+/// Where the data are unless somebody says otherwise.
+pub const DATABASE_DEFAULT: &str = "sqlite:./neo-events-data/admin.db";
+/// Shortest admin key, in characters.
+pub const ADMIN_KEY_CHARS_MIN: usize = 16;
+
+const LISTEN: Setting = Setting { flag: "--listen", variable: "NEO_EVENTS_LISTEN" };
+const DATABASE: Setting = Setting { flag: "--database", variable: "NEO_EVENTS_DATABASE_URL" };
+const PROFILE: Setting = Setting { flag: "--profile", variable: "NEO_EVENTS_PROFILE" };
+const ADMIN_KEY: Setting = Setting { flag: "--admin-key", variable: "NEO_EVENTS_ADMIN_KEY" };
+const CA_FILE: Setting = Setting { flag: "--ca-file", variable: "NEO_EVENTS_CA_FILE" };
+const URL: Setting = Setting { flag: "--url", variable: "NEO_EVENTS_URL" };
+const KEY: Setting = Setting { flag: "--key", variable: "NEO_EVENTS_KEY" };
+const MASTER_KEY: &str = "NEO_EVENTS_MASTER_KEY";
+
+/// One setting: how it is called on the command line and in the environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    flag: &'static str,
+    variable: &'static str,
+}
+
+/// Why the process does not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A variable whose value is not text.
+    #[error("the value of {0} is not valid UTF-8")]
+    NotText(String),
+    /// A value that the setting does not take.
+    #[error("{setting} must be {expected}")]
+    Malformed {
+        /// Where the value came from.
+        setting: &'static str,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// A database that later versions will support.
+    #[error("PostgreSQL is not supported by this version yet; use sqlite:PATH")]
+    Postgres,
+    /// Outside `development` no key is made up.
+    #[error("outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY")]
+    AdminKeyMissing,
+}
+
+/// What the command line says; `None` where it says nothing.
+#[derive(Clone, Default)]
+pub struct ServeFlags {
+    /// `--listen ADDRESS:PORT`
+    pub listen: Option<String>,
+    /// `--database sqlite:PATH`
+    pub database: Option<String>,
+    /// `--profile development|staging|production`
+    pub profile: Option<String>,
+    /// `--admin-key KEY`
+    pub admin_key: Option<String>,
+    /// `--ca-file PATH`
+    pub ca_file: Option<String>,
+}
+
+/// Everything that `serve` needs.
+#[derive(Debug, Clone)]
+pub struct ServeSettings {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the data are.
+    pub database: Database,
+    /// Limits and address policy.
+    pub profile: Profile,
+    /// What callers must show.
+    pub admin_key: AdminKey,
+    /// The first seals, all open; empty in `development`: one is kept beside the data.
+    pub master_keys: Vec<MasterKey>,
+    /// Further TLS roots, in PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Which database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A file; it is made if it is not there.
+    Sqlite(PathBuf),
+}
+
+/// The key that may do everything. Never printed by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub enum AdminKey {
+    /// Somebody chose it.
+    Given(String),
+    /// Made up for this run: the caller has to be told.
+    Generated(String),
+}
+
+impl AdminKey {
+    /// A key that nobody can guess.
+    pub fn generate(sources: &Sources) -> Self {
+        let random: [u8; 32] = sources.bytes();
+        Self::Generated(format!("neo_admin_{}", URL_SAFE_NO_PAD.encode(random)))
+    }
+
+    /// The key itself.
+    pub fn reveal(&self) -> &str {
+        match self {
+            Self::Given(key) | Self::Generated(key) => key,
+        }
+    }
+
+    fn given(key: String, setting: &'static str) -> Result<Self, SettingsError> {
+        let fits = key.chars().count() >= ADMIN_KEY_CHARS_MIN && key.bytes().all(|b| b.is_ascii_graphic());
+        let expected = "at least 16 printable ASCII characters without spaces";
+        if fits { Ok(Self::Given(key)) } else { Err(SettingsError::Malformed { setting, expected }) }
+    }
+}
+
+impl fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminKey([redacted])")
+    }
+}
+
+/// How the command line finds a server; `None` where neither flags nor environment say it.
+#[derive(Clone, Default)]
+pub struct ClientSettings {
+    /// `--url` or `NEO_EVENTS_URL`
+    pub url: Option<String>,
+    /// `--key` or `NEO_EVENTS_KEY`
+    pub key: Option<String>,
+}
+
+/// Flags, then environment, then defaults.
+pub fn resolve(flags: ServeFlags) -> Result<ServeSettings, SettingsError> {
+    resolve_in(flags, &variable)
+}
+
+/// Flags, then environment.
+pub fn resolve_client(url: Option<String>, key: Option<String>) -> Result<ClientSettings, SettingsError> {
+    let url = URL.find(url, &variable)?.map(|found| found.value);
+    let key = KEY.find(key, &variable)?.map(|found| found.value);
+    Ok(ClientSettings { url, key })
+}
+
+/// A variable of the environment; `None` if it is absent or empty.
+pub fn variable(name: &str) -> Result<Option<String>, SettingsError> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    match env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(SettingsError::NotText(name.to_owned())),
+    }
+}
+
+/// A value and the name of what said it.
+struct Found {
+    value: String,
+    setting: &'static str,
+}
+
+type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<String>, SettingsError>;
+
+impl Setting {
+    fn find(self, flag: Option<String>, environment: Lookup<'_>) -> Result<Option<Found>, SettingsError> {
+        if let Some(value) = flag {
+            return Ok(Some(Found { value, setting: self.flag }));
+        }
+        let value = environment(self.variable)?;
+        Ok(value.map(|value| Found { value, setting: self.variable }))
+    }
+
+    fn find_or(self, flag: Option<String>, environment: Lookup<'_>, default: &str) -> Result<Found, SettingsError> {
+        let found = self.find(flag, environment)?;
+        Ok(found.unwrap_or_else(|| Found { value: default.to_owned(), setting: self.flag }))
+    }
+}
+
+fn resolve_in(flags: ServeFlags, environment: Lookup<'_>) -> Result<ServeSettings, SettingsError> {
+    let listen = LISTEN.find_or(flags.listen, environment, LISTEN_DEFAULT)?;
+    let database = DATABASE.find_or(flags.database, environment, DATABASE_DEFAULT)?;
+    let profile = PROFILE.find_or(flags.profile, environment, Profile::Development.as_str())?;
+    let profile = parse_profile(&profile)?;
+    let admin_key = match ADMIN_KEY.find(flags.admin_key, environment)? {
+        Some(found) => AdminKey::given(found.value, found.setting)?,
+        None if profile == Profile::Development => AdminKey::generate(&Sources::system()),
+        None => return Err(SettingsError::AdminKeyMissing),
+    };
+    Ok(ServeSettings {
+        listen: parse_listen(&listen)?,
+        database: parse_database(&database)?,
+        profile,
+        admin_key,
+        master_keys: parse_master_keys(environment(MASTER_KEY)?.as_deref())?,
+        ca_file: CA_FILE.find(flags.ca_file, environment)?.map(|found| found.value.into()),
+    })
+}
+
+fn parse_listen(found: &Found) -> Result<SocketAddr, SettingsError> {
+    let expected = "an address and a port, such as 127.0.0.1:8080 or [::]:8080";
+    found.value.parse().map_err(|_| SettingsError::Malformed { setting: found.setting, expected })
+}
+
+fn parse_profile(found: &Found) -> Result<Profile, SettingsError> {
+    let expected = "development, staging or production";
+    found.value.parse().map_err(|_| SettingsError::Malformed { setting: found.setting, expected })
+}
+
+/// `sqlite:PATH`, or as a URL: `sqlite:///absolute/path`.
+fn parse_database(found: &Found) -> Result<Database, SettingsError> {
+    let malformed = SettingsError::Malformed { setting: found.setting, expected: "sqlite:PATH, a path to a file" };
+    if found.value.starts_with("postgres:") || found.value.starts_with("postgresql:") {
+        return Err(SettingsError::Postgres);
+    }
+    let path = found.value.strip_prefix("sqlite:").ok_or_else(|| malformed.clone())?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let is_file = !path.is_empty() && !path.starts_with(':') && !path.ends_with('/') && !path.contains(['?', '\0']);
+    if is_file { Ok(Database::Sqlite(path.into())) } else { Err(malformed) }
+}
+
+fn parse_master_keys(keys: Option<&str>) -> Result<Vec<MasterKey>, SettingsError> {
+    let expected = "one or more keys of 32 random bytes in base64, separated by commas";
+    let malformed = |_| SettingsError::Malformed { setting: MASTER_KEY, expected };
+    keys.map_or(Ok(Vec::new()), |keys| keys.split(',').map(|key| MasterKey::parse(key.trim()).map_err(malformed)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef";
+
+    fn resolved(flags: ServeFlags, environment: &[(&str, &str)]) -> Result<ServeSettings, SettingsError> {
+        let lookup = |name: &str| {
+            let found = environment.iter().find(|(variable, _)| *variable == name);
+            Ok(found.map(|(_, value)| (*value).to_owned()))
+        };
+        resolve_in(flags, &lookup)
+    }
+
+    #[test]
+    fn defaults_are_for_a_developers_machine() {
+        let settings = resolved(ServeFlags::default(), &[]).unwrap();
+        assert_eq!(settings.listen.to_string(), LISTEN_DEFAULT);
+        assert_eq!(settings.database, Database::Sqlite("./neo-events-data/admin.db".into()));
+        assert_eq!(settings.profile, Profile::Development);
+        assert!(matches!(&settings.admin_key, AdminKey::Generated(key) if key.len() == 10 + 43));
+        assert_ne!(settings.admin_key, resolved(ServeFlags::default(), &[]).unwrap().admin_key);
+        assert!(!format!("{settings:?}").contains(settings.admin_key.reveal()));
+    }
+
+    #[test]
+    fn flags_win_over_the_environment() {
+        let environment = [("NEO_EVENTS_LISTEN", "0.0.0.0:1"), ("NEO_EVENTS_PROFILE", "staging"), ("NEO_EVENTS_ADMIN_KEY", KEY)];
+        let flags = ServeFlags { listen: Some("[::1]:2".into()), ..ServeFlags::default() };
+        let settings = resolved(flags, &environment).unwrap();
+        assert_eq!(settings.listen.to_string(), "[::1]:2");
+        assert_eq!(settings.profile, Profile::Staging);
+        assert_eq!(settings.admin_key, AdminKey::Given(KEY.into()));
+    }
+
+    #[test]
+    fn databases_are_files() {
+        let parse = |value: &str| parse_database(&Found { value: value.into(), setting: "--database" });
+        for (value, path) in [("sqlite:a.db", "a.db"), ("sqlite:/a/b", "/a/b"), ("sqlite:///a/b", "/a/b"), ("sqlite://a", "a")] {
+            assert_eq!(parse(value), Ok(Database::Sqlite(path.into())), "{value}");
+        }
+        for value in ["postgres://localhost/x", "postgresql://localhost/x"] {
+            assert_eq!(parse(value), Err(SettingsError::Postgres));
+        }
+        for value in ["", "a.db", "sqlite:", "sqlite::memory:", "sqlite:a.db?mode=ro", "sqlite:a/", "mysql:x"] {
+            assert!(matches!(parse(value), Err(SettingsError::Malformed { .. })), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let key = ("NEO_EVENTS_ADMIN_KEY", KEY);
+        for (environment, message) in [
+            (vec![("NEO_EVENTS_LISTEN", "8080")], "NEO_EVENTS_LISTEN must be an address and a port, such as 127.0.0.1:8080 or [::]:8080"),
+            (vec![("NEO_EVENTS_PROFILE", "prod")], "NEO_EVENTS_PROFILE must be development, staging or production"),
+            (vec![("NEO_EVENTS_ADMIN_KEY", "short")], "NEO_EVENTS_ADMIN_KEY must be at least 16 printable ASCII characters without spaces"),
+            (vec![("NEO_EVENTS_ADMIN_KEY", "0123456789 abcdef")], "NEO_EVENTS_ADMIN_KEY must be at least 16 printable ASCII characters without spaces"),
+            (vec![("NEO_EVENTS_PROFILE", "production")], "outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY"),
+            (vec![key, ("NEO_EVENTS_MASTER_KEY", "abc")], "NEO_EVENTS_MASTER_KEY must be one or more keys of 32 random bytes in base64, separated by commas"),
+        ] {
+            assert_eq!(resolved(ServeFlags::default(), &environment).unwrap_err().to_string(), message);
+        }
+        let flags = ServeFlags { profile: Some("x".into()), ..ServeFlags::default() };
+        assert_eq!(resolved(flags, &[]).unwrap_err().to_string(), "--profile must be development, staging or production");
+    }
+
+    #[test]
+    fn the_first_of_several_master_keys_seals() {
+        let keys = [MasterKey::generate(&Sources::system()).reveal(), MasterKey::generate(&Sources::system()).reveal()];
+        let list = keys.join(", ");
+        let settings = resolved(ServeFlags::default(), &[("NEO_EVENTS_MASTER_KEY", &list)]).unwrap();
+        assert_eq!(settings.master_keys.iter().map(MasterKey::reveal).collect::<Vec<_>>(), keys);
+    }
+}

@@ -1,0 +1,115 @@
+//! Style that matters, as a test: layering, documentation, statement files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Which of our crates each may use: ARCHITECTURE.md, as a table.
+const LAYERS: [(&str, &[&str]); 7] = [
+    ("domain", &[]),
+    ("store", &["neo-events-domain"]),
+    ("store-sqlite", &["neo-events-domain", "neo-events-store"]),
+    ("egress", &[]),
+    ("engine", &["neo-events-domain", "neo-events-store"]),
+    (
+        "neo-events",
+        &[
+            "neo-events-domain",
+            "neo-events-store",
+            "neo-events-store-sqlite",
+            "neo-events-egress",
+            "neo-events-engine",
+        ],
+    ),
+    ("server", &["neo-events"]),
+];
+
+/// What would make the pure crate impure.
+const NOT_IN_DOMAIN: [&str; 7] =
+    ["async fn", "Timestamp::now", "SystemTime", "Instant::now", "std::fs", "std::net", "getrandom"];
+
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.to_str().unwrap().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn crates_use_only_what_lies_below_them() {
+    let listed: BTreeSet<_> = LAYERS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let there: BTreeSet<_> =
+        fs::read_dir(crates()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(listed, there, "every crate stands in the table");
+    for (name, allowed) in LAYERS {
+        let manifest = read(&crates().join(name).join("Cargo.toml"));
+        let (_, rest) = manifest.split_once("[dependencies]").unwrap();
+        let dependencies = rest.split("\n[").next().unwrap();
+        let ours = dependencies
+            .lines()
+            .filter_map(|line| line.split([' ', '=']).next())
+            .filter(|n| n.starts_with("neo-events"));
+        for dependency in ours {
+            assert!(allowed.contains(&dependency), "{name} must not use {dependency}");
+        }
+    }
+}
+
+#[test]
+fn the_domain_is_pure() {
+    for path in files(&crates().join("domain/src"), ".rs") {
+        let code = read(&path);
+        for word in NOT_IN_DOMAIN {
+            assert!(!code.contains(word), "{} has {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    for (name, _) in LAYERS {
+        for path in files(&crates().join(name).join("src"), ".rs") {
+            let code = read(&path);
+            assert!(
+                code.starts_with("//!") || code.starts_with("#![doc"),
+                "{} begins without //!",
+                path.display()
+            );
+            assert!(!code.contains("#[allow("), "{}: use #[expect(…, reason)]", path.display());
+        }
+    }
+}
+
+#[test]
+fn statements_stand_in_files_and_every_file_is_used() {
+    let store = crates().join("store-sqlite");
+    let code: String = files(&store.join("src"), ".rs").iter().map(|path| read(path)).collect();
+    let mut by_text = BTreeMap::new();
+    for path in files(&store.join("queries"), ".sql") {
+        let name = path.strip_prefix(store.join("queries")).unwrap().to_str().unwrap().to_owned();
+        let statement = read(&path);
+        assert!(code.contains(&name) || code.contains(name.trim_end_matches(".sql")), "{name} is not used");
+        let upper = ["SELECT ", "INSERT ", "UPDATE ", "DELETE "];
+        assert!(!upper.iter().any(|word| statement.contains(word)), "{name} is not in lower case");
+        if let Some(twin) = by_text.insert(statement, name.clone()) {
+            panic!("{name} and {twin} are the same statement");
+        }
+    }
+    assert!(!by_text.is_empty());
+}

@@ -1,0 +1,194 @@
+//! Attempts: written once, read with what can be rebuilt from their event and their endpoint's revision.
+
+use std::collections::HashMap;
+
+use neo_events_domain::{
+    delivery::{Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
+    event::DomainEvent,
+    id::RequestId,
+    request::{RequestFacts, headers},
+    signing::Signatures,
+    stats::ResponseTimeHistogram,
+    tenant::Schema,
+};
+use rusqlite::{Connection, Row, ToSql};
+
+use crate::{
+    columns::{Columns, Micros, headers_json, key},
+    endpoints::{self, RequestLook},
+    failure::Failure,
+    page::{Named, bind},
+    sql,
+};
+
+/// A slot is delivery × this + attempt number.
+const SLOTS_PER_DELIVERY: i64 = 65_536;
+/// Most attempts of a delivery.
+pub(crate) const ATTEMPTS_MAX: u32 = 65_535;
+
+/// Records an attempt of a delivery.
+pub(crate) fn insert(conn: &Connection, delivery_seq: i64, attempt: &AttemptRecord) -> Result<(), Failure> {
+    let response = attempt.response.as_ref();
+    let response_headers = response.map(|response| headers_json(&response.headers)).transpose()?;
+    let signatures = attempt.signatures.as_ref();
+    let response_time_ms = i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX);
+    let parameters: [Named<'_>; 17] = [
+        (":slot", &(delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number))),
+        (":request_id", &key(attempt.request_id)),
+        (":endpoint_revision", &attempt.endpoint_revision),
+        (":status", &AttemptStatus::of(&attempt.outcome).as_str()),
+        (":error_code", &error_code(&attempt.outcome)),
+        (":attempted_at", &Micros::from(attempt.attempted_at)),
+        (":completed_at", &Micros::from(attempt.completed_at)),
+        (":response_time_ms", &response_time_ms),
+        (":connection_reused", &attempt.connection_reused),
+        (":signature_standard", &signatures.map(|signatures| &signatures.standard)),
+        (":signature_body", &signatures.map(|signatures| &signatures.body)),
+        (":signature_body_previous", &signatures.and_then(|signatures| signatures.body_previous.as_ref())),
+        (":error_message", &attempt.error_message),
+        (":response_status", &response.map(|response| response.status)),
+        (":response_headers", &response_headers),
+        (":response_body_truncated", &response.map(|response| response.body_truncated)),
+        (":response_body", &response.map(|response| response.body.as_slice())),
+    ];
+    let mut statement = conn.prepare_cached(sql::ATTEMPTS_INSERT)?;
+    bind(&mut statement, &parameters)?;
+    statement.raw_execute()?;
+    Ok(())
+}
+
+/// What the attempts of one delivery have in common.
+pub(crate) struct Common<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) event: &'a DomainEvent,
+    pub(crate) endpoint_no: i64,
+}
+
+/// A delivery's attempts, oldest first.
+pub(crate) fn of_delivery(
+    conn: &Connection,
+    delivery_seq: i64,
+    common: &Common<'_>,
+) -> Result<Vec<Attempt>, Failure> {
+    let mut statement = conn.prepare_cached(sql::ATTEMPTS_BY_DELIVERY)?;
+    let parameters: [&dyn ToSql; 1] = [&delivery_seq];
+    let rows = statement.query_map(parameters, stored)?.collect::<Result<Vec<_>, _>>()?;
+    rows.into_iter().map(|row| shown(conn, row, common)).collect()
+}
+
+/// An attempt's row.
+struct Stored {
+    attempt_number: u32,
+    request_id: RequestId,
+    endpoint_revision: u32,
+    signatures: Option<Signatures>,
+    /// Everything but what the request looked like.
+    attempt: Attempt,
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let mut columns = Columns::of(row);
+    let slot: i64 = columns.take()?;
+    let attempt_number = u32::try_from(slot % SLOTS_PER_DELIVERY).unwrap_or(ATTEMPTS_MAX);
+    let (request_id, endpoint_revision) = (columns.id()?, columns.take()?);
+    let mut attempt = Attempt {
+        attempt_number,
+        delivery_status: columns.text(status)?,
+        error_code: columns.take()?,
+        attempted_at: columns.time()?,
+        completed_at: columns.time()?,
+        response_time_ms: columns.take::<i64>()?.unsigned_abs(),
+        connection_reused: columns.take()?,
+        request_url: String::new(),
+        request_method: String::new(),
+        request_headers: Vec::new(),
+        signature: None,
+        response: None,
+        error_message: None,
+    };
+    let (standard, body, body_previous) =
+        (columns.take::<Option<String>>()?, columns.take()?, columns.take()?);
+    attempt.error_message = columns.take()?;
+    attempt.signature.clone_from(&standard);
+    attempt.response = response(&mut columns)?;
+    let signatures = standard.zip(body).map(|(standard, body): (String, String)| Signatures {
+        standard,
+        body,
+        body_previous,
+    });
+    Ok(Stored { attempt_number, request_id, endpoint_revision, signatures, attempt })
+}
+
+fn response(columns: &mut Columns<'_>) -> rusqlite::Result<Option<ReceivedResponse>> {
+    let Some(status) = columns.take::<Option<u16>>()? else { return Ok(None) };
+    Ok(Some(ReceivedResponse {
+        status,
+        headers: columns.headers()?,
+        body_truncated: columns.take()?,
+        body: columns.take()?,
+    }))
+}
+
+/// Adds what the request looked like.
+fn shown(conn: &Connection, stored: Stored, common: &Common<'_>) -> Result<Attempt, Failure> {
+    let look = endpoints::look_as_of(conn, common.endpoint_no, stored.endpoint_revision)?;
+    let facts = RequestFacts {
+        schema: common.schema,
+        event_id: common.event.id,
+        event_type: common.event.event_type.as_str(),
+        attempt_number: stored.attempt_number,
+        request_id: stored.request_id,
+        sent_at: stored.attempt.attempted_at,
+        signatures: stored.signatures.as_ref(),
+        signature_header: &look.signature_header,
+    };
+    let custom = look.custom_headers_redacted.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let request_headers = headers(&facts, custom)
+        .into_iter()
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    let RequestLook { url: request_url, method: request_method, .. } = look;
+    Ok(Attempt { request_url, request_method, request_headers, ..stored.attempt })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no attempt has such a status")]
+struct UnknownAttemptStatus;
+
+fn status(name: &str) -> Result<AttemptStatus, UnknownAttemptStatus> {
+    [AttemptStatus::Success, AttemptStatus::Failed, AttemptStatus::Timeout]
+        .into_iter()
+        .find(|status| status.as_str() == name)
+        .ok_or(UnknownAttemptStatus)
+}
+
+/// Counts of an endpoint's attempts.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) attempts: u64,
+    pub(crate) response_times: ResponseTimeHistogram,
+    /// There are as many codes as there are HTTP statuses, and a few more.
+    errors: HashMap<String, u64>,
+}
+
+impl Tally {
+    /// Of the endpoint's deliveries from a key on.
+    pub(crate) fn of(conn: &Connection, endpoint_no: i64, from_seq: i64) -> Result<Self, Failure> {
+        let mut tally = Self::default();
+        let mut statement = conn.prepare_cached(sql::ATTEMPTS_OF_ENDPOINT)?;
+        let mut rows = statement.query([endpoint_no, from_seq])?;
+        while let Some(row) = rows.next()? {
+            tally.attempts += 1;
+            tally.response_times.add(row.get::<_, i64>(0)?.unsigned_abs());
+            if let Some(code) = row.get::<_, Option<String>>(1)? {
+                *tally.errors.entry(code).or_default() += 1;
+            }
+        }
+        Ok(tally)
+    }
+
+    /// The error seen most often; of several the first by name.
+    pub(crate) fn most_common_error(self) -> Option<(String, u64)> {
+        self.errors.into_iter().max_by(|(a, x), (b, y)| x.cmp(y).then_with(|| b.cmp(a)))
+    }
+}

@@ -1,0 +1,215 @@
+//! Ending deliveries without an attempt: by a person, with their endpoint, or late, because the attempt that a
+//! cancellation waited for never ended.
+
+use std::sync::Arc;
+
+use neo_events_domain::{
+    Timestamp,
+    delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState},
+    id::{DeliveryId, EndpointId},
+};
+use neo_events_store::Changed;
+use rusqlite::Connection;
+
+use crate::{
+    deliveries::{self, Change, Standing},
+    endpoints,
+    failure::Failure,
+    leases::{Leases, Pin},
+    sql,
+    writer::Step,
+};
+
+/// Deliveries that one step ends at most.
+const CANCELLED_PER_STEP_MAX: usize = 500;
+
+/// Cancels one delivery, or asks for it if an attempt is in flight.
+pub(crate) struct CancelDelivery {
+    leases: Arc<Leases>,
+    id: DeliveryId,
+    reason: String,
+    now: Timestamp,
+    pin: Option<Pin>,
+}
+
+impl CancelDelivery {
+    pub(crate) fn new(leases: &Arc<Leases>, id: DeliveryId, reason: &str, now: Timestamp) -> Self {
+        Self { leases: Arc::clone(leases), id, reason: reason.to_owned(), now, pin: None }
+    }
+}
+
+impl Step for CancelDelivery {
+    type Answer = Changed;
+
+    fn run(&mut self, conn: &Connection) -> Result<Changed, Failure> {
+        let Some(row) = deliveries::by_id(conn, self.id)? else { return Ok(Changed::Missing) };
+        // The pin of an earlier run would count as somebody's lease.
+        self.pin = None;
+        self.pin = self.leases.pin_free(row.seq, self.now);
+        let in_flight = self.pin.is_none();
+        match row.delivery.cancelled(&self.reason, in_flight) {
+            Ok(cancelled) => {
+                deliveries::change(conn, row.seq, &row.standing, &Change::to(&cancelled))?;
+                Ok(Changed::Done(cancelled))
+            }
+            Err(illegal) => Ok(Changed::Illegal(illegal)),
+        }
+    }
+}
+
+/// Deletes an endpoint with its subscriptions, and ends as many of its deliveries as one step may.
+pub(crate) struct DeleteEndpoint {
+    id: EndpointId,
+    now: Timestamp,
+    sweep: Sweep,
+}
+
+impl DeleteEndpoint {
+    pub(crate) fn new(leases: &Arc<Leases>, id: EndpointId, now: Timestamp) -> Self {
+        Self { id, now, sweep: Sweep::new(leases, now) }
+    }
+}
+
+impl Step for DeleteEndpoint {
+    /// Whether it was there.
+    type Answer = bool;
+
+    fn run(&mut self, conn: &Connection) -> Result<bool, Failure> {
+        let Some(no) = endpoints::delete(conn, self.id, self.now)? else { return Ok(false) };
+        conn.prepare_cached(sql::ENDPOINT_REMOVALS_INSERT)?.execute([no])?;
+        self.sweep.restart();
+        self.sweep.end_deliveries_of(conn, no)?;
+        Ok(true)
+    }
+}
+
+/// Finishes cancellations that were begun, at most a step's worth.
+pub(crate) struct Tend(Sweep);
+
+impl Tend {
+    pub(crate) fn new(leases: &Arc<Leases>, now: Timestamp) -> Self {
+        Self(Sweep::new(leases, now))
+    }
+}
+
+impl Step for Tend {
+    /// Whether more is left that need not wait for an attempt in flight.
+    type Answer = bool;
+
+    fn run(&mut self, conn: &Connection) -> Result<bool, Failure> {
+        self.0.restart();
+        self.0.finish_requests(conn)?;
+        for endpoint_no in listed(conn, sql::ENDPOINT_REMOVALS_LIST)? {
+            self.0.end_deliveries_of(conn, endpoint_no)?;
+        }
+        Ok(self.0.cut_short)
+    }
+}
+
+/// Ends deliveries that nobody works on, and asks for the end of those in flight.
+struct Sweep {
+    leases: Arc<Leases>,
+    now: Timestamp,
+    room: usize,
+    cut_short: bool,
+    /// Held until the commit, so that nobody claims what is being ended.
+    pins: Vec<Pin>,
+}
+
+impl Sweep {
+    fn new(leases: &Arc<Leases>, now: Timestamp) -> Self {
+        let leases = Arc::clone(leases);
+        Self { leases, now, room: CANCELLED_PER_STEP_MAX, cut_short: false, pins: Vec::new() }
+    }
+
+    /// Before each run: pins of an earlier one would count as somebody's leases.
+    fn restart(&mut self) {
+        self.pins.clear();
+        (self.room, self.cut_short) = (CANCELLED_PER_STEP_MAX, false);
+    }
+
+    /// Cancellations that waited for an attempt whose lease has ended.
+    fn finish_requests(&mut self, conn: &Connection) -> Result<(), Failure> {
+        for seq in listed(conn, sql::CANCEL_REQUESTS_LIST)? {
+            if self.is_full() {
+                break;
+            }
+            let Some(standing) = Standing::of(conn, seq)? else { continue };
+            let reason = standing.cancel_requested.clone().unwrap_or_default();
+            self.end(conn, seq, &standing, reason)?;
+        }
+        Ok(())
+    }
+
+    /// All that a deleted endpoint still owes; forgets the endpoint once that is nothing.
+    fn end_deliveries_of(&mut self, conn: &Connection, endpoint_no: i64) -> Result<(), Failure> {
+        let mut left = 0;
+        for seq in self.owed_by(conn, endpoint_no)? {
+            let Some(standing) = Standing::of(conn, seq)? else { continue };
+            if self.is_full() {
+                return Ok(());
+            }
+            if self.end(conn, seq, &standing, CANCEL_REASON_ENDPOINT_DELETED.to_owned())? {
+                continue;
+            }
+            left += 1;
+            if standing.cancel_requested.is_none() {
+                request(conn, seq, &standing, CANCEL_REASON_ENDPOINT_DELETED)?;
+            }
+        }
+        if left == 0 {
+            conn.prepare_cached(sql::ENDPOINT_REMOVALS_DELETE)?.execute([endpoint_no])?;
+        }
+        Ok(())
+    }
+
+    /// The head of an endpoint's queue: one more than there is room for, and those in flight.
+    fn owed_by(&self, conn: &Connection, endpoint_no: i64) -> Result<Vec<i64>, Failure> {
+        let mut statement = conn.prepare_cached(sql::DELIVERY_QUEUE_BY_ENDPOINT)?;
+        let mut rows = statement.query([endpoint_no])?;
+        let (mut owed, mut free) = (Vec::new(), 0);
+        while free <= self.room
+            && let Some(row) = rows.next()?
+        {
+            let seq = row.get(1)?;
+            free += usize::from(self.leases.is_free(seq, self.now));
+            owed.push(seq);
+        }
+        Ok(owed)
+    }
+
+    /// Ends a delivery; `false` if somebody works on it.
+    fn end(
+        &mut self,
+        conn: &Connection,
+        seq: i64,
+        standing: &Standing,
+        reason: String,
+    ) -> Result<bool, Failure> {
+        let Some(pin) = self.leases.pin_free(seq, self.now) else { return Ok(false) };
+        self.pins.push(pin);
+        self.room -= 1;
+        let Standing { current_attempt, max_attempts, .. } = *standing;
+        let state = DeliveryState::Cancelled { reason };
+        let change = Change { state: &state, current_attempt, max_attempts, cancel_requested: None };
+        deliveries::change(conn, seq, standing, &change)?;
+        Ok(true)
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.cut_short |= self.room == 0;
+        self.cut_short
+    }
+}
+
+/// Asks for the end of a delivery in flight.
+fn request(conn: &Connection, seq: i64, standing: &Standing, reason: &str) -> Result<(), Failure> {
+    let Some(row) = deliveries::by_seq(conn, seq)? else { return Ok(()) };
+    let change = Change { cancel_requested: Some(reason), ..Change::to(&row.delivery) };
+    deliveries::change(conn, seq, standing, &change)
+}
+
+fn listed(conn: &Connection, sql: &str) -> Result<Vec<i64>, Failure> {
+    let mut statement = conn.prepare_cached(sql)?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,294 @@
+//! Delivery rows: written once per event, endpoint and trigger, then moved from state to state together with their
+//! place in the queue.
+
+use neo_events_domain::{
+    Timestamp, Uuid,
+    delivery::{Delivery, DeliveryState, DeliveryStatus, Trigger},
+    event::to_micros,
+    id::{DeliveryId, Id, SubscriptionId},
+    retry::RetryPolicy,
+};
+use neo_events_store::{DeliveryQuery, NewDelivery};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::{
+    columns::{Columns, Micros, key},
+    endpoints, events,
+    failure::Failure,
+    page::{Span, Timeline, keys},
+    sql,
+};
+
+pub(crate) const TIMELINE: Timeline =
+    Timeline { bounds: sql::DELIVERIES_BOUNDS, created_at: sql::DELIVERIES_CREATED_AT };
+
+/// The right edge of the table, as one transaction sees it.
+pub(crate) struct Edge {
+    newest_seq: i64,
+    created_at: Micros,
+    due_at: Micros,
+}
+
+impl Edge {
+    pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
+        let now = Micros::from(now);
+        let (newest_seq, newest) = events::newest(conn, sql::DELIVERIES_NEWEST)?.unwrap_or((0, now));
+        // Due by the clock as it is, even if rows must look younger because it was set back.
+        Ok(Self { newest_seq, created_at: newest.max(now), due_at: now })
+    }
+
+    /// Writes a delivery, due at once; `false` if it is there already.
+    pub(crate) fn insert(
+        &mut self,
+        conn: &Connection,
+        (event_seq, endpoint_no): (i64, i64),
+        delivery: &NewDelivery,
+    ) -> Result<bool, Failure> {
+        let seq = self.newest_seq + 1;
+        let subscriptions: Vec<u8> = delivery.subscription_ids.iter().flat_map(|id| key(*id)).collect();
+        let inserted = conn.prepare_cached(sql::DELIVERIES_INSERT)?.execute(params![
+            seq,
+            key(delivery.id),
+            event_seq,
+            endpoint_no,
+            delivery.trigger.as_str(),
+            self.due_at,
+            delivery.max_attempts,
+            delivery.retry.max_retry_attempts,
+            delivery.retry.backoff_seconds,
+            delivery.retry.backoff_multiplier,
+            subscriptions,
+            self.created_at,
+        ])?;
+        if inserted == 0 {
+            return Ok(false);
+        }
+        self.newest_seq = seq;
+        enqueue(conn, endpoint_no, self.due_at, seq)?;
+        Ok(true)
+    }
+}
+
+/// What a change of state must know of a row.
+pub(crate) struct Standing {
+    pub(crate) endpoint_no: i64,
+    pub(crate) status: DeliveryStatus,
+    pub(crate) due_at: Option<Micros>,
+    pub(crate) current_attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) cancel_requested: Option<String>,
+}
+
+impl Standing {
+    pub(crate) fn of(conn: &Connection, seq: i64) -> Result<Option<Self>, Failure> {
+        let standing = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok(Self {
+                endpoint_no: columns.take()?,
+                status: columns.parsed()?,
+                due_at: columns.take()?,
+                current_attempt: columns.take()?,
+                max_attempts: columns.take()?,
+                cancel_requested: columns.take()?,
+            })
+        };
+        Ok(conn.prepare_cached(sql::DELIVERIES_STANDING)?.query_row([seq], standing).optional()?)
+    }
+
+    pub(crate) const fn is_final(&self) -> bool {
+        !matches!(self.status, DeliveryStatus::Pending | DeliveryStatus::Retrying)
+    }
+}
+
+/// How a row is to stand.
+pub(crate) struct Change<'a> {
+    pub(crate) state: &'a DeliveryState,
+    pub(crate) current_attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) cancel_requested: Option<&'a str>,
+}
+
+impl<'a> Change<'a> {
+    /// To a delivery as the domain changed it.
+    pub(crate) fn to(delivery: &'a Delivery) -> Self {
+        Self {
+            state: &delivery.state,
+            current_attempt: delivery.current_attempt,
+            max_attempts: delivery.max_attempts,
+            cancel_requested: delivery.cancel_requested.as_deref(),
+        }
+    }
+}
+
+/// Changes a row, its place in the queue, and whether its cancellation waits.
+pub(crate) fn change(
+    conn: &Connection,
+    seq: i64,
+    before: &Standing,
+    change: &Change<'_>,
+) -> Result<(), Failure> {
+    let (due_at, reason, exhausted) = match change.state {
+        DeliveryState::Pending => (before.due_at, None, false),
+        DeliveryState::Retrying { next_retry_at } => (Some(Micros::from(*next_retry_at)), None, false),
+        DeliveryState::Success => (None, None, false),
+        DeliveryState::Failed { max_attempts_reached } => (None, None, *max_attempts_reached),
+        DeliveryState::Cancelled { reason } => (None, Some(reason), false),
+    };
+    conn.prepare_cached(sql::DELIVERIES_UPDATE)?.execute(params![
+        seq,
+        change.state.status().as_str(),
+        due_at,
+        change.current_attempt,
+        change.max_attempts,
+        exhausted,
+        reason,
+        change.cancel_requested,
+    ])?;
+    if due_at != before.due_at {
+        if let Some(before) = before.due_at.map(|at| params_of(before.endpoint_no, at, seq)) {
+            conn.prepare_cached(sql::DELIVERY_QUEUE_DELETE)?.execute(before)?;
+        }
+        if let Some(due_at) = due_at {
+            enqueue(conn, before.endpoint_no, due_at, seq)?;
+        }
+    }
+    match (&before.cancel_requested, change.cancel_requested) {
+        (None, Some(_)) => conn.prepare_cached(sql::CANCEL_REQUESTS_INSERT)?.execute([seq])?,
+        (Some(_), None) => conn.prepare_cached(sql::CANCEL_REQUESTS_DELETE)?.execute([seq])?,
+        _ => 0,
+    };
+    Ok(())
+}
+
+fn enqueue(conn: &Connection, endpoint_no: i64, due_at: Micros, seq: i64) -> Result<(), Failure> {
+    conn.prepare_cached(sql::DELIVERY_QUEUE_INSERT)?.execute(params_of(endpoint_no, due_at, seq))?;
+    Ok(())
+}
+
+const fn params_of(endpoint_no: i64, due_at: Micros, seq: i64) -> (i64, Micros, i64) {
+    (endpoint_no, due_at, seq)
+}
+
+/// A delivery with the keys that the file knows it by.
+pub(crate) struct DeliveryRow {
+    pub(crate) seq: i64,
+    pub(crate) event_seq: i64,
+    pub(crate) standing: Standing,
+    pub(crate) delivery: Delivery,
+    pub(crate) endpoint_is_deleted: bool,
+}
+
+pub(crate) fn by_id(conn: &Connection, id: DeliveryId) -> Result<Option<DeliveryRow>, Failure> {
+    Ok(conn.prepare_cached(sql::DELIVERIES_BY_ID)?.query_row([key(id)], delivery).optional()?)
+}
+
+pub(crate) fn by_seq(conn: &Connection, seq: i64) -> Result<Option<DeliveryRow>, Failure> {
+    Ok(conn.prepare_cached(sql::DELIVERIES_BY_SEQ)?.query_row([seq], delivery).optional()?)
+}
+
+/// The keys of a query, from the newest, by the list that visits the fewest rows for what the query fixes.
+pub(crate) fn seqs(
+    conn: &Connection,
+    query: &DeliveryQuery,
+    span: Span,
+    limit: i64,
+) -> Result<Vec<i64>, Failure> {
+    // No event and no endpoint has number 0: what is not there has no deliveries.
+    let event_seq = query.event_id.map(|id| event_seq(conn, id)).transpose()?;
+    let endpoint_no = query.endpoint_id.map(|id| endpoints::any_no_by_id(conn, id)).transpose()?;
+    let endpoint_no = endpoint_no.map(Option::unwrap_or_default);
+    keys(
+        conn,
+        list_statement(query),
+        &[
+            (":from_seq", &span.from),
+            (":before_seq", &span.before),
+            (":limit", &limit),
+            (":event_seq", &event_seq),
+            (":endpoint_no", &endpoint_no),
+            (":status", &query.status.map(DeliveryStatus::as_str)),
+        ],
+    )
+}
+
+fn event_seq(conn: &Connection, id: neo_events_domain::id::EventId) -> Result<i64, Failure> {
+    let seq =
+        conn.prepare_cached(sql::EVENTS_SEQ_BY_ID)?.query_row([key(id)], |row| row.get(0)).optional()?;
+    Ok(seq.unwrap_or_default())
+}
+
+fn list_statement(query: &DeliveryQuery) -> &'static str {
+    use DeliveryStatus::{Cancelled, Failed, Pending, Retrying};
+    match (query.event_id, query.endpoint_id, query.status) {
+        (Some(_), _, _) => sql::DELIVERIES_LIST_BY_EVENT,
+        (None, Some(_), Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_ENDPOINT_AND_STATUS,
+        (None, None, Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_STATUS,
+        (None, _, Some(Pending)) => sql::DELIVERIES_LIST_PENDING,
+        (None, Some(_), _) => sql::DELIVERIES_LIST_BY_ENDPOINT,
+        (None, None, _) => sql::DELIVERIES_LIST,
+    }
+}
+
+fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+    let mut columns = Columns::of(row);
+    let (seq, event_seq, endpoint_no) = (columns.take()?, columns.take()?, columns.take()?);
+    let due_at: Option<Micros> = columns.take()?;
+    let (id, webhook_endpoint_id, webhook_event_id) = (columns.id()?, columns.id()?, columns.id()?);
+    let status: DeliveryStatus = columns.parsed()?;
+    let (current_attempt, max_attempts) = (columns.take()?, columns.take()?);
+    let max_attempts_reached = columns.take()?;
+    let retry = RetryPolicy {
+        max_retry_attempts: columns.take()?,
+        backoff_seconds: columns.take()?,
+        backoff_multiplier: columns.take()?,
+    };
+    let cancel_reason: Option<String> = columns.take()?;
+    let cancel_requested: Option<String> = columns.take()?;
+    // The table's checks promise a time while it is retrying and a reason once it is cancelled.
+    let state = match status {
+        DeliveryStatus::Pending => DeliveryState::Pending,
+        DeliveryStatus::Retrying => {
+            DeliveryState::Retrying { next_retry_at: due_at.unwrap_or(Micros(0)).timestamp() }
+        }
+        DeliveryStatus::Success => DeliveryState::Success,
+        DeliveryStatus::Failed => DeliveryState::Failed { max_attempts_reached },
+        DeliveryStatus::Cancelled => DeliveryState::Cancelled { reason: cancel_reason.unwrap_or_default() },
+    };
+    let delivery = Delivery {
+        id,
+        webhook_endpoint_id,
+        webhook_event_id,
+        state,
+        current_attempt,
+        max_attempts,
+        retry,
+        cancel_requested: cancel_requested.clone(),
+        trigger: columns.text(trigger)?,
+        subscription_ids: subscription_ids(&columns.take::<Vec<u8>>()?),
+        created_at: columns.time()?,
+    };
+    let standing = Standing { endpoint_no, status, due_at, current_attempt, max_attempts, cancel_requested };
+    Ok(DeliveryRow { seq, event_seq, standing, delivery, endpoint_is_deleted: columns.take()? })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no delivery has such a trigger")]
+struct UnknownTrigger;
+
+fn trigger(name: &str) -> Result<Trigger, UnknownTrigger> {
+    [Trigger::Event, Trigger::Test].into_iter().find(|trigger| trigger.as_str() == name).ok_or(UnknownTrigger)
+}
+
+fn subscription_ids(bytes: &[u8]) -> Vec<SubscriptionId> {
+    bytes.as_chunks::<16>().0.iter().map(|id| Id::from_uuid(Uuid::from_bytes(*id))).collect()
+}
+
+/// A state as it reads back.
+pub(crate) fn as_stored(state: DeliveryState) -> DeliveryState {
+    match state {
+        DeliveryState::Retrying { next_retry_at } => {
+            DeliveryState::Retrying { next_retry_at: to_micros(next_retry_at) }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,137 @@
+//! Looking at deliveries, and repairing them.
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp,
+    delivery::{Delivery, DeliveryHistory, DeliveryStatus, IllegalTransition},
+    id::{DeliveryId, EndpointId},
+    stats::EndpointStats,
+    tenant::Schema,
+};
+use neo_events_store::{
+    Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, TimeRange, Usage,
+};
+use rusqlite::Connection;
+
+use crate::{
+    attempts::{self, ATTEMPTS_MAX, Common, Tally},
+    cancel::CancelDelivery,
+    deliveries::{self, Change, TIMELINE},
+    endpoints, events,
+    failure::Failure,
+    page::{limit_of, page},
+    sql,
+    store::SqliteStore,
+    subscriptions,
+};
+
+#[async_trait]
+impl DeliveryLog for SqliteStore {
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError> {
+        let of = schema.clone();
+        self.file(schema)?.read(move |conn| history(conn, &of, id)).await
+    }
+
+    async fn deliveries(
+        &self,
+        schema: &Schema,
+        query: &DeliveryQuery,
+        request: PageRequest,
+    ) -> Result<Page<Delivery>, StoreError> {
+        let query = query.clone();
+        let list = move |conn: &Connection| {
+            let span = TIMELINE.span(conn, query.created)?.continued(request.cursor.as_ref())?;
+            let seqs = deliveries::seqs(conn, &query, span, limit_of(&request))?;
+            page(seqs, &request, |seq| Ok(deliveries::by_seq(conn, seq)?.map(|row| row.delivery)))
+        };
+        self.file(schema)?.read(list).await
+    }
+
+    async fn cancel_delivery(
+        &self,
+        schema: &Schema,
+        id: DeliveryId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Changed, StoreError> {
+        let file = self.file(schema)?;
+        file.write(CancelDelivery::new(&file.delivery_leases, id, reason, now)).await
+    }
+
+    async fn retry_delivery(
+        &self,
+        schema: &Schema,
+        id: DeliveryId,
+        now: Timestamp,
+    ) -> Result<Changed, StoreError> {
+        self.file(schema)?.write(move |conn: &Connection| retry(conn, id, now)).await
+    }
+
+    async fn endpoint_stats(
+        &self,
+        schema: &Schema,
+        id: EndpointId,
+        since: Timestamp,
+    ) -> Result<EndpointStats, StoreError> {
+        self.file(schema)?.read(move |conn| stats(conn, id, since)).await
+    }
+
+    async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError> {
+        let note = move |conn: &Connection| {
+            usage.endpoints.iter().try_for_each(|(id, at)| endpoints::note_used(conn, *id, *at))?;
+            usage.subscriptions.iter().try_for_each(|(id, at)| subscriptions::note_triggered(conn, *id, *at))
+        };
+        self.file(schema)?.write(note).await
+    }
+}
+
+fn history(conn: &Connection, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, Failure> {
+    let Some(row) = deliveries::by_id(conn, id)? else { return Ok(None) };
+    let Some((_, event)) = events::by_seq(conn, row.event_seq)? else { return Ok(None) };
+    let common = Common { schema, event: &event, endpoint_no: row.standing.endpoint_no };
+    let attempts = attempts::of_delivery(conn, row.seq, &common)?;
+    Ok(Some(DeliveryHistory { delivery: row.delivery, attempts }))
+}
+
+/// There is nobody to deliver to once the endpoint is deleted, and no slot after the last.
+fn retry(conn: &Connection, id: DeliveryId, now: Timestamp) -> Result<Changed, Failure> {
+    let Some(row) = deliveries::by_id(conn, id)? else { return Ok(Changed::Missing) };
+    let now = neo_events_domain::event::to_micros(now);
+    let (status, attempts) = (row.standing.status, row.delivery.current_attempt);
+    let retried = if row.endpoint_is_deleted || attempts >= ATTEMPTS_MAX {
+        Err(IllegalTransition::Retry(status))
+    } else {
+        row.delivery.retried_now(now)
+    };
+    match retried {
+        Ok(retried) => {
+            deliveries::change(conn, row.seq, &row.standing, &Change::to(&retried))?;
+            Ok(Changed::Done(retried))
+        }
+        Err(illegal) => Ok(Changed::Illegal(illegal)),
+    }
+}
+
+fn stats(conn: &Connection, id: EndpointId, since: Timestamp) -> Result<EndpointStats, Failure> {
+    let Some(endpoint_no) = endpoints::any_no_by_id(conn, id)? else { return Ok(EndpointStats::default()) };
+    let from_seq = TIMELINE.span(conn, TimeRange { from: Some(since), to: None })?.from;
+    let mut stats = EndpointStats::default();
+    let mut statement = conn.prepare_cached(sql::DELIVERIES_COUNT_BY_STATUS)?;
+    let mut rows = statement.query([endpoint_no, from_seq])?;
+    while let Some(row) = rows.next()? {
+        let mut columns = crate::columns::Columns::of(row);
+        let counted = match columns.parsed()? {
+            DeliveryStatus::Pending => &mut stats.pending,
+            DeliveryStatus::Retrying => &mut stats.retrying,
+            DeliveryStatus::Success => &mut stats.success,
+            DeliveryStatus::Failed => &mut stats.failed,
+            DeliveryStatus::Cancelled => &mut stats.cancelled,
+        };
+        *counted = columns.take::<i64>()?.unsigned_abs();
+    }
+    let tally = Tally::of(conn, endpoint_no, from_seq)?;
+    stats.attempts = tally.attempts;
+    stats.response_times = tally.response_times.summary();
+    stats.most_common_error = tally.most_common_error();
+    Ok(stats)
+}

@@ -1,0 +1,163 @@
+//! Owed dispatches: claimed oldest first, settled with the deliveries that matching found.
+
+use std::{collections::HashMap, sync::Arc};
+
+use neo_events_domain::{Timestamp, id::EndpointId, tenant::Schema};
+use neo_events_store::{DispatchClaim, Dispatched, Lease, OwedEvent};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{
+    catalogue,
+    columns::Micros,
+    deliveries, endpoints, events,
+    failure::Failure,
+    leases::{Leases, Pin},
+    readers::snapshot,
+    sql,
+    writer::Step,
+};
+
+/// The event owes its dispatch.
+pub(crate) fn owe(conn: &Connection, event_seq: i64) -> Result<(), Failure> {
+    conn.prepare_cached(sql::DISPATCHES_OWE)?.execute([event_seq])?;
+    Ok(())
+}
+
+/// Ends what the event owes; `false` if it owed nothing.
+pub(crate) fn settle(conn: &Connection, event_seq: i64) -> Result<bool, Failure> {
+    Ok(conn.prepare_cached(sql::DISPATCHES_SETTLE)?.execute([event_seq])? == 1)
+}
+
+/// Notes when the dispatches of these events were settled: one row per run of consecutive ones.
+pub(crate) fn record_runs(conn: &Connection, mut seqs: Vec<i64>, now: Timestamp) -> Result<(), Failure> {
+    seqs.sort_unstable();
+    let mut record = conn.prepare_cached(sql::DISPATCHES_RECORD_RUN)?;
+    for run in seqs.chunk_by(|earlier, later| earlier + 1 == *later) {
+        record.execute(params![run[0], run[run.len() - 1], Micros::from(now)])?;
+    }
+    Ok(())
+}
+
+/// When the event's dispatch was settled.
+pub(crate) fn processed_at(conn: &Connection, event_seq: i64) -> Result<Option<Timestamp>, Failure> {
+    let mut statement = conn.prepare_cached(sql::DISPATCHES_PROCESSED_AT)?;
+    let at = statement.query_row([event_seq], |row| row.get::<_, Micros>(0)).optional()?;
+    Ok(at.map(Micros::timestamp))
+}
+
+/// From when to when, and how much to claim.
+#[derive(Clone, Copy)]
+pub(crate) struct ClaimTerms {
+    pub(crate) now: Timestamp,
+    pub(crate) until: Timestamp,
+}
+
+/// Claims up to `limit` owed dispatches, oldest first.
+pub(crate) fn claim(
+    conn: &Connection,
+    leases: &Leases,
+    schema: &Schema,
+    limit: u32,
+    terms: ClaimTerms,
+) -> Result<Option<DispatchClaim>, Failure> {
+    let mut claiming = leases.begin_claim();
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let claimed = snapshot(conn, |conn| {
+        let mut owed = Vec::new();
+        let mut statement = conn.prepare_cached(sql::DISPATCHES_LIST_OWED)?;
+        let mut rows = statement.query([])?;
+        while owed.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let seq = row.get(0)?;
+            let Some(token) = claiming.grant(seq, terms.now, terms.until) else { continue };
+            if let Some((_, event)) = events::by_seq(conn, seq)? {
+                let work = OwedEvent { schema: schema.clone(), event: Arc::new(event) };
+                owed.push(Lease::grant(seq, token, terms.until, work));
+            }
+        }
+        let catalogue_version = catalogue::version(conn)?;
+        Ok((!owed.is_empty()).then(|| DispatchClaim { schema: schema.clone(), catalogue_version, owed }))
+    })?;
+    claiming.keep();
+    Ok(claimed)
+}
+
+/// Settles dispatches whose leases still hold.
+pub(crate) struct SettleDispatches {
+    leases: Arc<Leases>,
+    dispatched: Arc<Vec<Dispatched>>,
+    now: Timestamp,
+    /// One for each dispatch, from the first run on; `None` where the lease was lost.
+    pins: Vec<Option<Pin>>,
+}
+
+impl SettleDispatches {
+    pub(crate) fn new(leases: &Arc<Leases>, dispatched: &Arc<Vec<Dispatched>>, now: Timestamp) -> Self {
+        Self { leases: Arc::clone(leases), dispatched: Arc::clone(dispatched), now, pins: Vec::new() }
+    }
+}
+
+impl Step for SettleDispatches {
+    /// How many deliveries were written.
+    type Answer = u64;
+
+    fn run(&mut self, conn: &Connection) -> Result<u64, Failure> {
+        if self.pins.is_empty() {
+            let pin = |Dispatched { lease, .. }: &Dispatched| self.leases.pin(lease.key(), lease.token());
+            self.pins = self.dispatched.iter().map(pin).collect();
+        }
+        let mut writer = DeliveryWriter::of(conn, self.now)?;
+        let mut settled = Vec::new();
+        for (Dispatched { lease, deliveries }, pin) in self.dispatched.iter().zip(&self.pins) {
+            // Somebody may have marked it processed meanwhile; its deliveries are then not wanted.
+            if pin.is_none() || !settle(conn, lease.key())? {
+                continue;
+            }
+            settled.push(lease.key());
+            for delivery in deliveries {
+                writer.write(conn, lease.key(), delivery)?;
+            }
+        }
+        record_runs(conn, settled, self.now)?;
+        Ok(writer.written)
+    }
+
+    fn committed(self) {
+        self.pins.into_iter().flatten().for_each(Pin::end);
+    }
+}
+
+/// Writes new deliveries in one transaction, looking each endpoint up once.
+pub(crate) struct DeliveryWriter {
+    endpoint_nos: HashMap<EndpointId, Option<i64>>,
+    edge: deliveries::Edge,
+    written: u64,
+}
+
+impl DeliveryWriter {
+    pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
+        Ok(Self { endpoint_nos: HashMap::new(), edge: deliveries::Edge::of(conn, now)?, written: 0 })
+    }
+
+    /// A delivery to an endpoint that was deleted meanwhile is not written; one that is there already neither.
+    pub(crate) fn write(
+        &mut self,
+        conn: &Connection,
+        event_seq: i64,
+        delivery: &neo_events_store::NewDelivery,
+    ) -> Result<(), Failure> {
+        let known = self.endpoint_nos.get(&delivery.endpoint_id).copied();
+        let endpoint_no = match known {
+            Some(no) => no,
+            None => endpoints::no_by_id(conn, delivery.endpoint_id)?,
+        };
+        self.endpoint_nos.insert(delivery.endpoint_id, endpoint_no);
+        if let Some(endpoint_no) = endpoint_no
+            && self.edge.insert(conn, (event_seq, endpoint_no), delivery)?
+        {
+            self.written += 1;
+        }
+        Ok(())
+    }
+}

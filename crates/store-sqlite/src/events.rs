@@ -1,0 +1,307 @@
+//! The event log.
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp, Uuid,
+    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
+    id::EventId,
+    tenant::Schema,
+};
+use neo_events_store::{Appended, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::{
+    columns::{Columns, Micros, key, optional_key},
+    dispatches,
+    failure::Failure,
+    page::{Span, Timeline, keys, limit_of, page},
+    sql,
+    store::SqliteStore,
+};
+
+const TIMELINE: Timeline = Timeline { bounds: sql::EVENTS_BOUNDS, created_at: sql::EVENTS_CREATED_AT };
+
+#[async_trait]
+impl EventLog for SqliteStore {
+    async fn append(
+        &self,
+        schema: &Schema,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let append = move |conn: &Connection| append(conn, &events, now);
+        let appended = self.file(schema)?.write(append).await?;
+        if appended.iter().any(|event| matches!(event, Appended::Stored { .. })) {
+            self.announce();
+        }
+        Ok(appended)
+    }
+
+    async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {
+        self.file(schema)?
+            .read(move |conn| by_id(conn, id)?.map(|row| with_processed_at(conn, row)).transpose())
+            .await
+    }
+
+    async fn events(
+        &self,
+        schema: &Schema,
+        query: &EventQuery,
+        request: PageRequest,
+    ) -> Result<Page<StoredEvent>, StoreError> {
+        let query = query.clone();
+        let list = move |conn: &Connection| {
+            let span = TIMELINE.span(conn, query.created)?.continued(request.cursor.as_ref())?;
+            let seqs = seqs(conn, list_statement(&query), &query, (span, limit_of(&request)))?;
+            page(seqs, &request, |seq| stored(conn, seq))
+        };
+        self.file(schema)?.read(list).await
+    }
+
+    async fn count_events(&self, schema: &Schema, query: &EventQuery) -> Result<u64, StoreError> {
+        let query = query.clone();
+        let count = move |conn: &Connection| {
+            let span = TIMELINE.span(conn, query.created)?;
+            let count = format!("select count(*) from ({})", list_statement(&query));
+            Ok(seqs(conn, &count, &query, (span, -1))?.first().copied().unwrap_or(0).unsigned_abs())
+        };
+        self.file(schema)?.read(count).await
+    }
+
+    async fn aggregate_events(
+        &self,
+        schema: &Schema,
+        aggregate: (&str, Uuid),
+        after_version: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let (aggregate_type, aggregate_id) = (aggregate.0.to_owned(), aggregate.1);
+        let list = move |conn: &Connection| {
+            let mut statement = conn.prepare_cached(sql::EVENTS_BY_AGGREGATE)?;
+            let of = params![aggregate_id.into_bytes(), aggregate_type, after_version, limit];
+            let seqs = statement.query_map(of, |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+            seqs.into_iter().filter_map(|seq| stored(conn, seq).transpose()).collect()
+        };
+        self.file(schema)?.read(list).await
+    }
+
+    async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError> {
+        let (aggregate_type, aggregate_id) = (aggregate.0.to_owned(), aggregate.1);
+        self.file(schema)?.read(move |conn| newest_version(conn, aggregate_id, &aggregate_type)).await
+    }
+
+    async fn mark_processed(
+        &self,
+        schema: &Schema,
+        ids: &[EventId],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let ids = ids.to_vec();
+        let mark = move |conn: &Connection| {
+            let mut settled = Vec::new();
+            for id in &ids {
+                let seq = conn
+                    .prepare_cached(sql::EVENTS_SEQ_BY_ID)?
+                    .query_row([key(*id)], |row| row.get::<_, i64>(0))
+                    .optional()?;
+                if let Some(seq) = seq
+                    && dispatches::settle(conn, seq)?
+                {
+                    settled.push(seq);
+                }
+            }
+            let count = settled.len() as u64;
+            dispatches::record_runs(conn, settled, now)?;
+            Ok(count)
+        };
+        self.file(schema)?.write(mark).await
+    }
+}
+
+/// Appends events, each with the row that owes its dispatch.
+pub(crate) fn append(
+    conn: &Connection,
+    events: &[NewEvent],
+    now: Timestamp,
+) -> Result<Vec<Appended>, Failure> {
+    let mut edge = Edge::of(conn, now)?;
+    let mut append = |event| {
+        let appended = edge.append(conn, event)?;
+        if let Appended::Stored { .. } = appended {
+            dispatches::owe(conn, edge.newest_seq)?;
+        }
+        Ok(appended)
+    };
+    events.iter().map(&mut append).collect()
+}
+
+/// The right edge of the log, as one transaction sees it.
+pub(crate) struct Edge {
+    /// The newest event's.
+    pub(crate) newest_seq: i64,
+    /// What the next event's `created_at` will be: now, or the newest event's if the clock was set back.
+    created_at: Timestamp,
+    now: Timestamp,
+}
+
+impl Edge {
+    pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
+        let newest = newest(conn, sql::EVENTS_NEWEST)?;
+        let now = to_micros(now);
+        Ok(match newest {
+            Some((newest_seq, at)) => Self { newest_seq, created_at: now.max(at.timestamp()), now },
+            None => Self { newest_seq: 0, created_at: now, now },
+        })
+    }
+
+    /// Stores one event, or says why not.
+    pub(crate) fn append(&mut self, conn: &Connection, event: &NewEvent) -> Result<Appended, Failure> {
+        if event.id_is_given
+            && let Some((_, stored)) = by_id(conn, event.id)?
+        {
+            let DomainEvent { created_at, aggregate_version, .. } = stored;
+            let repeats = event.repeats(&stored);
+            return Ok(if repeats {
+                Appended::Duplicate { created_at, aggregate_version }
+            } else {
+                Appended::IdConflict
+            });
+        }
+        if crate::event_types::is_disabled(conn, event.event_type.as_str())? {
+            return Ok(Appended::TypeDisabled);
+        }
+        let version = match event.version {
+            VersionRule::Default => 1,
+            VersionRule::Given(version) => version,
+            VersionRule::Expect(expected) => match guard(conn, event, expected)? {
+                Ok(next) => next,
+                Err(refused) => return Ok(refused),
+            },
+        };
+        self.newest_seq += 1;
+        self.insert(conn, event, version)?;
+        Ok(Appended::Stored { created_at: self.created_at, aggregate_version: version })
+    }
+
+    fn insert(&self, conn: &Connection, event: &NewEvent, version: u32) -> Result<(), Failure> {
+        conn.prepare_cached(sql::EVENTS_INSERT)?.execute(params![
+            self.newest_seq,
+            key(event.id),
+            event.event_type.as_str(),
+            event.event_name,
+            event.aggregate_id_or_default().into_bytes(),
+            event.aggregate_type_or_default(),
+            version,
+            optional_key(event.correlation_id),
+            optional_key(event.causation_id),
+            optional_key(event.triggered_by_user_id),
+            optional_key(event.context_id),
+            Micros::from(event.occurred_at.unwrap_or(self.now)),
+            Micros::from(self.created_at),
+            event.event_metadata.as_ref().map_or("{}", JsonObject::as_str),
+            event.event_data.as_str(),
+        ])?;
+        Ok(())
+    }
+}
+
+/// The version that a guarded publish gets, or why it is refused.
+fn guard(conn: &Connection, event: &NewEvent, expected: u32) -> Result<Result<u32, Appended>, Failure> {
+    let (aggregate_id, aggregate_type) = (event.aggregate_id_or_default(), event.aggregate_type_or_default());
+    let newest = newest_version(conn, aggregate_id, aggregate_type)?;
+    if newest >= AGGREGATE_VERSION_MAX {
+        return Ok(Err(Appended::VersionsExhausted));
+    }
+    if newest != expected {
+        return Ok(Err(Appended::StaleVersion { newest }));
+    }
+    let head = params![aggregate_id.into_bytes(), aggregate_type, newest + 1];
+    conn.prepare_cached(sql::STREAM_HEADS_ADVANCE)?.execute(head)?;
+    Ok(Ok(newest + 1))
+}
+
+fn newest_version(conn: &Connection, aggregate_id: Uuid, aggregate_type: &str) -> Result<u32, Failure> {
+    let of = params![aggregate_id.into_bytes(), aggregate_type];
+    Ok(conn.prepare_cached(sql::EVENTS_NEWEST_VERSION)?.query_row(of, |row| row.get(0))?)
+}
+
+/// Key and time of a table's newest row.
+pub(crate) fn newest(conn: &Connection, sql: &str) -> Result<Option<(i64, Micros)>, Failure> {
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+/// One event by its key.
+pub(crate) fn by_seq(conn: &Connection, seq: i64) -> Result<Option<(i64, DomainEvent)>, Failure> {
+    Ok(conn.prepare_cached(sql::EVENTS_BY_SEQ)?.query_row([seq], event).optional()?)
+}
+
+fn by_id(conn: &Connection, id: EventId) -> Result<Option<(i64, DomainEvent)>, Failure> {
+    Ok(conn.prepare_cached(sql::EVENTS_BY_ID)?.query_row([key(id)], event).optional()?)
+}
+
+fn stored(conn: &Connection, seq: i64) -> Result<Option<StoredEvent>, Failure> {
+    by_seq(conn, seq)?.map(|row| with_processed_at(conn, row)).transpose()
+}
+
+fn with_processed_at(conn: &Connection, (seq, event): (i64, DomainEvent)) -> Result<StoredEvent, Failure> {
+    Ok(StoredEvent { event, processed_at: dispatches::processed_at(conn, seq)? })
+}
+
+/// The list that visits the fewest rows for what the query fixes.
+fn list_statement(query: &EventQuery) -> &'static str {
+    match query {
+        EventQuery { aggregate_id: Some(_), .. } => sql::EVENTS_LIST_BY_AGGREGATE,
+        EventQuery { correlation_id: Some(_), .. } => sql::EVENTS_LIST_BY_CORRELATION,
+        EventQuery { processed: Some(false), .. } => sql::EVENTS_LIST_OWED,
+        EventQuery { context_id: Some(_), .. } => sql::EVENTS_LIST_BY_CONTEXT,
+        EventQuery { event_type: Some(_), .. } => sql::EVENTS_LIST_BY_TYPE,
+        _ => sql::EVENTS_LIST,
+    }
+}
+
+fn seqs(
+    conn: &Connection,
+    sql: &str,
+    query: &EventQuery,
+    (span, limit): (Span, i64),
+) -> Result<Vec<i64>, Failure> {
+    let parameters: [(&str, &dyn rusqlite::ToSql); 9] = [
+        (":from_seq", &span.from),
+        (":before_seq", &span.before),
+        (":limit", &limit),
+        (":event_type", &query.event_type.as_ref().map(|of| of.as_str().to_owned())),
+        (":aggregate_type", &query.aggregate_type),
+        (":aggregate_id", &optional_key(query.aggregate_id)),
+        (":correlation_id", &optional_key(query.correlation_id)),
+        (":context_id", &optional_key(query.context_id)),
+        (":processed", &query.processed),
+    ];
+    keys(conn, sql, &parameters)
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<(i64, DomainEvent)> {
+    let mut columns = Columns::of(row);
+    let seq = columns.take()?;
+    let event = DomainEvent {
+        id: columns.id()?,
+        event_type: columns.parsed()?,
+        event_name: columns.take()?,
+        aggregate_id: columns.uuid()?,
+        aggregate_type: columns.take()?,
+        aggregate_version: columns.take()?,
+        correlation_id: columns.optional_uuid()?,
+        causation_id: columns.optional_uuid()?,
+        triggered_by_user_id: columns.optional_uuid()?,
+        context_id: columns.optional_uuid()?,
+        occurred_at: columns.time()?,
+        created_at: columns.time()?,
+        event_metadata: json(&mut columns)?,
+        event_data: json(&mut columns)?,
+    };
+    Ok((seq, event))
+}
+
+/// A JSON object that was checked before it was stored.
+fn json(columns: &mut Columns<'_>) -> rusqlite::Result<JsonObject> {
+    columns.text(|text| Ok::<_, std::convert::Infallible>(JsonObject::from_stored(text)))
+}

@@ -1,0 +1,87 @@
+//! What can go wrong inside, and what it is called outside.
+
+use neo_events_domain::tenant::Schema;
+use neo_events_store::StoreError;
+use rusqlite::ErrorCode;
+
+/// A failure of a step; nothing of it was stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error("a stored value is not one of ours")]
+    Stored(#[from] serde_json::Error),
+    #[error("the cursor is not one of this list")]
+    Cursor,
+    #[error("there is no schema {0}")]
+    Schema(Schema),
+    #[error("the store is closed")]
+    Closed,
+    #[error("a step panicked")]
+    Panicked,
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Cursor => Self::BadCursor,
+            Failure::Schema(schema) => Self::UnknownSchema(schema),
+            Failure::Closed => Self::Unavailable(failure.into()),
+            Failure::Stored(_) | Failure::Panicked => Self::Broken(failure.into()),
+            Failure::Sql(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => Self::Full(error.into()),
+                Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                    Self::ReadOnly(error.into())
+                }
+                // Out of memory and I/O errors pass or are found by the operator; neither says that the file is bad.
+                Some(
+                    ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::OperationInterrupted
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::FileLockingProtocolFailed,
+                ) => Self::Unavailable(error.into()),
+                _ => Self::Broken(error.into()),
+            },
+        }
+    }
+}
+
+/// The same kind of error again, for another caller that the same failure concerns.
+pub(crate) fn again(error: &StoreError) -> StoreError {
+    let cause = |cause: &neo_events_store::Cause| cause.to_string().into();
+    match error {
+        StoreError::UnknownSchema(schema) => StoreError::UnknownSchema(schema.clone()),
+        StoreError::BadCursor => StoreError::BadCursor,
+        StoreError::Unavailable(source) => StoreError::Unavailable(cause(source)),
+        StoreError::Full(source) => StoreError::Full(cause(source)),
+        StoreError::ReadOnly(source) => StoreError::ReadOnly(cause(source)),
+        StoreError::Broken(source) => StoreError::Broken(cause(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::ffi;
+
+    fn mapped(code: i32) -> StoreError {
+        Failure::Sql(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)).into()
+    }
+
+    #[test]
+    fn codes_say_whether_trying_again_may_help() {
+        assert!(matches!(mapped(ffi::SQLITE_FULL), StoreError::Full(_)));
+        assert!(matches!(mapped(ffi::SQLITE_READONLY), StoreError::ReadOnly(_)));
+        assert!(matches!(mapped(ffi::SQLITE_CANTOPEN), StoreError::ReadOnly(_)));
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_LOCKED, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_BUSY_SNAPSHOT]
+        {
+            assert!(matches!(mapped(code), StoreError::Unavailable(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_CONSTRAINT_CHECK] {
+            let error = mapped(code);
+            assert!(matches!(error, StoreError::Broken(_)) && !error.is_transient(), "{code}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Opening a file: who may, whether it is ours, and bringing it up to date.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+/// `neoE`: what `pragma application_id` of our files says.
+const APPLICATION_ID: i32 = 0x6e65_6f45;
+/// Each is applied once, in its own transaction; `pragma user_version` counts them. Never change one that was released.
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/0001_events.sql"),
+    include_str!("../migrations/0002_catalogue.sql"),
+    include_str!("../migrations/0003_deliveries.sql"),
+];
+
+/// How long a transaction of another connection is waited for: the embedding program's own.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages of the write-ahead log after which its content is moved into the file: 16 MiB.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// What is left of the write-ahead log's file after that, in bytes.
+const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+/// Prepared statements that a connection keeps: more than there are.
+const STATEMENTS_KEPT: usize = 160;
+/// Each reader's page cache; the operating system's holds the rest.
+const READER_CACHE_KIB: u32 = 2 * 1024;
+
+/// Where the file is and what it may use.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The file; beside it stand `-wal`, `-shm` and `.lock`.
+    pub path: PathBuf,
+    /// Connections for reading, beside the one for claims. At least 1.
+    pub readers: usize,
+    /// The writer's page cache, in KiB.
+    pub cache_kib: u32,
+    /// Most pages of the file, for tests of what happens when a disk is full.
+    #[doc(hidden)]
+    pub pages_max: Option<u32>,
+}
+
+impl SqliteOptions {
+    /// 2 readers, 16 MiB of cache.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), readers: 2, cache_kib: 16 * 1024, pages_max: None }
+    }
+}
+
+/// Why a file was not opened. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or another store of this one, has it open.
+    #[error("{} is in use by another process: stop that one, or give this one a file of its own", .path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A later version of this program wrote it.
+    #[error(
+        "{} has schema version {found}, this program knows up to {known}: use the version that wrote it, or a later one",
+        .path.display()
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its schema's version.
+        found: i32,
+        /// The newest version that this program knows.
+        known: i32,
+    },
+    /// It is an SQLite database, but not of this program.
+    #[error(
+        "{} is another application's database: choose a path where nothing is, and add tables of your own afterwards",
+        .path.display()
+    )]
+    OtherApplication {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not an SQLite database at all.
+    #[error("{} is not an SQLite database: choose another path, or move that file away", .path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite finds it damaged.
+    #[error("{} is damaged: restore a backup, or recover what is left with the sqlite3 shell's .recover", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// It may be read but not written.
+    #[error("{} cannot be written: give this user write permission for the file and its directory", .path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system refuses.
+    #[error("{} cannot be opened", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite refuses for another reason: a full disk, a lock of a foreign program.
+    #[error("{} cannot be opened", .path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+/// What an open file consists of.
+pub(crate) struct Opened {
+    pub(crate) writer: Connection,
+    pub(crate) claims: Connection,
+    pub(crate) readers: Vec<Connection>,
+    pub(crate) opening: u64,
+    pub(crate) lock: File,
+}
+
+/// Opens the file, makes it if it is not there, brings it up to date and locks it.
+pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
+    let path = options.path.as_path();
+    let lock = prepare_file(path).map_err(|source| io_error(path, source))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.into() }),
+        Err(TryLockError::Error(source)) => return Err(io_error(path, source)),
+    }
+    let sql_error = |source| sql_error(path, source);
+    let mut writer =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | NO_MUTEX).map_err(sql_error)?;
+    if writer.is_readonly("main").map_err(sql_error)? {
+        return Err(OpenError::ReadOnly { path: path.into() });
+    }
+    judge(&writer, path)?;
+    set_up_writer(&writer, options).map_err(sql_error)?;
+    migrate(&mut writer).map_err(sql_error)?;
+    let opening =
+        writer.query_row(crate::sql::STORE_OPEN, [], |row| row.get::<_, i64>(0)).map_err(sql_error)?;
+    let reader = || open_reader(path).map_err(sql_error);
+    Ok(Opened {
+        claims: reader()?,
+        readers: (0..options.readers.max(1)).map(|_| reader()).collect::<Result<_, _>>()?,
+        writer,
+        opening: opening.unsigned_abs(),
+        lock,
+    })
+}
+
+const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+
+/// Directories 0700 and files 0600: what is inside is nobody else's. SQLite gives the files beside it the same mode.
+fn prepare_file(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true);
+        private_directory(&mut builder);
+        builder.create(directory)?;
+    }
+    private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(path)?;
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(lock_path)
+}
+
+#[cfg(unix)]
+fn private_directory(builder: &mut DirBuilder) {
+    std::os::unix::fs::DirBuilderExt::mode(builder, 0o700);
+}
+
+#[cfg(not(unix))]
+fn private_directory(_: &mut DirBuilder) {}
+
+#[cfg(unix)]
+fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600)
+}
+
+#[cfg(not(unix))]
+fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
+/// Whether the file is ours, before anything is written to it.
+fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sql_error = |source| sql_error(path, source);
+    let number = |pragma: &str| conn.query_row(pragma, [], |row| row.get::<_, i32>(0)).map_err(sql_error);
+    let tables = number("select count(*) from sqlite_schema")?;
+    let (application, version) = (number("pragma application_id")?, number("pragma user_version")?);
+    let is_empty = tables == 0 && application == 0 && version == 0;
+    if !is_empty && application != APPLICATION_ID {
+        return Err(OpenError::OtherApplication { path: path.into() });
+    }
+    let known = schema_version(MIGRATIONS.len());
+    if version > known {
+        return Err(OpenError::NewerSchema { path: path.into(), found: version, known });
+    }
+    Ok(())
+}
+
+fn schema_version(migrations: usize) -> i32 {
+    i32::try_from(migrations).unwrap_or(i32::MAX)
+}
+
+/// An acknowledged publish is durable: every commit is synced. No memory map: an I/O error would be a signal.
+fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
+    set_up(conn, options.cache_kib)?;
+    conn.pragma_update(None, "journal_mode", "wal")?;
+    conn.pragma_update(None, "synchronous", "full")?;
+    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    if let Some(pages) = options.pages_max {
+        conn.pragma_update(None, "max_page_count", pages)?;
+    }
+    Ok(())
+}
+
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | NO_MUTEX)?;
+    set_up(&conn, READER_CACHE_KIB)?;
+    Ok(conn)
+}
+
+/// Foreign keys stay unchecked: every reference is resolved in the statement that writes it.
+fn set_up(conn: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.pragma_update(None, "foreign_keys", false)?;
+    conn.pragma_update(None, "mmap_size", 0)?;
+    conn.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(())
+}
+
+fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
+    let applied: u32 = conn.query_row("pragma user_version", [], |row| row.get(0))?;
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(applied as usize) {
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.execute_batch(migration)?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", schema_version(index + 1))?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly { path: path.into() }
+        }
+        _ => OpenError::Io { path: path.into(), source },
+    }
+}
+
+fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
+        Some(ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, source },
+        Some(ErrorCode::ReadOnly) => OpenError::ReadOnly { path },
+        _ => OpenError::Database { path, source },
+    }
+}

@@ -1,0 +1,307 @@
+//! The work queue: claims are reads, for leases live in memory; settling is one step of the writer.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp,
+    event::{DomainEvent, NewEvent},
+    id::{DeliveryId, EndpointId},
+    retry::{Progress, RetryPolicy},
+    tenant::Schema,
+};
+use neo_events_store::{
+    Appended, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota, Lease,
+    NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use crate::{
+    cancel::Tend,
+    columns::{Columns, Micros},
+    dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
+    endpoints, events,
+    failure::Failure,
+    leases::{Claiming, Leases},
+    settle::Settle,
+    sql,
+    store::SqliteStore,
+};
+
+/// Work that a step shared is the caller's alone again once the step was answered: the writer drops it before.
+const SHARE_DROPPED: &str = "a step is dropped before it is answered";
+
+#[async_trait]
+impl WorkQueue for SqliteStore {
+    async fn wake_up(&self) {
+        self.appended().await;
+    }
+
+    async fn claim_dispatches(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        lease_until: Timestamp,
+    ) -> Result<Vec<DispatchClaim>, StoreError> {
+        let terms = ClaimTerms { now, until: lease_until };
+        let mut claims = Vec::new();
+        for file in self.files() {
+            let (leases, schema) = (Arc::clone(&file.dispatch_leases), file.schema.clone());
+            claims.extend(
+                file.claim(move |conn| dispatches::claim(conn, &leases, &schema, limit, terms)).await?,
+            );
+        }
+        Ok(claims)
+    }
+
+    async fn settle_dispatches(
+        &self,
+        dispatched: Vec<Dispatched>,
+        now: Timestamp,
+    ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
+        let dispatched = Arc::new(dispatched);
+        let file = self.leased_file();
+        let settle = SettleDispatches::new(&file.dispatch_leases, &dispatched, now);
+        file.write(settle)
+            .await
+            .map_err(|error| Unsettled { work: Arc::into_inner(dispatched).expect(SHARE_DROPPED), error })
+    }
+
+    async fn append_directed(
+        &self,
+        schema: &Schema,
+        event: NewEvent,
+        delivery: NewDelivery,
+        now: Timestamp,
+    ) -> Result<Appended, StoreError> {
+        let append = move |conn: &Connection| append_directed(conn, &event, &delivery, now);
+        self.file(schema)?.write(append).await
+    }
+
+    async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
+        let mut due = Vec::new();
+        for file in self.files() {
+            let (leases, schema) = (Arc::clone(&file.delivery_leases), file.schema.clone());
+            due.extend(file.read(move |conn| due_endpoints(conn, &leases, &schema, now)).await?);
+        }
+        Ok(due)
+    }
+
+    async fn claim_deliveries(
+        &self,
+        now: Timestamp,
+        quotas: &[EndpointQuota],
+        lease_until: Timestamp,
+    ) -> Result<Vec<EndpointClaim>, StoreError> {
+        let terms = ClaimTerms { now, until: lease_until };
+        let mut claims = Vec::new();
+        for file in self.files() {
+            let of_file =
+                quotas.iter().filter(|quota| quota.schema == file.schema).cloned().collect::<Vec<_>>();
+            if of_file.is_empty() {
+                continue;
+            }
+            let leases = Arc::clone(&file.delivery_leases);
+            claims.extend(file.claim(move |conn| claim_deliveries(conn, &leases, &of_file, terms)).await?);
+        }
+        Ok(claims)
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
+        let settlement = Arc::new(settlement);
+        let file = self.leased_file();
+        file.write(Settle::new(&file.delivery_leases, &settlement))
+            .await
+            .map_err(|error| Unsettled { work: Arc::into_inner(settlement).expect(SHARE_DROPPED), error })
+    }
+
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+        self.leased_file().delivery_leases.release(lease.key(), lease.token());
+        Ok(())
+    }
+
+    async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
+        let file = self.leased_file();
+        leases.iter().for_each(|lease| file.dispatch_leases.release(lease.key(), lease.token()));
+        Ok(())
+    }
+
+    async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let mut more = false;
+        for file in self.files() {
+            more |= file.write(Tend::new(&file.delivery_leases, now)).await?;
+        }
+        Ok(more)
+    }
+}
+
+/// An endpoint that was deleted meanwhile gets no delivery; the event is stored all the same.
+fn append_directed(
+    conn: &Connection,
+    event: &NewEvent,
+    delivery: &NewDelivery,
+    now: Timestamp,
+) -> Result<Appended, Failure> {
+    let mut edge = events::Edge::of(conn, now)?;
+    let appended = edge.append(conn, event)?;
+    if let Appended::Stored { .. } = appended {
+        DeliveryWriter::of(conn, now)?.write(conn, edge.newest_seq, delivery)?;
+        dispatches::record_runs(conn, vec![edge.newest_seq], now)?;
+    }
+    Ok(appended)
+}
+
+fn due_endpoints(
+    conn: &Connection,
+    leases: &Leases,
+    schema: &Schema,
+    now: Timestamp,
+) -> Result<Vec<DueEndpoint>, Failure> {
+    let ending = ending(conn)?;
+    let owing = conn
+        .prepare_cached(sql::DELIVERY_QUEUE_ENDPOINTS)?
+        .query_map([], |row| {
+            let mut columns = Columns::of(row);
+            Ok((columns.take()?, columns.id()?))
+        })?
+        .collect::<Result<Vec<(i64, EndpointId)>, _>>()?;
+    let mut due = Vec::new();
+    for (endpoint_no, endpoint_id) in owing {
+        let is_open = |seq| !ending.contains(&seq) && leases.is_free(seq, now);
+        if let Some(due_at) = first_due(conn, endpoint_no, is_open)? {
+            due.push(DueEndpoint { schema: schema.clone(), endpoint_id, due_at });
+        }
+    }
+    Ok(due)
+}
+
+fn first_due(
+    conn: &Connection,
+    endpoint_no: i64,
+    is_open: impl Fn(i64) -> bool,
+) -> Result<Option<Timestamp>, Failure> {
+    let mut statement = conn.prepare_cached(sql::DELIVERY_QUEUE_BY_ENDPOINT)?;
+    let mut rows = statement.query([endpoint_no])?;
+    while let Some(row) = rows.next()? {
+        if is_open(row.get(1)?) {
+            return Ok(Some(row.get::<_, Micros>(0)?.timestamp()));
+        }
+    }
+    Ok(None)
+}
+
+/// Deliveries whose cancellation waits: they must not be attempted again.
+fn ending(conn: &Connection) -> Result<HashSet<i64>, Failure> {
+    let mut statement = conn.prepare_cached(sql::CANCEL_REQUESTS_LIST)?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+fn claim_deliveries(
+    conn: &Connection,
+    leases: &Leases,
+    quotas: &[EndpointQuota],
+    terms: ClaimTerms,
+) -> Result<Vec<EndpointClaim>, Failure> {
+    let claiming = leases.begin_claim();
+    let snapshot = conn.unchecked_transaction()?;
+    let ending = ending(&snapshot)?;
+    let mut claimer = Claimer { conn: &snapshot, claiming, ending, terms, events: HashMap::new() };
+    let mut claims = Vec::new();
+    for quota in quotas {
+        claims.extend(claimer.claim(quota)?);
+    }
+    claimer.claiming.keep();
+    Ok(claims)
+}
+
+/// One claim over several endpoints, in one snapshot.
+struct Claimer<'a> {
+    conn: &'a Connection,
+    claiming: Claiming<'a>,
+    ending: HashSet<i64>,
+    terms: ClaimTerms,
+    /// An event that goes to many endpoints is loaded once.
+    events: HashMap<i64, Arc<DomainEvent>>,
+}
+
+impl Claimer<'_> {
+    fn claim(&mut self, quota: &EndpointQuota) -> Result<Option<EndpointClaim>, Failure> {
+        let found = endpoints::by_id(self.conn, quota.endpoint_id)?;
+        let Some((endpoint_no, endpoint)) = found.filter(|(_, endpoint)| endpoint.is_active) else {
+            return Ok(None);
+        };
+        let (granted, next_due_at) = self.grant(endpoint_no, quota.max)?;
+        let mut work = Vec::with_capacity(granted.len());
+        for (seq, token) in granted {
+            work.extend(self.load(seq)?.map(|work| Lease::grant(seq, token, self.terms.until, work)));
+        }
+        Ok(Some(EndpointClaim {
+            schema: quota.schema.clone(),
+            endpoint: Arc::new(endpoint),
+            work,
+            next_due_at,
+        }))
+    }
+
+    /// Walks the queue from its head: grants what is due, and finds when the next one is.
+    fn grant(&mut self, endpoint_no: i64, max: u32) -> Result<(Vec<(i64, u64)>, Option<Timestamp>), Failure> {
+        let ClaimTerms { now, until } = self.terms;
+        let mut granted = Vec::new();
+        let mut statement = self.conn.prepare_cached(sql::DELIVERY_QUEUE_BY_ENDPOINT)?;
+        let mut rows = statement.query([endpoint_no])?;
+        while let Some(row) = rows.next()? {
+            let (due_at, seq) = (row.get::<_, Micros>(0)?, row.get(1)?);
+            if self.ending.contains(&seq) || !self.claiming.is_free(seq, now) {
+                continue;
+            }
+            if granted.len() >= max as usize || due_at > Micros::from(now) {
+                return Ok((granted, Some(due_at.timestamp())));
+            }
+            granted.extend(self.claiming.grant(seq, now, until).map(|token| (seq, token)));
+        }
+        Ok((granted, None))
+    }
+
+    fn load(&mut self, seq: i64) -> Result<Option<DeliveryWork>, Failure> {
+        let row =
+            self.conn.prepare_cached(sql::DELIVERIES_WORK)?.query_row([seq], WorkRow::read).optional()?;
+        let Some(row) = row else { return Ok(None) };
+        let event = match self.events.get(&row.event_seq) {
+            Some(event) => Arc::clone(event),
+            None => {
+                let Some((_, event)) = events::by_seq(self.conn, row.event_seq)? else { return Ok(None) };
+                Arc::clone(self.events.entry(row.event_seq).or_insert(Arc::new(event)))
+            }
+        };
+        let progress = Progress { attempt: row.current_attempt + 1, max_attempts: row.max_attempts };
+        Ok(Some(DeliveryWork { delivery_id: row.delivery_id, event, progress, retry: row.retry }))
+    }
+}
+
+struct WorkRow {
+    delivery_id: DeliveryId,
+    event_seq: i64,
+    current_attempt: u32,
+    max_attempts: u32,
+    retry: RetryPolicy,
+}
+
+impl WorkRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let mut columns = Columns::of(row);
+        Ok(Self {
+            delivery_id: columns.id()?,
+            event_seq: columns.take()?,
+            current_attempt: columns.take()?,
+            max_attempts: columns.take()?,
+            retry: RetryPolicy {
+                max_retry_attempts: columns.take()?,
+                backoff_seconds: columns.take()?,
+                backoff_multiplier: columns.take()?,
+            },
+        })
+    }
+}

@@ -1,0 +1,298 @@
+//! The one writer: a thread that owns the writing connection and groups what many tasks ask for into one commit.
+//!
+//! An fsync costs the same for one step as for a hundred, so whatever is queued when the thread is free shares the
+//! next commit; it never waits for more to come. Nobody is answered before the commit. [`commit_batch`] is a function
+//! over a batch, and the thread only its shell.
+//!
+//! A step that fails takes no other with it: the batch is rolled back, and each of its steps runs again in a
+//! transaction of its own. Steps must therefore be able to run twice.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError},
+    thread::JoinHandle,
+};
+
+use neo_events_store::StoreError;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::failure::{Failure, again};
+
+/// Steps that may wait; who comes later waits to be queued.
+const QUEUED_STEPS_MAX: usize = 1024;
+/// Steps of one commit. Bounds how long the first of them waits for the last.
+const BATCH_STEPS_MAX: usize = 256;
+
+/// What is to be done in one transaction, perhaps together with other steps.
+pub(crate) trait Step: Send + 'static {
+    /// What the caller is answered once it is durable.
+    type Answer: Send + 'static;
+
+    /// Runs it. May be called again after a rollback.
+    fn run(&mut self, conn: &Connection) -> Result<Self::Answer, Failure>;
+
+    /// It was committed.
+    fn committed(self)
+    where
+        Self: Sized,
+    {
+    }
+}
+
+impl<F, T> Step for F
+where
+    F: FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+    T: Send + 'static,
+{
+    type Answer = T;
+
+    fn run(&mut self, conn: &Connection) -> Result<T, Failure> {
+        self(conn)
+    }
+}
+
+/// A step with the one who waits for it.
+pub(crate) trait Job: Send {
+    fn run(&mut self, conn: &Connection) -> Result<(), StoreError>;
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+struct Request<S: Step> {
+    step: S,
+    answer: Option<S::Answer>,
+    reply: oneshot::Sender<Result<S::Answer, StoreError>>,
+}
+
+impl<S: Step> Job for Request<S> {
+    fn run(&mut self, conn: &Connection) -> Result<(), StoreError> {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.step.run(conn)));
+        self.answer = Some(ran.unwrap_or(Err(Failure::Panicked))?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
+        // The step is dropped before the answer is sent: what it shares with the caller is then the caller's alone.
+        let Self { step, answer, reply } = *self;
+        let answered = match (outcome, answer) {
+            (Ok(()), Some(answer)) => {
+                step.committed();
+                Ok(answer)
+            }
+            (Ok(()), None) => Err(Failure::Closed.into()),
+            (Err(error), _) => {
+                drop(step);
+                Err(error)
+            }
+        };
+        // A caller that no longer waits has its step all the same.
+        let _ = reply.send(answered);
+    }
+}
+
+/// Runs all jobs in one transaction and answers them; if one fails, each in its own.
+pub(crate) fn commit_batch(conn: &mut Connection, mut jobs: Vec<Box<dyn Job>>) {
+    match commit(conn, &mut jobs) {
+        Ok(()) => jobs.into_iter().for_each(|job| job.finish(Ok(()))),
+        Err(NotCommitted::Begin(error)) => fail_all(jobs, &error),
+        Err(NotCommitted::Step(error)) if jobs.len() == 1 => fail_all(jobs, &error),
+        Err(NotCommitted::Step(_)) => commit_each(conn, jobs),
+    }
+}
+
+fn commit_each(conn: &mut Connection, jobs: Vec<Box<dyn Job>>) {
+    let mut jobs = jobs.into_iter();
+    while let Some(job) = jobs.next() {
+        let mut alone = [job];
+        let outcome = commit(conn, &mut alone);
+        let [job] = alone;
+        match outcome {
+            Ok(()) => job.finish(Ok(())),
+            Err(NotCommitted::Step(error)) => job.finish(Err(error)),
+            Err(NotCommitted::Begin(error)) => {
+                // Waiting for the lock once more for each of the rest would only add up.
+                fail_all(std::iter::once(job).chain(jobs.by_ref()), &error);
+            }
+        }
+    }
+}
+
+fn fail_all(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: &StoreError) {
+    jobs.into_iter().for_each(|job| job.finish(Err(again(error))));
+}
+
+enum NotCommitted {
+    /// No transaction could begin: no job is to blame.
+    Begin(StoreError),
+    /// A job or the commit failed.
+    Step(StoreError),
+}
+
+fn commit(conn: &mut Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), NotCommitted> {
+    let tx = conn
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|error| NotCommitted::Begin(Failure::from(error).into()))?;
+    for job in jobs {
+        job.run(&tx).map_err(NotCommitted::Step)?;
+    }
+    tx.commit().map_err(|error| NotCommitted::Step(Failure::from(error).into()))
+}
+
+enum Message {
+    Run(Box<dyn Job>),
+    Close,
+}
+
+/// The way to the writing thread.
+pub(crate) struct Writer {
+    queue: Option<mpsc::Sender<Message>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(crate) fn start(conn: Connection) -> std::io::Result<Self> {
+        let (queue, queued) = mpsc::channel(QUEUED_STEPS_MAX);
+        let thread =
+            std::thread::Builder::new().name("sqlite-writer".into()).spawn(move || serve(conn, queued))?;
+        Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Runs a step and answers once it is durable. If the caller stops waiting, the step runs all the same.
+    pub(crate) async fn write<S: Step>(&self, step: S) -> Result<S::Answer, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Run(Box::new(Request { step, answer: None, reply }))).await?;
+        answer.await.map_err(|_| Failure::Closed)?
+    }
+
+    /// Finishes what is queued and ends the thread; what comes later is refused.
+    pub(crate) async fn close(&self) {
+        if self.send(Message::Close).await.is_err() {
+            return;
+        }
+        if let Some(thread) = self.take_thread() {
+            // A panic of the thread was reported when it happened.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Failure> {
+        let queue = self.queue.as_ref().ok_or(Failure::Closed)?;
+        queue.send(message).await.map_err(|_| Failure::Closed)
+    }
+
+    fn take_thread(&self) -> Option<JoinHandle<()>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Writer {
+    /// Without a close: the thread finishes what is queued, so that the file is free when the store is gone.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.take_thread() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut conn: Connection, mut queue: mpsc::Receiver<Message>) {
+    let mut open = true;
+    while open && let Some(first) = queue.blocking_recv() {
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Run(job) => batch.push(job),
+                Message::Close => open = false,
+            }
+            next = if open && batch.len() < BATCH_STEPS_MAX { queue.try_recv().ok() } else { None };
+        }
+        if !batch.is_empty() {
+            commit_batch(&mut conn, batch);
+        }
+    }
+    queue.close();
+    if let Err(error) = conn.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
+        tracing::warn!(%error, "the write-ahead log was not emptied; the next opening reads it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("create table numbers (n integer primary key) strict").unwrap();
+        conn
+    }
+
+    type Answer = oneshot::Receiver<Result<usize, StoreError>>;
+
+    fn job(step: impl Step<Answer = usize>) -> (Box<dyn Job>, Answer) {
+        let (reply, answer) = oneshot::channel();
+        (Box::new(Request { step, answer: None, reply }), answer)
+    }
+
+    fn insert(n: i64) -> (Box<dyn Job>, Answer) {
+        job(move |conn: &Connection| Ok(conn.execute("insert into numbers values (?1)", [n])?))
+    }
+
+    fn committed(conn: &Connection) -> Vec<i64> {
+        let mut statement = conn.prepare("select n from numbers order by n").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    fn run(conn: &mut Connection, jobs: Vec<(Box<dyn Job>, Answer)>) -> Vec<bool> {
+        let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        commit_batch(conn, jobs);
+        answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok()).collect()
+    }
+
+    #[test]
+    fn a_failing_job_harms_no_other() {
+        let mut conn = database();
+        assert_eq!(
+            run(&mut conn, vec![insert(1), insert(2), insert(1), insert(3)]),
+            [true, true, false, true]
+        );
+        assert_eq!(committed(&conn), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_panicking_job_harms_no_other() {
+        let mut conn = database();
+        let panics = job(|_: &Connection| -> Result<usize, Failure> { panic!("on purpose") });
+        assert_eq!(run(&mut conn, vec![insert(1), panics, insert(2)]), [true, false, true]);
+        assert_eq!(committed(&conn), [1, 2]);
+        assert_eq!(run(&mut conn, vec![insert(3)]), [true]);
+    }
+
+    #[test]
+    fn a_batch_is_one_transaction() {
+        let mut conn = database();
+        let seen = job(|conn: &Connection| {
+            assert!(!conn.is_autocommit());
+            Ok(conn
+                .query_row("select count(*) from numbers", [], |row| row.get::<_, i64>(0))?
+                .try_into()
+                .unwrap())
+        });
+        let (jobs, mut answers): (Vec<_>, Vec<_>) = [insert(1), seen].into_iter().unzip();
+        commit_batch(&mut conn, jobs);
+        assert_eq!(answers.pop().unwrap().try_recv().unwrap().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_refuses_and_never_hangs() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let writer = Writer::start(database()).unwrap();
+            let insert =
+                |n: i64| move |conn: &Connection| Ok(conn.execute("insert into numbers values (?1)", [n])?);
+            assert!(writer.write(insert(1)).await.is_ok());
+            writer.close().await;
+            assert!(matches!(writer.write(insert(2)).await, Err(StoreError::Unavailable(_))));
+        });
+    }
+}

@@ -34,7 +34,7 @@ impl Transport for HttpTransport {
             verify_tls: request.verify_tls,
         });
         match sent.await {
-            Ok(response) => answered(response),
+            Ok(response) => answered(&response),
             Err(failure) => failed(failure),
         }
     }
@@ -57,7 +57,7 @@ fn header_map(headers: &[Header<'_>]) -> Option<HeaderMap> {
     Some(map)
 }
 
-fn answered(response: Response) -> TransportReport {
+fn answered(response: &Response) -> TransportReport {
     let kept = response.body.len().min(RESPONSE_BODY_BYTES_KEPT);
     let shown = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     TransportReport {

@@ -26,7 +26,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 pub(crate) use deliveries::{Attempt, CancelIn, Delivery};
-pub(crate) use endpoints::{Endpoint, EndpointChanges, EndpointIn, EndpointStats, RotateSecretIn, TestIn};
+pub(crate) use endpoints::{Endpoint, EndpointChanges, EndpointIn, EndpointStats, Method, RotateSecretIn, TestIn};
 pub(crate) use event_types::{EventType, EventTypeChanges, EventTypeIn};
 pub(crate) use events::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, Published};
 pub(crate) use operations::{

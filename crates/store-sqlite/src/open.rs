@@ -72,7 +72,7 @@ pub enum OpenError {
         /// The newest version that this program knows.
         known: i32,
     },
-    /// It is an SQLite database, but not of this program.
+    /// It is a database, but not of this program.
     #[error(
         "{} is another application's database: choose a path where nothing is, and add tables of your own afterwards",
         .path.display()
@@ -81,18 +81,18 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// It is not an SQLite database at all.
+    /// It is not a database at all.
     #[error("{} is not an SQLite database: choose another path, or move that file away", .path.display())]
     NotADatabase {
         /// The file.
         path: PathBuf,
     },
-    /// SQLite finds it damaged.
+    /// Its pages contradict each other.
     #[error("{} is damaged: restore a backup, or recover what is left with the sqlite3 shell's .recover", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// Why.
         source: rusqlite::Error,
     },
     /// It may be read but not written.
@@ -109,12 +109,12 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
-    /// SQLite refuses for another reason: a full disk, a lock of a foreign program.
+    /// The database refuses for another reason: a full disk, a lock of a foreign program.
     #[error("{} cannot be opened", .path.display())]
     Database {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// Why.
         source: rusqlite::Error,
     },
 }
@@ -160,7 +160,7 @@ pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
 
 const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
 
-/// Directories 0700 and files 0600: what is inside is nobody else's. SQLite gives the files beside it the same mode.
+/// Directories 0700 and files 0600: what is inside is nobody else's. The log beside it gets the same mode.
 fn prepare_file(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         let mut builder = DirBuilder::new();

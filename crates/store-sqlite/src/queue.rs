@@ -125,7 +125,9 @@ impl WorkQueue for SqliteStore {
 
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
         let file = self.leased_file();
-        leases.iter().for_each(|lease| file.dispatch_leases.release(lease.key(), lease.token()));
+        for lease in leases {
+            file.dispatch_leases.release(lease.key(), lease.token());
+        }
         Ok(())
     }
 
@@ -227,15 +229,21 @@ struct Claimer<'a> {
     events: HashMap<i64, Arc<DomainEvent>>,
 }
 
+/// Keys and tokens of what was granted, and when the next one left is due.
+struct Granted {
+    leases: Vec<(i64, u64)>,
+    next_due_at: Option<Timestamp>,
+}
+
 impl Claimer<'_> {
     fn claim(&mut self, quota: &EndpointQuota) -> Result<Option<EndpointClaim>, Failure> {
         let found = endpoints::by_id(self.conn, quota.endpoint_id)?;
         let Some((endpoint_no, endpoint)) = found.filter(|(_, endpoint)| endpoint.is_active) else {
             return Ok(None);
         };
-        let (granted, next_due_at) = self.grant(endpoint_no, quota.max)?;
-        let mut work = Vec::with_capacity(granted.len());
-        for (seq, token) in granted {
+        let Granted { leases, next_due_at } = self.grant(endpoint_no, quota.max)?;
+        let mut work = Vec::with_capacity(leases.len());
+        for (seq, token) in leases {
             work.extend(self.load(seq)?.map(|work| Lease::grant(seq, token, self.terms.until, work)));
         }
         Ok(Some(EndpointClaim {
@@ -247,7 +255,7 @@ impl Claimer<'_> {
     }
 
     /// Walks the queue from its head: grants what is due, and finds when the next one is.
-    fn grant(&mut self, endpoint_no: i64, max: u32) -> Result<(Vec<(i64, u64)>, Option<Timestamp>), Failure> {
+    fn grant(&mut self, endpoint_no: i64, max: u32) -> Result<Granted, Failure> {
         let ClaimTerms { now, until } = self.terms;
         let mut granted = Vec::new();
         let mut statement = self.conn.prepare_cached(sql::DELIVERY_QUEUE_BY_ENDPOINT)?;
@@ -258,26 +266,29 @@ impl Claimer<'_> {
                 continue;
             }
             if granted.len() >= max as usize || due_at > Micros::from(now) {
-                return Ok((granted, Some(due_at.timestamp())));
+                return Ok(Granted { leases: granted, next_due_at: Some(due_at.timestamp()) });
             }
             granted.extend(self.claiming.grant(seq, now, until).map(|token| (seq, token)));
         }
-        Ok((granted, None))
+        Ok(Granted { leases: granted, next_due_at: None })
     }
 
     fn load(&mut self, seq: i64) -> Result<Option<DeliveryWork>, Failure> {
         let row =
             self.conn.prepare_cached(sql::DELIVERIES_WORK)?.query_row([seq], WorkRow::read).optional()?;
         let Some(row) = row else { return Ok(None) };
-        let event = match self.events.get(&row.event_seq) {
-            Some(event) => Arc::clone(event),
-            None => {
-                let Some((_, event)) = events::by_seq(self.conn, row.event_seq)? else { return Ok(None) };
-                Arc::clone(self.events.entry(row.event_seq).or_insert(Arc::new(event)))
-            }
-        };
+        let Some(event) = self.event(row.event_seq)? else { return Ok(None) };
         let progress = Progress { attempt: row.current_attempt + 1, max_attempts: row.max_attempts };
         Ok(Some(DeliveryWork { delivery_id: row.delivery_id, event, progress, retry: row.retry }))
+    }
+
+    fn event(&mut self, seq: i64) -> Result<Option<Arc<DomainEvent>>, Failure> {
+        if let Some(event) = self.events.get(&seq) {
+            return Ok(Some(Arc::clone(event)));
+        }
+        let loaded = events::by_seq(self.conn, seq)?.map(|(_, event)| Arc::new(event));
+        self.events.extend(loaded.clone().map(|event| (seq, event)));
+        Ok(loaded)
     }
 }
 

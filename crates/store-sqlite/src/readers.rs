@@ -33,7 +33,7 @@ impl Readers {
         // is told so; leaking the permit into the task instead keeps both together.
         permit.forget();
         let ran = tokio::task::spawn_blocking(move || borrowed.snapshot(read)).await;
-        Ok(ran.map_err(ended)??)
+        Ok(ran.map_err(|error| ended(&error))??)
     }
 
     /// Waits for the reads that run, then closes the connections.
@@ -50,7 +50,7 @@ impl Readers {
 }
 
 /// What it means that a blocking task did not answer.
-pub(crate) fn ended(error: tokio::task::JoinError) -> Failure {
+pub(crate) fn ended(error: &tokio::task::JoinError) -> Failure {
     if error.is_panic() { Failure::Panicked } else { Failure::Closed }
 }
 

@@ -53,7 +53,7 @@ impl SqliteStore {
     /// Opens the file, makes it (0600, its directories 0700) if it is not there, and brings its tables up to date.
     /// The store holds it alone until it is closed; leases of an earlier opening are void.
     pub fn open(options: SqliteOptions) -> Result<Self, OpenError> {
-        let admin = TenantFile::open(Schema::admin(), &options)?;
+        let admin = TenantFile::open(Schema::admin(), options)?;
         Ok(Self { inner: Arc::new(Inner { admin, appended: Notify::new() }) })
     }
 
@@ -116,15 +116,15 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 impl TenantFile {
-    fn open(schema: Schema, options: &SqliteOptions) -> Result<Self, OpenError> {
-        let opened = open(options)?;
+    fn open(schema: Schema, options: SqliteOptions) -> Result<Self, OpenError> {
+        let opened = open(&options)?;
         let tokens = Arc::new(Tokens::of_opening(opened.opening));
         Ok(Self {
             schema,
             delivery_leases: Arc::new(Leases::new(Arc::clone(&tokens))),
             dispatch_leases: Arc::new(Leases::new(tokens)),
             writer: Writer::start(opened.writer)
-                .map_err(|source| OpenError::Io { path: options.path.clone(), source })?,
+                .map_err(|source| OpenError::Io { path: options.path, source })?,
             readers: Arc::new(Readers::new(opened.readers)),
             claims: Arc::new(tokio::sync::Mutex::new(Some(opened.claims))),
             lock: Mutex::new(Some(opened.lock)),
@@ -151,7 +151,7 @@ impl TenantFile {
     ) -> Result<T, StoreError> {
         let conn = Arc::clone(&self.claims).lock_owned().await;
         let ran = tokio::task::spawn_blocking(move || claim(conn.as_ref().ok_or(Failure::Closed)?)).await;
-        Ok(ran.map_err(ended)??)
+        Ok(ran.map_err(|error| ended(&error))??)
     }
 
     async fn close(&self) {
@@ -159,5 +159,12 @@ impl TenantFile {
         self.claims.lock().await.take();
         self.writer.close().await;
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+#[async_trait::async_trait]
+impl neo_events_store::Health for SqliteStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        Self::ping(self).await
     }
 }

@@ -1,1 +1,109 @@
-//! The suite.
+//! The one suite that every backend passes: named scenarios, each over a fresh store, each stating a property.
+//!
+//! A backend's tests say `neo_events_store::conformance_tests!(make_store);`, where `make_store` is an async function
+//! that answers a store and whatever must live as long as it: each scenario becomes a test. [`run_all`] is the same
+//! in one call. Time is an argument everywhere, so that nothing here waits; a scenario that fails panics.
+
+mod catalogue;
+mod deliver;
+mod dispatch;
+mod events;
+mod random;
+mod repair;
+mod world;
+
+pub use catalogue::*;
+pub use deliver::*;
+pub use dispatch::*;
+pub use events::*;
+pub use repair::*;
+
+/// Hands the names of all scenarios to a macro, after the arguments given.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_scenario {
+    ($callback:path, $make:expr) => {
+        $callback! { $make;
+            payload_bytes_survive
+            every_field_reads_back
+            publishing_twice_is_one_event
+            versions_are_guarded
+            created_at_never_decreases
+            a_batch_is_judged_event_by_event
+            disabled_types_refuse_events
+            hostile_text_is_only_text
+            events_are_filtered_and_counted
+            event_pages_have_no_gaps_or_repeats
+            foreign_cursors_are_refused
+            processed_at_is_known_across_gaps
+            marking_processed_ends_what_is_owed
+            unknown_schemas_are_refused
+            event_types_are_kept
+            seeds_come_once
+            endpoints_read_back
+            stale_updates_are_refused
+            endpoints_are_filtered
+            subscriptions_are_kept
+            deleting_an_endpoint_takes_its_subscriptions
+            usage_never_goes_back_and_is_no_change
+            catalogue_changes_are_complete
+            dispatch_claims_are_exclusive
+            expired_dispatches_are_claimed_again
+            one_delivery_per_event_endpoint_and_trigger
+            directed_events_owe_no_dispatch
+            claims_respect_quotas_and_due_order
+            claims_share_events_between_endpoints
+            inactive_endpoints_hold_their_deliveries
+            every_verdict_is_recorded
+            attempts_read_back
+            late_settlements_are_lost
+            released_work_is_claimed_again
+            gone_disables_the_endpoint
+            due_endpoints_are_those_with_open_work
+            waiting_deliveries_are_cancelled_at_once
+            deliveries_in_flight_are_cancelled_when_they_land
+            cancellations_whose_attempt_never_ended_are_finished
+            retry_now_in_every_state
+            deleting_an_endpoint_cancels_its_deliveries
+            deliveries_are_filtered_in_pages
+            statistics_count_what_happened
+        }
+    };
+}
+
+/// One test per scenario: `conformance_tests!(make_store)`, with an `async fn make_store() -> (impl Store, Guard)`.
+/// Needs `tokio` with `macros` and `rt` in the calling crate.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:path) => {
+        $crate::for_each_scenario! { $crate::conformance_test_functions, $make }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_test_functions {
+    ($make:expr; $($scenario:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $scenario() {
+                let (store, _guard) = $make().await;
+                $crate::conformance::$scenario(&store).await;
+            }
+        )*
+    };
+}
+
+/// Runs every scenario, each over a store of its own; the second value lives as long as the store. Panics at the
+/// first property that does not hold.
+pub async fn run_all<S: crate::Store, Guard>(make: impl AsyncFn() -> (S, Guard)) {
+    macro_rules! run {
+        ($make:expr; $($scenario:ident)*) => {
+            $(
+                let (store, _guard) = $make().await;
+                $scenario(&store).await;
+            )*
+        };
+    }
+    crate::for_each_scenario! { run, make }
+}

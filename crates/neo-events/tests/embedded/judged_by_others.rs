@@ -88,7 +88,7 @@ async fn the_libraries_of_other_languages_verify() {
 fn judged(judge: &mut Command, input: &[u8]) {
     let spawned = judge.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.unwrap_or_else(|error| {
-        panic!("{:?} cannot be started ({error}): run scripts/test --setup", judge.get_program())
+        panic!("{} cannot be started ({error}): run scripts/test --setup", judge.get_program().display())
     });
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();

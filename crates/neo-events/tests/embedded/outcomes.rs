@@ -143,7 +143,7 @@ async fn who_cannot_be_reached_is_named() {
 #[tokio::test]
 async fn a_receiver_that_hangs_times_out() {
     let world = World::new().await;
-    let hanging = Answer { delay: Duration::from_secs(60), ..Answer::status(200) };
+    let hanging = Answer { delay: Duration::from_mins(1), ..Answer::status(200) };
     let receiver = Receiver::answering(move |_, _| hanging.clone()).await;
     world.endpoint(&receiver.url).await;
     world.publish("{}").await;
@@ -158,7 +158,7 @@ async fn a_receiver_that_hangs_times_out() {
 #[tokio::test]
 async fn a_hanging_endpoint_does_not_hold_up_another() {
     let world = World::new().await;
-    let hanging = Answer { delay: Duration::from_secs(60), ..Answer::status(200) };
+    let hanging = Answer { delay: Duration::from_mins(1), ..Answer::status(200) };
     let (dead, alive) = (Receiver::answering(move |_, _| hanging.clone()).await, Receiver::start().await);
     world.endpoint(&dead.url).await;
     world.endpoint(&alive.url).await;
@@ -197,7 +197,7 @@ async fn filters_patterns_and_contexts_decide_who_gets_what() {
     .await;
     for (receiver, expected) in [(&pro, &second), (&orders, &third), (&team, &second)] {
         let got = receiver.wait_for(1).await;
-        assert_eq!(got.iter().map(|request| request.id()).collect::<Vec<_>>(), [expected.as_str()]);
+        assert_eq!(got.iter().map(super::receiver::Received::id).collect::<Vec<_>>(), [expected.as_str()]);
     }
     assert_eq!(world.deliveries().await.len(), 3, "{first} goes to nobody");
 }

@@ -41,7 +41,7 @@ async fn publishing_twice_is_one_event() {
 async fn one_of_many_concurrent_publishers_wins_a_version() {
     let world = World::new().await;
     let order = Uuid::from_u128(1);
-    let draft = |expected| EventDraft {
+    let draft = move |expected| EventDraft {
         aggregate_id: Some(order),
         expected_version: Some(expected),
         ..EventDraft::new("order.paid", "{}")
@@ -93,9 +93,9 @@ async fn the_callers_transaction_decides() {
             let draft = EventDraft::new("invoice.issued", format!("{{\"number\":{number}}}"));
             let published = tenant.publish_in(&transaction, vec![draft]).unwrap().remove(0).unwrap();
             if commit {
-                transaction.commit().unwrap()
+                transaction.commit().unwrap();
             } else {
-                transaction.rollback().unwrap()
+                transaction.rollback().unwrap();
             }
             published.id
         };

@@ -41,7 +41,7 @@ async fn a_graceful_stop_under_load_makes_no_duplicate_and_loses_nothing() {
 #[tokio::test]
 async fn what_hangs_is_cut_off_and_made_again() {
     let hanging = |_: &_, before| Answer {
-        delay: if before == 0 { Duration::from_secs(60) } else { Duration::ZERO },
+        delay: if before == 0 { Duration::from_mins(1) } else { Duration::ZERO },
         ..Answer::status(200)
     };
     let (world, receiver) = (World::new().await, Receiver::answering(hanging).await);

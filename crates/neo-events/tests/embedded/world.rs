@@ -9,48 +9,48 @@ use neo_events::{
 
 use crate::receiver::eventually;
 
-pub struct World {
-    pub neo: NeoEvents,
-    pub folder: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) neo: NeoEvents,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|builder| builder).await
     }
 
-    pub async fn with(settings: impl FnOnce(Builder) -> Builder) -> Self {
+    pub(crate) async fn with(settings: impl FnOnce(Builder) -> Builder) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let neo = settings(NeoEvents::builder(folder.path().join("admin.db"))).start().await.unwrap();
         Self { neo, folder }
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.folder.path().join("admin.db")
     }
 
-    pub fn tenant(&self) -> Tenant {
+    pub(crate) fn tenant(&self) -> Tenant {
         self.neo.platform()
     }
 
     /// Shuts down and starts again on the same file.
-    pub async fn restarted(self) -> Self {
+    pub(crate) async fn restarted(self) -> Self {
         self.neo.shutdown(Duration::from_secs(10)).await;
         let neo = NeoEvents::builder(self.folder.path().join("admin.db")).start().await.unwrap();
         Self { neo, folder: self.folder }
     }
 
-    pub async fn shutdown(self, grace: Duration) -> Shutdown {
+    pub(crate) async fn shutdown(self, grace: Duration) -> Shutdown {
         self.neo.shutdown(grace).await
     }
 
     /// An endpoint that gets everything; retries after a second.
-    pub async fn endpoint(&self, url: &str) -> CreatedEndpoint {
+    pub(crate) async fn endpoint(&self, url: &str) -> CreatedEndpoint {
         self.endpoint_for(url, SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() })
             .await
     }
 
-    pub async fn endpoint_for(&self, url: &str, subscription: SubscriptionDraft) -> CreatedEndpoint {
+    pub(crate) async fn endpoint_for(&self, url: &str, subscription: SubscriptionDraft) -> CreatedEndpoint {
         let draft = EndpointDraft {
             retry_backoff_seconds: Some(1),
             timeout_seconds: Some(5),
@@ -61,17 +61,18 @@ impl World {
         created
     }
 
-    pub async fn publish(&self, data: &str) -> Published {
+    pub(crate) async fn publish(&self, data: &str) -> Published {
         self.tenant().publish(EventDraft::new("user.created", data)).await.unwrap()
     }
 
-    pub async fn deliveries(&self) -> Vec<Delivery> {
+    pub(crate) async fn deliveries(&self) -> Vec<Delivery> {
         self.tenant().deliveries(&DeliveryQuery::default(), PageRequest::first(1000)).await.unwrap().items
     }
 
     /// Waits until the only delivery has this status.
-    pub async fn only_delivery(&self, status: DeliveryStatus) -> DeliveryHistory {
-        let found = eventually(&format!("one delivery, {}", status.as_str()), async || {
+    pub(crate) async fn only_delivery(&self, status: DeliveryStatus) -> DeliveryHistory {
+        let what = format!("one delivery, {}", status.as_str());
+        let found = eventually(&what, async || {
             let deliveries = self.deliveries().await;
             assert!(deliveries.len() <= 1, "{deliveries:?}");
             deliveries.into_iter().find(|delivery| delivery.state.status() == status)

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::Args;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -89,6 +90,13 @@ impl Session {
             return Ok(None);
         }
         self.read(&answer).map(Some)
+    }
+
+    /// Makes a call whose answer is both shown and judged: as it came, and read.
+    pub(crate) async fn answer_both<T: DeserializeOwned>(&self, call: Call) -> Result<(Bytes, T), Failure> {
+        let answer = self.client.call(call).await?;
+        let read = self.read(&answer)?;
+        Ok((answer, read))
     }
 
     /// Makes a call whose answer is read by the command itself.

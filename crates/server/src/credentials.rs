@@ -10,15 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use neo_events::Sources;
 use serde::{Deserialize, Serialize};
 
 /// Where the command line looks if nothing else is said.
 pub(crate) const PATH_DEFAULT: &str = "neo-events-data/credentials.json";
 
 const FILE_NAME: &str = "credentials.json";
-const KEY_PREFIX: &str = "neo_admin_";
-const KEY_RANDOM_BYTES: usize = 32;
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A server and a key for it.
@@ -47,17 +44,6 @@ pub(crate) struct CredentialsError {
 /// The file beside a database.
 pub(crate) fn beside(database: &Path) -> PathBuf {
     database.with_file_name(FILE_NAME)
-}
-
-/// A new admin key: 256 random bits.
-pub(crate) fn generate_key(sources: &Sources) -> String {
-    use fmt::Write as _;
-    let mut key = KEY_PREFIX.to_owned();
-    for byte in sources.bytes::<KEY_RANDOM_BYTES>() {
-        // Writing into a String cannot fail.
-        let _ = write!(key, "{byte:02x}");
-    }
-    key
 }
 
 impl Credentials {
@@ -114,7 +100,7 @@ mod tests {
         let path = beside(&folder.path().join("deeper/admin.db"));
         assert_eq!(Credentials::read(&path).unwrap(), None);
         for url in ["http://127.0.0.1:1", "http://127.0.0.1:2"] {
-            let written = Credentials { url: url.into(), key: generate_key(&Sources::system()) };
+            let written = Credentials { url: url.into(), key: "k".into() };
             written.write(&path).unwrap();
             assert_eq!(Credentials::read(&path).unwrap(), Some(written));
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -146,6 +146,14 @@ impl Received {
     }
 }
 
+/// The receiver cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address}")]
+pub(crate) struct ReceiverError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
 /// Decides how a webhook to this path is answered.
 pub(crate) type Answer = dyn Fn(&str) -> StatusCode + Send + Sync;
 
@@ -163,12 +171,17 @@ struct Desk {
 }
 
 impl Receiver {
-    /// Takes webhooks from a listener that is bound already.
-    pub(crate) fn start(listener: TcpListener, answer: Arc<Answer>) -> io::Result<(Self, mpsc::Receiver<Received>)> {
+    /// Listens and takes webhooks. Port 0 takes a free one.
+    pub(crate) async fn start(
+        address: SocketAddr,
+        answer: Arc<Answer>,
+    ) -> Result<(Self, mpsc::Receiver<Received>), ReceiverError> {
+        let unusable = |source| ReceiverError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
         let (sender, received) = mpsc::channel(QUEUE_MAX);
         let desk = Arc::new(Desk { answer, received: sender, sources: Sources::system() });
-        let receiver =
-            Self { address: listener.local_addr()?, tasks: TaskTracker::new(), stopping: CancellationToken::new() };
+        let receiver = Self { address, tasks: TaskTracker::new(), stopping: CancellationToken::new() };
         receiver.tasks.spawn(accept(listener, desk, receiver.tasks.clone(), receiver.stopping.clone()));
         Ok((receiver, received))
     }

@@ -76,6 +76,9 @@ pub(crate) struct Problem {
     /// With `stale_version`: the aggregate's newest version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) newest_version: Option<u32>,
+    /// With `batch_rejected`: what became of each item.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub(crate) batch: Option<Box<BatchAnswer>>,
 }
 
 /// One fault of an input.

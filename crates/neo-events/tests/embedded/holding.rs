@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use neo_events::{Conflict, DeliveryState, DeliveryStatus, Error, SignedDuration};
+use neo_events::{Conflict, DeliveryState, DeliveryStatus, EndpointPatch, Error, SignedDuration};
 
 use crate::{
     receiver::{Answer, Receiver, eventually},
@@ -108,7 +108,7 @@ async fn verification_follows_reachability() {
     let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let url = format!("http://{unused}/");
     let moved =
-        world.tenant().update_endpoint(created.endpoint.id, Default::default(), Some(&url)).await.unwrap();
+        world.tenant().update_endpoint(created.endpoint.id, EndpointPatch::default(), Some(&url)).await.unwrap();
     assert!(!moved.is_verified, "another URL drops verification");
     let report = world.tenant().verify_endpoint(created.endpoint.id).await.unwrap();
     assert!(!report.endpoint.is_verified);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use neo_events::{
-    DeliveryState, DeliveryStatus, EndpointDraft, Error, EventDraft, Lookup, MasterKey, Profile, Resolve,
+    DeliveryState, DeliveryStatus, EndpointDraft, EndpointPatch, Error, EventDraft, Lookup, MasterKey, Profile, Resolve,
     Resolved, Sources, SubscriptionDraft, TargetPolicy,
 };
 
@@ -34,7 +34,7 @@ async fn targets_are_judged_when_written() {
         world.tenant().create_endpoint(EndpointDraft::standard("x", "http://example.com/a"), None).await;
     let moved = world
         .tenant()
-        .update_endpoint(created.unwrap().endpoint.id, Default::default(), Some("http://10.0.0.1/"))
+        .update_endpoint(created.unwrap().endpoint.id, EndpointPatch::default(), Some("http://10.0.0.1/"))
         .await;
     assert!(matches!(moved, Err(Error::Invalid(_))));
 }

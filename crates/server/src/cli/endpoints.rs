@@ -130,7 +130,7 @@ pub(crate) struct CreateArgs {
     /// Where webhooks go: an absolute http or https URL
     endpoint_url: String,
     /// Secret to sign with: `whsec_…` or any text [default: generated]
-    #[arg(long, value_name = "SECRET", env = "NEO_EVENTS_SECRET_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "SECRET")]
     secret_token: Option<String>,
     /// Only events of this context
     #[arg(long, value_name = "UUID")]
@@ -172,7 +172,7 @@ pub(crate) struct RotateArgs {
     /// The endpoint's id
     id: Uuid,
     /// Secret to sign with from now on [default: generated]
-    #[arg(long, value_name = "SECRET", env = "NEO_EVENTS_SECRET_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "SECRET")]
     secret_token: Option<String>,
     /// How long the secret before goes on signing, 0 to 604800 [default: 86400]
     #[arg(long, value_name = "S")]

@@ -14,6 +14,7 @@ use crate::{
     client::{CallError, OptionsError},
     credentials::CredentialsError,
     listen::ReceiverError,
+    settings::SettingsError,
     wire,
 };
 
@@ -32,6 +33,9 @@ pub(crate) enum Failure {
     /// The credentials file.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// Flags and environment.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The local receiver.
     #[error(transparent)]
     Receiver(#[from] ReceiverError),
@@ -74,7 +78,7 @@ impl Failure {
         match self {
             // The reader had enough (`| head`).
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
-            Self::Usage(_) | Self::Options(_) => ExitStatus::Usage,
+            Self::Usage(_) | Self::Options(_) | Self::Settings(_) => ExitStatus::Usage,
             Self::Call(CallError::Unreachable { .. }) => ExitStatus::Unreachable,
             _ => ExitStatus::Failed,
         }

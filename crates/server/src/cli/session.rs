@@ -15,33 +15,28 @@ use crate::{
     },
     client::{Call, CallError, Client, ClientOptions, URL_DEFAULT},
     credentials::{self, Credentials},
+    settings::{self, ClientSettings},
     wire::{List, Pairs},
 };
 
 /// Where the server is and who asks.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArgs {
-    /// Where the server is; else from the credentials file, else <http://127.0.0.1:8080>
-    #[arg(long, global = true, env = "NEO_EVENTS_URL", value_name = "URL")]
-    url: Option<Url>,
-    /// API key; else from the credentials file, if it is for the same URL
-    #[arg(long, global = true, env = "NEO_EVENTS_KEY", value_name = "KEY", hide_env_values = true)]
+    /// Where the server is; else from the credentials file, else <http://127.0.0.1:8080> [env: NEO_EVENTS_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// API key; else from the credentials file, if that is for the same URL [env: NEO_EVENTS_KEY]
+    #[arg(long, global = true, value_name = "KEY")]
     key: Option<String>,
-    /// Tenant to act in, for an admin key: a slug, or `region:<region>`
-    #[arg(long, global = true, env = "NEO_EVENTS_TENANT", value_name = "SLUG")]
+    /// Tenant to act in, for an admin key: a slug, or `region:<region>` [env: `NEO_EVENTS_TENANT`]
+    #[arg(long, global = true, value_name = "SLUG")]
     tenant: Option<String>,
     /// File in which `serve` left its URL and key
-    #[arg(
-        long,
-        global = true,
-        env = "NEO_EVENTS_CREDENTIALS",
-        value_name = "FILE",
-        default_value = credentials::PATH_DEFAULT
-    )]
+    #[arg(long, global = true, value_name = "FILE", default_value = credentials::PATH_DEFAULT)]
     credentials: PathBuf,
-    /// Further TLS roots for an https URL, in PEM
-    #[arg(long, global = true, env = "NEO_EVENTS_CA_FILE", value_name = "FILE")]
+    /// Further TLS roots for https, in PEM [env: `NEO_EVENTS_CA_FILE`]
+    #[arg(long, global = true, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
@@ -75,8 +70,11 @@ pub(crate) struct Session {
 impl Session {
     /// Finds the server.
     pub(crate) fn open(server: ServerArgs, output: Output, is_json: bool) -> Result<Self, Failure> {
-        let (url, key) = find_server(server.url, server.key, &server.credentials)?;
-        let client = Client::new(ClientOptions { url, key, tenant: server.tenant, ca_file: server.ca_file })?;
+        let given = settings::resolve_client(server.url, server.key)?;
+        let (url, key) = find_server(given, &server.credentials)?;
+        let ca_file = server.ca_file.map_or_else(|| settings::variable("NEO_EVENTS_CA_FILE").map(|path| path.map(PathBuf::from)), |path| Ok(Some(path)))?;
+        let tenant = server.tenant.map_or_else(|| settings::variable("NEO_EVENTS_TENANT"), |slug| Ok(Some(slug)))?;
+        let client = Client::new(ClientOptions { url, key, tenant, ca_file })?;
         Ok(Self { client, output, is_json })
     }
 
@@ -196,18 +194,20 @@ pub(crate) fn to_json(input: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// The file's key is for the file's URL alone: it is sent nowhere else.
-fn find_server(url: Option<Url>, key: Option<String>, file: &Path) -> Result<(Url, Option<String>), Failure> {
-    if let (Some(url), Some(key)) = (&url, &key) {
-        return Ok((url.clone(), Some(key.clone())));
-    }
+fn find_server(given: ClientSettings, file: &Path) -> Result<(Url, Option<String>), Failure> {
     let parse = |text: &str| {
-        Url::parse(text).map_err(|error| Failure::Usage(format!("the server's URL {text} is not one: {error}")))
+        Url::parse(text).map_err(|error| Failure::Usage(format!("{text} is no URL of a server: {error}")))
     };
-    let found = Credentials::read(file)?;
-    let Some(found) = found else { return Ok((url.map_or_else(|| parse(URL_DEFAULT), Ok)?, key)) };
+    let url = given.url.as_deref().map(parse).transpose()?;
+    if let (Some(url), Some(_)) = (&url, &given.key) {
+        return Ok((url.clone(), given.key));
+    }
+    let Some(found) = Credentials::read(file)? else {
+        return Ok((url.map_or_else(|| parse(URL_DEFAULT), Ok)?, given.key));
+    };
     let found_url = parse(&found.url)?;
     let is_same = url.as_ref().is_none_or(|url| url.origin() == found_url.origin());
-    Ok((url.unwrap_or(found_url), key.or(is_same.then_some(found.key))))
+    Ok((url.unwrap_or(found_url), given.key.or(is_same.then_some(found.key))))
 }
 
 #[cfg(test)]
@@ -219,8 +219,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("credentials.json");
         let check = |url: Option<&str>, key: Option<&str>, expected: (&str, Option<&str>)| {
-            let url = url.map(|url| Url::parse(url).unwrap());
-            let (found, key) = find_server(url, key.map(str::to_owned), &file).unwrap();
+            let given = ClientSettings { url: url.map(str::to_owned), key: key.map(str::to_owned) };
+            let (found, key) = find_server(given, &file).unwrap();
             assert_eq!((found.as_str(), key.as_deref()), expected);
         };
         check(None, None, ("http://127.0.0.1:8080/", None));

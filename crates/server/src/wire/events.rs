@@ -1,7 +1,12 @@
 //! Events, one and many, and aggregates.
 
-use neo_events::{EventDraft, StoredEvent, Timestamp};
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use neo_events::{BATCH_EVENTS_MAX, EventDraft, StoredEvent, Timestamp};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -85,7 +90,30 @@ impl From<neo_events::Published> for Published {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct BatchIn {
+    #[serde(deserialize_with = "few")]
     pub(crate) events: Vec<Box<RawValue>>,
+}
+
+/// No more items than a batch may have, so that a body of nothing but commas costs no memory.
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error> {
+    struct FewVisitor;
+    impl<'de> Visitor<'de> for FewVisitor {
+        type Value = Vec<Box<RawValue>>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut events = Vec::new();
+            while let Some(event) = items.next_element()? {
+                if events.len() == BATCH_EVENTS_MAX {
+                    return Err(A::Error::custom(format_args!("has more than {BATCH_EVENTS_MAX} events")));
+                }
+                events.push(event);
+            }
+            Ok(events)
+        }
+    }
+    deserializer.deserialize_seq(FewVisitor)
 }
 
 /// What became of a batch.

@@ -1,7 +1,7 @@
 //! Subscriptions, and why they match.
 
 use neo_events::{SubscriptionDraft, SubscriptionPatch, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -119,7 +119,8 @@ pub(crate) struct ExplainIn {
     pub(crate) event: Option<ExplainEvent>,
 }
 
-/// An event that need not exist.
+/// An event that need not exist. Fields that matching does not look at may be there, so that a whole event can be
+/// pasted, as it is published or as it is answered.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct ExplainEvent {
@@ -128,6 +129,32 @@ pub(crate) struct ExplainEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) context_id: Option<Uuid>,
     pub(crate) event_data: Box<RawValue>,
+    #[serde(skip_serializing)]
+    id: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    event_name: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    aggregate_id: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    aggregate_type: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    aggregate_version: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    event_metadata: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    correlation_id: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    causation_id: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    triggered_by_user_id: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    occurred_at: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    expected_version: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    processed_at: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    created_at: Option<IgnoredAny>,
 }
 
 /// Whether it matches, and which clause saw what.

@@ -1,0 +1,286 @@
+//! Request bodies: how they are read, how large they may be, and what exactly is wrong with one that is refused.
+//!
+//! A body is parsed once, straight from its bytes. Only if that fails it is read again, slowly, to find the place: a
+//! body that is not JSON is malformed (400), JSON of the wrong shape breaks a rule (422) at a JSON pointer.
+
+use std::time::Duration;
+
+use axum::{body::Body, extract::FromRequest};
+use bytes::Bytes;
+use http::{HeaderMap, Request, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_path_to_error::{Path, Segment};
+use tokio::time::timeout;
+
+use super::query::judge_absence;
+use crate::{problem::Refusal, wire::Fault};
+
+/// A single input: 100 KiB of event data, 50 KiB of metadata, and ample room for the rest.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is still read of a body that is too large, so that its sender gets to see the answer.
+const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A JSON body that must be there.
+pub(super) struct Input<T>(pub(super) T);
+
+/// A JSON body that may be absent; then everything in it is.
+pub(super) struct OptionalInput<T>(pub(super) T);
+
+/// The input of calls that take none: `{}`, or nothing at all.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(super) struct Nothing {}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Refusal> {
+        judge_absence(request.uri())?;
+        judge_json(&request)?;
+        let bytes = read(request.into_body(), BODY_BYTES_MAX).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalInput<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Refusal> {
+        judge_absence(request.uri())?;
+        let is_json = judge_json(&request);
+        let bytes = read(request.into_body(), BODY_BYTES_MAX).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        is_json.and_then(|()| parse(&bytes)).map(Self)
+    }
+}
+
+/// How a body says it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MediaType {
+    /// `application/json`
+    Json,
+    /// `application/x-ndjson`: a JSON text per line.
+    Lines,
+    /// Anything else, or nothing.
+    Other,
+}
+
+impl MediaType {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let Some(value) = headers.get(header::CONTENT_TYPE) else { return Self::Other };
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if essence.eq_ignore_ascii_case(b"application/json") {
+            Self::Json
+        } else if essence.eq_ignore_ascii_case(b"application/x-ndjson")
+            || essence.eq_ignore_ascii_case(b"application/ndjson")
+        {
+            Self::Lines
+        } else {
+            Self::Other
+        }
+    }
+}
+
+fn judge_json(request: &Request<Body>) -> Result<(), Refusal> {
+    judge_encoding(request.headers())?;
+    match MediaType::of(request.headers()) {
+        MediaType::Json => Ok(()),
+        _ if is_empty(request) => Err(Refusal::empty_body()),
+        _ => Err(Refusal::unsupported_media_type("application/json")),
+    }
+}
+
+pub(super) fn is_empty(request: &Request<Body>) -> bool {
+    hyper::body::Body::is_end_stream(request.body())
+}
+
+pub(super) fn judge_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            Err(Refusal::unsupported_content_encoding())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The whole body. One that came in one piece is not copied.
+pub(super) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let collected = timeout(BODY_TIMEOUT, Limited::new(&mut body, bytes_max).collect()).await;
+    match collected.map_err(|_| Refusal::body_timeout())? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            discard(body).await;
+            Err(Refusal::body_too_large(bytes_max))
+        }
+        Err(_) => Err(Refusal::incomplete_body()),
+    }
+}
+
+/// A connection that is closed while its peer still sends is reset, and the peer never sees why.
+async fn discard(mut body: Body) {
+    let discarding = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARDED_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    // Whatever happens, the answer is the same.
+    let _ = timeout(DISCARD_TIMEOUT, discarding).await;
+}
+
+/// An input from its JSON text.
+pub(super) fn parse<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, Refusal> {
+    // Derived structs would take an array of their fields, too.
+    if text.trim_ascii_start().first() == Some(&b'[') {
+        return Err(fault::<IgnoredAny>(text).unwrap_or_else(|| Refusal::invalid_at("", "must be an object")));
+    }
+    serde_json::from_slice(text).map_err(|error| {
+        fault::<T>(text).unwrap_or_else(|| Refusal::malformed_json(error.to_string()))
+    })
+}
+
+/// What is wrong with a text; `None` if nothing is.
+#[cold]
+fn fault<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Option<Refusal> {
+    if text.trim_ascii().is_empty() {
+        return Some(Refusal::empty_body());
+    }
+    if let Err(error) = str::from_utf8(text) {
+        let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
+        return Some(Refusal::malformed_json(detail));
+    }
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(text) {
+        return Some(Refusal::malformed_json(error.to_string()));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let error = serde_path_to_error::deserialize::<_, T>(&mut deserializer).err()?;
+    if !error.inner().is_data() {
+        return Some(Refusal::malformed_json(error.inner().to_string()));
+    }
+    Some(Refusal::invalid(vec![misshapen(error.path(), error.inner())]))
+}
+
+/// Where the shape is broken, and how.
+fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
+    let mut pointer = pointer(path);
+    let detail = error.to_string();
+    let detail = detail.split(" at line ").next().unwrap_or_default();
+    if let Some(field) = quoted_after(detail, "missing field ") {
+        pointer = format!("{pointer}/{}", token(field));
+        return Fault { pointer, detail: "is required".to_owned() };
+    }
+    let named = quoted_after(detail, "unknown field ").or_else(|| quoted_after(detail, "duplicate field "));
+    if let Some(field) = named {
+        let place = format!("/{}", token(field));
+        if !pointer.ends_with(&place) {
+            pointer.push_str(&place);
+        }
+    }
+    Fault { pointer, detail: in_words(detail) }
+}
+
+fn pointer(path: &Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", token(key))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+/// A part of a JSON pointer (RFC 6901 §3).
+fn token(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+fn quoted_after<'t>(text: &'t str, beginning: &str) -> Option<&'t str> {
+    text.strip_prefix(beginning)?.strip_prefix('`')?.split('`').next()
+}
+
+/// The parser's words, without names of Rust's types.
+fn in_words(detail: &str) -> String {
+    const WORDS: [(&str, &str); 6] = [
+        ("expected u32", "expected a whole number, 0 or greater"),
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a sequence", "expected an array"),
+        ("expected a map", "expected an object"),
+        ("invalid type: map", "invalid type: object"),
+    ];
+    let replace = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
+    WORDS.iter().fold(detail.to_owned(), replace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{EventIn, VerifyIn};
+
+    fn check<T: DeserializeOwned>(text: &[u8], code: &str, place: Option<&str>, says: &str) {
+        let Err(refusal) = parse::<T>(text) else { panic!("accepted {}", text.escape_ascii()) };
+        let problem = refusal.into_problem();
+        let found = problem.errors.first().map(|fault| fault.pointer.as_str());
+        assert_eq!((problem.code.as_ref(), found), (code, place), "{}: {}", text.escape_ascii(), problem.detail);
+        assert!(problem.detail.contains(says), "{}: {}", text.escape_ascii(), problem.detail);
+    }
+
+    #[test]
+    fn malformed_texts_are_told_from_misshapen_ones() {
+        let malformed = |text: &[u8], says| check::<EventIn>(text, "malformed_json", None, says);
+        malformed(b"{", "line 1 column 1");
+        malformed(b"nope", "line 1 column 2");
+        malformed(b"{\"event_type\":\"a.b\",\n}", "line 2 column 1");
+        malformed(b"{\"event_type\":\"\xff\"}", "UTF-8 at byte 15");
+        malformed(b"{\"event_type\":\"a.b\",\"event_data\":{\"x\":\"\xff\"}}", "UTF-8 at byte 39");
+        malformed(b"{\"event_type\":\"\\ud800\"}", "surrogate");
+        malformed(b"{\"event_type\":\"a\0b\"}", "control character");
+        malformed(b"{} {}", "trailing characters");
+        malformed(b"[}", "line 1 column 2");
+        // Wrong in shape, but not JSON in the first place.
+        malformed(b"{\"nope\":1", "EOF");
+        check::<EventIn>(b" \n", "empty_body", None, "");
+
+        let misshapen = |text: &[u8], place, says| check::<EventIn>(text, "validation_failed", Some(place), says);
+        misshapen(b"{}", "/event_type", "is required");
+        misshapen(b"{\"event_type\":\"a.b\"}", "/event_data", "is required");
+        misshapen(b"{\"event_typo\":1}", "/event_typo", "unknown field `event_typo`");
+        misshapen(b"{\"a/b~\":1}", "/a~1b~0", "unknown field");
+        misshapen(b"{\"event_type\":1}", "/event_type", "invalid type: integer `1`, expected a string");
+        misshapen(b"{\"event_type\":\"a.b\",\"event_type\":\"a.b\"}", "/event_type", "duplicate field");
+        misshapen(b"{\"aggregate_version\":1.5}", "/aggregate_version", "expected a whole number");
+        misshapen(b"{\"id\":\"x\"}", "/id", "UUID");
+        misshapen(b"{\"occurred_at\":\"yesterday\"}", "/occurred_at", "");
+        misshapen(b"{\"occurred_at\":\"2026-11-21T12:00:00\"}", "/occurred_at", "");
+        misshapen(b"[]", "", "must be an object");
+        misshapen(b"null", "", "expected an object");
+        misshapen(b"3", "", "expected an object");
+        check::<VerifyIn>(b"{\"level\":\"standard\"}", "validation_failed", Some("/level"), "`basic`");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let deep = |field: &str| {
+            let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+            format!("{{\"event_type\":\"a.b\",\"{field}\":{nested}}}").into_bytes()
+        };
+        check::<EventIn>(&deep("id"), "validation_failed", Some("/id"), "expected a");
+        check::<EventIn>(&deep("nope"), "validation_failed", Some("/nope"), "unknown field");
+        // Raw JSON has no depth here; the domain bounds it.
+        assert!(parse::<EventIn>(&deep("event_data")).is_ok());
+    }
+}

@@ -1,0 +1,129 @@
+//! `/v1/endpoints`: where webhooks go, and what is done with them.
+
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+};
+use neo_events::{
+    EndpointQuery, SignedDuration, Tenant,
+    domain::{
+        endpoint::ROTATION_OVERLAP_DEFAULT,
+        id::kind,
+        stats::{STATS_DAYS_DEFAULT, STATS_DAYS_MAX},
+        violation::Rule,
+    },
+};
+
+use super::{
+    Answer,
+    body::{Input, Nothing, OptionalInput},
+    created, no_content, ok,
+    path::PathId,
+    query::{NoQuery, Query},
+};
+use crate::{
+    problem::Refusal,
+    wire::{
+        Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, List, RotateSecretIn, TestIn, Verification,
+        VerifyIn, into_text,
+    },
+};
+
+/// Longest overlap of a rotated secret: a week.
+const OVERLAP_SECONDS_MAX: u32 = 7 * 24 * 3600;
+
+type Id = PathId<kind::Endpoint>;
+
+pub(super) fn routes() -> Router<Tenant> {
+    Router::new()
+        .route("/v1/endpoints", post(create).get(list))
+        .route("/v1/endpoints/{id}", get(show).patch(update).delete(delete))
+        .route("/v1/endpoints/{id}/activate", post(activate))
+        .route("/v1/endpoints/{id}/deactivate", post(deactivate))
+        .route("/v1/endpoints/{id}/verify", post(verify))
+        .route("/v1/endpoints/{id}/unverify", post(unverify))
+        .route("/v1/endpoints/{id}/rotate-secret", post(rotate_secret))
+        .route("/v1/endpoints/{id}/test", post(test))
+        .route("/v1/endpoints/{id}/stats", get(stats))
+}
+
+async fn create(State(tenant): State<Tenant>, Input(endpoint): Input<EndpointIn>) -> Answer {
+    let (draft, secret_token) = endpoint.into_parts();
+    let endpoint = Endpoint::from(tenant.create_endpoint(draft, secret_token.as_deref()).await?);
+    created(&format!("/v1/endpoints/{}", endpoint.id), &endpoint)
+}
+
+async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+    let conditions = EndpointQuery {
+        context_id: query.take_uuid("context_id")?,
+        is_active: query.take_bool("is_active")?,
+        event_type: query.take("event_type", "category.action")?,
+    };
+    let page = query.take_page()?;
+    query.end()?;
+    ok(&List::<Endpoint>::of(tenant.endpoints(&conditions, page).await?))
+}
+
+async fn show(State(tenant): State<Tenant>, PathId(id): Id, _: NoQuery) -> Answer {
+    ok(&Endpoint::from(tenant.endpoint(id).await?))
+}
+
+async fn update(State(tenant): State<Tenant>, PathId(id): Id, Input(changes): Input<EndpointChanges>) -> Answer {
+    let (patch, url) = changes.into_parts();
+    ok(&Endpoint::from(tenant.update_endpoint(id, patch, url.as_deref()).await?))
+}
+
+async fn delete(State(tenant): State<Tenant>, PathId(id): Id, _: NoQuery) -> Answer {
+    tenant.delete_endpoint(id).await?;
+    Ok(no_content())
+}
+
+async fn activate(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
+    ok(&Endpoint::from(tenant.activate_endpoint(id).await?))
+}
+
+async fn deactivate(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
+    ok(&Endpoint::from(tenant.deactivate_endpoint(id).await?))
+}
+
+/// There is one level so far, which the shape of the input has judged.
+async fn verify(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<VerifyIn>) -> Answer {
+    ok(&Verification::from(tenant.verify_endpoint(id).await?))
+}
+
+async fn unverify(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
+    ok(&Endpoint::from(tenant.unverify_endpoint(id).await?))
+}
+
+async fn rotate_secret(
+    State(tenant): State<Tenant>,
+    PathId(id): Id,
+    OptionalInput(rotation): OptionalInput<RotateSecretIn>,
+) -> Answer {
+    let overlap = match rotation.overlap_seconds {
+        None => ROTATION_OVERLAP_DEFAULT,
+        Some(seconds @ 0..=OVERLAP_SECONDS_MAX) => SignedDuration::from_secs(seconds.into()),
+        Some(_) => {
+            let rule = Rule::OutOfRange { min: 0.0, max: OVERLAP_SECONDS_MAX.into() };
+            return Err(Refusal::breaks("/overlap_seconds", rule));
+        }
+    };
+    ok(&Endpoint::from(tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap).await?))
+}
+
+async fn test(State(tenant): State<Tenant>, PathId(id): Id, OptionalInput(test): OptionalInput<TestIn>) -> Answer {
+    let payload = test.payload.map(into_text);
+    let delivery = Delivery::from(tenant.test_endpoint(id, payload.as_deref()).await?);
+    created(&format!("/v1/deliveries/{}", delivery.id), &delivery)
+}
+
+async fn stats(State(tenant): State<Tenant>, PathId(id): Id, mut query: Query) -> Answer {
+    let expected = "between 1 and 90";
+    let days = query.take("days", expected)?.unwrap_or(STATS_DAYS_DEFAULT);
+    query.end()?;
+    if !(1..=STATS_DAYS_MAX).contains(&days) {
+        return Err(Refusal::invalid_parameter("days", expected));
+    }
+    ok(&EndpointStats::new(id.uuid(), days, tenant.endpoint_stats(id, days).await?))
+}

@@ -1,0 +1,159 @@
+//! `/v1/events` and `/v1/aggregates`: publish and read.
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    routing::{get, post},
+};
+use http::{Request, StatusCode};
+use neo_events::{
+    BATCH_EVENTS_MAX, EventDraft, EventQuery, Tenant,
+    domain::{
+        event::normalise_aggregate_type,
+        id::kind,
+        violation::{Rule, Violations},
+    },
+};
+
+use super::{
+    Answer,
+    body::{Input, MediaType, is_empty, judge_encoding, parse, read},
+    json, ok,
+    path::{PathAggregate, PathId},
+    query::{NoQuery, Query, judge_absence},
+};
+use crate::{
+    problem::Refusal,
+    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, List, Problem, Published},
+};
+
+/// A whole batch, in bytes.
+const BATCH_BYTES_MAX: usize = 10 * 1024 * 1024;
+
+pub(super) fn routes() -> Router<Tenant> {
+    Router::new()
+        .route("/v1/events", post(publish).get(list))
+        .route("/v1/events/batch", post(publish_batch))
+        .route("/v1/events/{id}", get(show))
+        .route("/v1/aggregates/{type}/{id}", get(aggregate))
+}
+
+async fn publish(State(tenant): State<Tenant>, Input(event): Input<EventIn>) -> Answer {
+    let published = tenant.publish(event.into()).await?;
+    json(StatusCode::ACCEPTED, &Published::from(published))
+}
+
+async fn show(State(tenant): State<Tenant>, PathId(id): PathId<kind::Event>, _: NoQuery) -> Answer {
+    ok(&Event::from(tenant.event(id).await?))
+}
+
+async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+    let conditions = EventQuery {
+        event_type: query.take("event_type", "category.action")?,
+        aggregate_type: query.take_text("aggregate_type")?.map(|name| name.to_lowercase()),
+        aggregate_id: query.take_uuid("aggregate_id")?,
+        correlation_id: query.take_uuid("correlation_id")?,
+        context_id: query.take_uuid("context_id")?,
+        created: query.take_range()?,
+        processed: query.take_bool("processed")?,
+    };
+    let page = query.take_page()?;
+    query.end()?;
+    ok(&List::<Event>::of(tenant.events(&conditions, page).await?))
+}
+
+async fn aggregate(State(tenant): State<Tenant>, path: PathAggregate, mut query: Query) -> Answer {
+    let after_version = query.take("after_version", "a whole number, 0 or greater")?.unwrap_or(0);
+    let limit = query.take_limit()?;
+    query.end()?;
+    let malformed = |rule| Violations::one("/aggregate_type", rule);
+    let aggregate_type = normalise_aggregate_type(&path.aggregate_type).map_err(malformed)?;
+    let aggregate_id = path.aggregate_id;
+    let next_version = tenant.next_version(&aggregate_type, aggregate_id).await?;
+    let events = tenant.aggregate_events(&aggregate_type, aggregate_id, after_version, limit).await?;
+    let events = events.into_iter().map(Event::from).collect();
+    ok(&Aggregate { aggregate_type, aggregate_id, next_version, events })
+}
+
+async fn publish_batch(State(tenant): State<Tenant>, request: Request<Body>) -> Answer {
+    judge_absence(request.uri())?;
+    judge_encoding(request.headers())?;
+    let media_type = MediaType::of(request.headers());
+    if media_type == MediaType::Other {
+        let supported = "application/json or application/x-ndjson";
+        return Err(if is_empty(&request) { Refusal::empty_body() } else { Refusal::unsupported_media_type(supported) });
+    }
+    let bytes = read(request.into_body(), BATCH_BYTES_MAX).await?;
+    let items = if media_type == MediaType::Json { parse_array(&bytes) } else { parse_lines(&bytes) }?;
+    let answer = publish_items(&tenant, items).await?;
+    if answer.rejected == answer.results.len() {
+        return Err(Refusal::batch(answer));
+    }
+    json(StatusCode::ACCEPTED, &answer)
+}
+
+/// An event of a batch, or what is wrong with its JSON.
+type Item = Result<EventDraft, Problem>;
+
+fn parse_array(bytes: &[u8]) -> Result<Vec<Item>, Refusal> {
+    let batch: BatchIn = parse(bytes)?;
+    if batch.events.is_empty() {
+        return Err(Refusal::breaks("/events", Rule::Empty));
+    }
+    Ok(batch.events.iter().map(|event| parse_item(event.get().as_bytes())).collect())
+}
+
+/// A JSON text per line; blank lines are nothing.
+fn parse_lines(bytes: &[u8]) -> Result<Vec<Item>, Refusal> {
+    let lines = || bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let actual = lines().count();
+    if actual == 0 {
+        return Err(Refusal::empty_body());
+    }
+    if actual > BATCH_EVENTS_MAX {
+        return Err(Refusal::breaks("", Rule::TooMany { actual, max: BATCH_EVENTS_MAX, unit: "events" }));
+    }
+    Ok(lines().map(parse_item).collect())
+}
+
+fn parse_item(text: &[u8]) -> Item {
+    parse::<EventIn>(text).map(EventDraft::from).map_err(Refusal::into_problem)
+}
+
+/// Publishes what could be read, and puts the answers where their items stood.
+async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer, Refusal> {
+    let mut drafts = Vec::with_capacity(items.len());
+    let mut unreadable = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Ok(draft) => {
+                drafts.push(draft);
+                unreadable.push(None);
+            }
+            Err(problem) => unreadable.push(Some(problem)),
+        }
+    }
+    let mut published = tenant.publish_batch(drafts).await?.into_iter();
+    let mut answer = BatchAnswer { accepted: 0, duplicates: 0, rejected: 0, results: Vec::with_capacity(unreadable.len()) };
+    for (index, problem) in unreadable.into_iter().enumerate() {
+        let outcome = match problem {
+            Some(problem) => Err(problem),
+            None => match published.next() {
+                Some(outcome) => outcome.map_err(|error| Refusal::from(error).into_problem()),
+                None => break,
+            },
+        };
+        answer.results.push(match outcome {
+            Ok(event) => {
+                *if event.duplicate { &mut answer.duplicates } else { &mut answer.accepted } += 1;
+                BatchResult::Published { index, id: event.id.uuid(), duplicate: event.duplicate }
+            }
+            Err(error) => {
+                answer.rejected += 1;
+                BatchResult::Refused { index, error }
+            }
+        });
+    }
+    Ok(answer)
+}

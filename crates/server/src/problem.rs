@@ -1,0 +1,384 @@
+//! Every way in which a request can be refused or fail, and its `application/problem+json` (RFC 9457): the only place
+//! that maps errors to HTTP.
+//!
+//! A [`Refusal`] travels in the extensions of an otherwise empty response to [`render`], which knows the request's id.
+//! What a caller cannot mend (status 500 and above) is logged there with its causes, which are not shown.
+
+use std::{borrow::Cow, error::Error as _};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use neo_events::{
+    Conflict, Error, StoreError,
+    domain::violation::{Rule, Violations},
+};
+use uuid::Uuid;
+
+use crate::wire::{BatchAnswer, BatchResult, Fault, Problem};
+
+/// Seconds after which trying again may help: a database that is busy or restarting.
+const RETRY_SECONDS_BUSY: u32 = 1;
+/// The same where somebody must act first.
+const RETRY_SECONDS_REPAIR: u32 = 30;
+
+/// A kind of problem: what is the same each time.
+struct Kind {
+    status: StatusCode,
+    code: &'static str,
+    /// `type`: the code as a URN.
+    urn: &'static str,
+    title: &'static str,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $status:ident $code:literal $title:literal)*) => {
+        $(const $name: Kind = Kind {
+            status: StatusCode::$status,
+            code: $code,
+            urn: concat!("urn:neo-events:problem:", $code),
+            title: $title,
+        };)*
+    };
+}
+
+kinds! {
+    MALFORMED_JSON = BAD_REQUEST "malformed_json" "The body is not JSON"
+    EMPTY_BODY = BAD_REQUEST "empty_body" "The body is empty"
+    INCOMPLETE_BODY = BAD_REQUEST "incomplete_body" "The body ended too early"
+    UNKNOWN_PARAMETER = BAD_REQUEST "unknown_parameter" "A query parameter is unknown"
+    INVALID_PARAMETER = BAD_REQUEST "invalid_parameter" "A query parameter has no valid value"
+    INVALID_CURSOR = BAD_REQUEST "invalid_cursor" "The cursor is not one of this list"
+    INVALID_TENANT_ID = BAD_REQUEST "invalid_tenant_id" "X-Neo-Tenant-ID is malformed"
+    IDEMPOTENCY_KEY_UNSUPPORTED =
+        BAD_REQUEST "idempotency_key_unsupported" "Idempotency-Key is not supported"
+    UNAUTHORIZED = UNAUTHORIZED "unauthorized" "The request needs a valid key"
+    UNKNOWN_PATH = NOT_FOUND "unknown_path" "There is no such path"
+    TENANT_NOT_FOUND = NOT_FOUND "tenant_not_found" "There is no such tenant"
+    EVENT_NOT_FOUND = NOT_FOUND "event_not_found" "There is no such event"
+    EVENT_TYPE_NOT_FOUND = NOT_FOUND "event_type_not_found" "There is no such event type"
+    ENDPOINT_NOT_FOUND = NOT_FOUND "endpoint_not_found" "There is no such endpoint"
+    SUBSCRIPTION_NOT_FOUND = NOT_FOUND "subscription_not_found" "There is no such subscription"
+    DELIVERY_NOT_FOUND = NOT_FOUND "delivery_not_found" "There is no such delivery"
+    AGGREGATE_NOT_FOUND = NOT_FOUND "aggregate_not_found" "There is no such aggregate"
+    NOT_FOUND = NOT_FOUND "not_found" "It is not there"
+    METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED "method_not_allowed" "The path has no such method"
+    BODY_TIMEOUT = REQUEST_TIMEOUT "body_timeout" "The body took too long"
+    ID_REUSED = CONFLICT "id_reused" "The id belongs to another event"
+    STALE_VERSION = CONFLICT "stale_version" "The expected version is stale"
+    VERSIONS_EXHAUSTED = CONFLICT "versions_exhausted" "The aggregate has reached its last version"
+    ALREADY_EXISTS = CONFLICT "already_exists" "There is one already"
+    ILLEGAL_STATE = CONFLICT "illegal_state" "The state does not allow it"
+    ENDPOINT_INACTIVE = CONFLICT "endpoint_inactive" "The endpoint is inactive"
+    CONTENDED = CONFLICT "contended" "The row kept changing"
+    BODY_TOO_LARGE = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large"
+    UNSUPPORTED_MEDIA_TYPE = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported"
+    VALIDATION_FAILED = UNPROCESSABLE_ENTITY "validation_failed" "The input breaks rules"
+    BATCH_REJECTED = UNPROCESSABLE_ENTITY "batch_rejected" "Every event of the batch was rejected"
+    INTERNAL = INTERNAL_SERVER_ERROR "internal_error" "The server failed"
+    DATABASE_UNAVAILABLE = SERVICE_UNAVAILABLE "database_unavailable" "The database cannot serve now"
+    STORAGE_FULL = SERVICE_UNAVAILABLE "storage_full" "The database has no room left"
+    DATABASE_READ_ONLY = SERVICE_UNAVAILABLE "database_read_only" "The database cannot be written"
+}
+
+/// A request that was refused or failed.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal(Box<Details>);
+
+#[derive(Debug, Clone)]
+struct Details {
+    problem: Problem,
+    retry_after_seconds: Option<u32>,
+    /// For the log alone.
+    cause: Option<String>,
+}
+
+/// What a request's fault is, where the fault has no place in the body's JSON.
+impl Refusal {
+    fn new(kind: &Kind, detail: impl Into<String>) -> Self {
+        let problem = Problem {
+            kind: Cow::Borrowed(kind.urn),
+            title: Cow::Borrowed(kind.title),
+            status: kind.status.as_u16(),
+            detail: detail.into(),
+            code: Cow::Borrowed(kind.code),
+            errors: Vec::new(),
+            request_id: None,
+            newest_version: None,
+            batch: None,
+        };
+        Self(Box::new(Details { problem, retry_after_seconds: None, cause: None }))
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(&UNAUTHORIZED, "send the header `Authorization: Bearer KEY` with a valid key")
+    }
+
+    pub(crate) fn unknown_path() -> Self {
+        Self::new(&UNKNOWN_PATH, "the API has no such path")
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(&METHOD_NOT_ALLOWED, "the header `Allow` names the methods of this path")
+    }
+
+    pub(crate) fn invalid_tenant_id() -> Self {
+        Self::new(&INVALID_TENANT_ID, "X-Neo-Tenant-ID must be `admin`, a tenant's slug, or `region:` and a region")
+    }
+
+    pub(crate) fn tenant_not_found(tenant: &str) -> Self {
+        Self::new(&TENANT_NOT_FOUND, format!("there is no tenant `{tenant}`"))
+    }
+
+    pub(crate) fn idempotency_key() -> Self {
+        let detail = "Idempotency-Key is not supported by this version; give the event an `id` (a UUIDv7) instead: \
+                      publishing the same id again is harmless";
+        Self::new(&IDEMPOTENCY_KEY_UNSUPPORTED, detail)
+    }
+
+    pub(crate) fn unknown_parameter(name: &str) -> Self {
+        Self::new(&UNKNOWN_PARAMETER, format!("the query parameter `{name}` is unknown here"))
+    }
+
+    pub(crate) fn invalid_parameter(name: &str, expected: &str) -> Self {
+        Self::new(&INVALID_PARAMETER, format!("the query parameter `{name}` must be {expected}"))
+    }
+
+    pub(crate) fn repeated_parameter(name: &str) -> Self {
+        Self::new(&INVALID_PARAMETER, format!("the query parameter `{name}` is given twice"))
+    }
+
+    pub(crate) fn unsupported_media_type(expected: &str) -> Self {
+        Self::new(&UNSUPPORTED_MEDIA_TYPE, format!("the body must be sent with `Content-Type: {expected}`"))
+    }
+
+    pub(crate) fn unsupported_content_encoding() -> Self {
+        Self::new(&UNSUPPORTED_MEDIA_TYPE, "the body must be sent without `Content-Encoding`")
+    }
+
+    pub(crate) fn empty_body() -> Self {
+        Self::new(&EMPTY_BODY, "the request needs a body")
+    }
+
+    pub(crate) fn incomplete_body() -> Self {
+        Self::new(&INCOMPLETE_BODY, "the connection ended before the body did, or the body is not valid HTTP")
+    }
+
+    pub(crate) fn body_timeout() -> Self {
+        Self::new(&BODY_TIMEOUT, "the body did not arrive in time")
+    }
+
+    pub(crate) fn body_too_large(bytes_max: usize) -> Self {
+        Self::new(&BODY_TOO_LARGE, format!("the body is larger than {bytes_max} bytes"))
+    }
+
+    pub(crate) fn malformed_json(detail: impl Into<String>) -> Self {
+        Self::new(&MALFORMED_JSON, detail)
+    }
+
+    pub(crate) fn panicked() -> Self {
+        Self::internal("a handler panicked".to_owned())
+    }
+
+    /// A whole answer that cannot be written as JSON.
+    pub(crate) fn unwritable(error: &serde_json::Error) -> Self {
+        Self::internal(error.to_string())
+    }
+
+    fn internal(cause: String) -> Self {
+        let mut refusal = Self::new(&INTERNAL, "the server failed; its log says why under this request_id");
+        refusal.0.cause = Some(cause);
+        refusal
+    }
+
+    /// A row that is not there, by what the library calls its kind.
+    pub(crate) fn not_found(what: &'static str) -> Self {
+        let kind = match what {
+            "event" => &EVENT_NOT_FOUND,
+            "event type" => &EVENT_TYPE_NOT_FOUND,
+            "endpoint" => &ENDPOINT_NOT_FOUND,
+            "subscription" => &SUBSCRIPTION_NOT_FOUND,
+            "delivery" => &DELIVERY_NOT_FOUND,
+            "aggregate" => &AGGREGATE_NOT_FOUND,
+            _ => &NOT_FOUND,
+        };
+        Self::new(kind, format!("there is no such {what}"))
+    }
+
+    /// Faults of the body, each with its place.
+    pub(crate) fn invalid(errors: Vec<Fault>) -> Self {
+        let subject = |fault: &Fault| if fault.pointer.is_empty() { "the body" } else { &fault.pointer }.to_owned();
+        let detail: Vec<_> = errors.iter().map(|fault| format!("{}: {}", subject(fault), fault.detail)).collect();
+        let mut refusal = Self::new(&VALIDATION_FAILED, detail.join("; "));
+        refusal.0.problem.errors = errors;
+        refusal
+    }
+
+    /// One fault of the body.
+    pub(crate) fn invalid_at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::invalid(vec![Fault { pointer: pointer.into(), detail: detail.into() }])
+    }
+
+    /// One fault of the body, by one of the domain's rules.
+    pub(crate) fn breaks(pointer: &'static str, rule: Rule) -> Self {
+        Violations::one(pointer, rule).into()
+    }
+
+    /// A batch of which nothing was stored.
+    pub(crate) fn batch(answer: BatchAnswer) -> Self {
+        let errors = answer.results.iter().flat_map(faults_in_batch).collect();
+        let mut refusal = Self::new(&BATCH_REJECTED, "no event was stored; `results` says why for each");
+        refusal.0.problem.errors = errors;
+        refusal.0.problem.batch = Some(Box::new(answer));
+        refusal
+    }
+
+    /// The problem, for an item of a batch.
+    pub(crate) fn into_problem(self) -> Problem {
+        self.0.log(None);
+        self.0.problem
+    }
+
+    fn retry_after(mut self, seconds: u32) -> Self {
+        self.0.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    fn caused_by(mut self, error: &StoreError) -> Self {
+        let mut cause = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            cause = format!("{cause}: {error}");
+            source = error.source();
+        }
+        self.0.cause = Some(cause);
+        self
+    }
+}
+
+impl Details {
+    fn log(&self, request_id: Option<Uuid>) {
+        if let Some(cause) = &self.cause {
+            let request_id = request_id.map(tracing::field::display);
+            tracing::error!(request_id, code = %self.problem.code, cause, "a request failed");
+        }
+    }
+}
+
+fn faults_in_batch(result: &BatchResult) -> Vec<Fault> {
+    let BatchResult::Refused { index, error } = result else { return Vec::new() };
+    let placed = |fault: &Fault| Fault {
+        pointer: format!("/events/{index}{}", fault.pointer),
+        detail: fault.detail.clone(),
+    };
+    if error.errors.is_empty() {
+        return vec![Fault { pointer: format!("/events/{index}"), detail: error.detail.clone() }];
+    }
+    error.errors.iter().map(placed).collect()
+}
+
+impl From<Violations> for Refusal {
+    fn from(violations: Violations) -> Self {
+        let fault = |violation: &neo_events::domain::violation::Violation| Fault {
+            pointer: violation.pointer.to_string(),
+            detail: violation.rule.to_string(),
+        };
+        Self::invalid(violations.iter().map(fault).collect())
+    }
+}
+
+impl From<Conflict> for Refusal {
+    fn from(conflict: Conflict) -> Self {
+        let kind = match conflict {
+            Conflict::IdReused => &ID_REUSED,
+            Conflict::StaleVersion { .. } => &STALE_VERSION,
+            Conflict::VersionsExhausted => &VERSIONS_EXHAUSTED,
+            Conflict::Exists => &ALREADY_EXISTS,
+            Conflict::Illegal(_) => &ILLEGAL_STATE,
+            Conflict::EndpointInactive => &ENDPOINT_INACTIVE,
+            Conflict::Contended => &CONTENDED,
+        };
+        let mut refusal = Self::new(kind, conflict.to_string());
+        if let Conflict::StaleVersion { newest } = conflict {
+            refusal.0.problem.newest_version = Some(newest);
+        }
+        refusal
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::UnknownSchema(schema) => Self::tenant_not_found(&schema.tenant_header()),
+            StoreError::BadCursor => {
+                Self::new(&INVALID_CURSOR, "`cursor` must be the `next_cursor` of the same list, with the same filters")
+            }
+            StoreError::Unavailable(_) => {
+                Self::new(&DATABASE_UNAVAILABLE, "the database is busy, restarting or unreachable; try again")
+                    .retry_after(RETRY_SECONDS_BUSY)
+                    .caused_by(&error)
+            }
+            StoreError::Full(_) => Self::new(&STORAGE_FULL, "nothing can be stored until the operator makes room")
+                .retry_after(RETRY_SECONDS_REPAIR)
+                .caused_by(&error),
+            StoreError::ReadOnly(_) => {
+                Self::new(&DATABASE_READ_ONLY, "nothing can be stored until the operator makes the database writable")
+                    .retry_after(RETRY_SECONDS_REPAIR)
+                    .caused_by(&error)
+            }
+            StoreError::Broken(_) => Self::internal(String::new()).caused_by(&error),
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(violations) => violations.into(),
+            Error::NotFound(what) => Self::not_found(what),
+            Error::Conflict(conflict) => conflict.into(),
+            Error::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Empty, to be filled by [`render`].
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// The response as it leaves, if it is a refusal: of a handler, or of the router, which knows of none.
+pub(crate) fn render(response: &mut Response, request_id: Uuid) {
+    let refusal = response.extensions_mut().remove::<Refusal>().or_else(|| match response.status() {
+        StatusCode::NOT_FOUND => Some(Refusal::unknown_path()),
+        StatusCode::METHOD_NOT_ALLOWED => Some(Refusal::method_not_allowed()),
+        _ => None,
+    });
+    let Some(Refusal(mut details)) = refusal else { return };
+    details.log(Some(request_id));
+    details.problem.request_id = Some(request_id);
+    let body = serde_json::to_vec(&details.problem).unwrap_or_default();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.remove(header::CONTENT_LENGTH);
+    if let Some(seconds) = details.retry_after_seconds {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if details.problem.status == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    *response.body_mut() = Body::from(body);
+}

@@ -63,12 +63,7 @@ fn measure(name: &str, count: u32, shape: Shape, data: &str) {
     let mut times: Vec<_> = (0..RUNS)
         .map(|_| {
             let began = Instant::now();
-            matcher.matching_into(
-                &event_type,
-                Some(Uuid::nil()),
-                &LazyData::new(data),
-                black_box(&mut keys),
-            );
+            matcher.matching_into(&event_type, Some(Uuid::nil()), &LazyData::new(data), black_box(&mut keys));
             began.elapsed()
         })
         .collect();

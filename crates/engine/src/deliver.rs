@@ -150,7 +150,7 @@ impl Deliverer {
             return self.give_back(lease).await;
         };
         let DeliveryWork { progress, retry, .. } = *lease.work();
-        let verdict = judge(&attempt.outcome, progress, &retry, attempt.completed_at, self.sources.jitter());
+        let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
         place.bearing = bearing(&attempt);
         self.usage.endpoint_used(schema, endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, abort).await;

@@ -1,15 +1,29 @@
 //! The only clock and the only randomness. Everything else is given time and random bytes as arguments, so that a
 //! simulation can replay a run exactly.
+//!
+//! There are two times. The *wall* time is what receivers compare a signed timestamp with. The *steady* time decides
+//! what is due: it follows the wall, but never goes back. When the wall jumps back, it goes on from where it was at
+//! its own pace, since otherwise everything due would wait until the wall has caught up.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use neo_events_domain::{Timestamp, event::to_micros, id::Id};
 use ring::rand::SecureRandom;
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
-    /// Now. May jump in either direction.
-    fn now(&self) -> Timestamp;
+    /// The wall's time. May jump in either direction.
+    fn wall(&self) -> Timestamp;
+
+    /// Time since some beginning. Never jumps.
+    fn elapsed(&self) -> Duration;
 }
 
 /// Draws random bytes.
@@ -19,13 +33,32 @@ pub trait Random: Send + Sync {
 }
 
 /// The system's clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    began: Instant,
+}
+
+impl SystemClock {
+    /// Begins now.
+    pub fn new() -> Self {
+        Self { began: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
-    fn now(&self) -> Timestamp {
+    fn wall(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 }
 
@@ -58,22 +91,37 @@ impl Random for SystemRandom {
 pub struct Sources {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// Steady time = elapsed + this, in microseconds: the most that the wall was ever ahead of elapsed.
+    lead: Arc<AtomicI64>,
 }
 
 impl Sources {
     /// The system's own.
     pub fn system() -> Self {
-        Self::new(Arc::new(SystemClock), Arc::new(SystemRandom::new()))
+        Self::new(Arc::new(SystemClock::new()), Arc::new(SystemRandom::new()))
     }
 
     /// Others, for tests and simulations.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { clock, random }
+        Self { clock, random, lead: Arc::new(AtomicI64::new(i64::MIN)) }
     }
 
-    /// Now, to the microsecond that stores keep.
+    /// The wall's time, to the microsecond that stores keep.
+    pub fn wall(&self) -> Timestamp {
+        to_micros(self.clock.wall())
+    }
+
+    /// The steady time, to the microsecond that stores keep. Never decreases.
     pub fn now(&self) -> Timestamp {
-        to_micros(self.clock.now())
+        self.not_before(self.clock.wall())
+    }
+
+    /// Makes the steady time at least this, from now on: nothing is decided before what is already stored.
+    pub fn not_before(&self, at: Timestamp) -> Timestamp {
+        let elapsed = i64::try_from(self.clock.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let lead = at.as_microsecond() - elapsed;
+        let lead = self.lead.fetch_max(lead, Ordering::Relaxed).max(lead);
+        Timestamp::from_microsecond(elapsed + lead).unwrap_or(at)
     }
 
     /// Random bytes.
@@ -97,5 +145,40 @@ impl Sources {
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sources")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The wall in seconds; a second passes whenever somebody asks for what elapsed.
+    struct Walls {
+        wall: AtomicI64,
+        elapsed: AtomicI64,
+    }
+
+    impl Clock for Walls {
+        fn wall(&self) -> Timestamp {
+            Timestamp::from_second(self.wall.load(Ordering::Relaxed)).unwrap()
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.elapsed.fetch_add(1, Ordering::Relaxed).unsigned_abs())
+        }
+    }
+
+    #[test]
+    fn steady_time_follows_the_wall_forward_and_goes_on_when_it_jumps_back() {
+        let walls = Arc::new(Walls { wall: AtomicI64::new(1000), elapsed: AtomicI64::new(50) });
+        let sources = Sources::new(Arc::clone(&walls) as Arc<dyn Clock>, Arc::new(SystemRandom::new()));
+        let at = |wall: i64| {
+            walls.wall.store(wall, Ordering::Relaxed);
+            sources.now().as_second()
+        };
+        assert_eq!([at(1000), at(2000), at(1500), at(1501), at(3000)], [1000, 2000, 2001, 2002, 3000]);
+        sources.not_before(Timestamp::from_second(5000).unwrap());
+        assert_eq!(sources.now().as_second(), 5001);
+        assert_eq!(sources.wall().as_second(), 3000);
     }
 }

@@ -32,7 +32,8 @@ impl Webhook {
         endpoint: &Endpoint,
         work: &DeliveryWork,
     ) -> AttemptRecord {
-        let attempted_at = self.sources.now();
+        // What receivers compare with their own clocks.
+        let attempted_at = self.sources.wall();
         let body = payload::standard(&work.event);
         let signatures = self
             .secrets(schema, endpoint, attempted_at)
@@ -52,7 +53,7 @@ impl Webhook {
             Some(_) => self.transport.send(build(&facts, endpoint, Bytes::from(body))).await,
         };
         let request_id = facts.request_id;
-        let completed_at = self.sources.now().max(attempted_at);
+        let completed_at = self.sources.wall().max(attempted_at);
         let (outcome, response, error_message) = read(report.result, report.error_message, completed_at);
         AttemptRecord {
             request_id,

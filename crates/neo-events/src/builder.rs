@@ -17,7 +17,7 @@ use neo_events_domain::{
 };
 use neo_events_egress::{ConnectionStats, Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
 use neo_events_engine::{Engine, EngineHints, Keyring, KeyringError, MasterKey, Shutdown, Sources};
-use neo_events_store::{Catalogue, Store, StoreError};
+use neo_events_store::{EventQuery, PageRequest, Store, StoreError};
 use neo_events_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
 
 use crate::transport::HttpTransport;
@@ -108,8 +108,12 @@ impl Builder {
         let keyring = Arc::new(Keyring::new(&keys, self.sources.clone())?);
         let options = SqliteOptions::new(self.database.clone());
         let sqlite = SqliteStore::open(options)?;
-        seed(&sqlite, &self.sources).await?;
         let store: Arc<dyn Store> = Arc::new(sqlite.clone());
+        let newest = store.events(&Schema::admin(), &EventQuery::default(), PageRequest::first(1)).await?;
+        if let Some(newest) = newest.items.first() {
+            self.sources.not_before(newest.event.created_at);
+        }
+        seed(store.as_ref(), &self.sources).await?;
         let transport = Arc::new(HttpTransport(egress.clone()));
         let engine = Engine::start(Arc::clone(&store), transport, Arc::clone(&keyring), self.sources.clone());
         let shared = Shared {
@@ -183,7 +187,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&draft, path)
 }
 
-async fn seed(store: &SqliteStore, sources: &Sources) -> Result<(), StoreError> {
+async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
     let now = sources.now();
     let entry = |(event_type, display_name): &(&str, &str)| {
         let (event_type, display_name) = ((*event_type).to_owned(), (*display_name).to_owned());

@@ -30,7 +30,7 @@ use crate::wire::Problem;
 pub(crate) const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// For calls that make the server send a webhook and wait for its end, which may take 300 s.
 const PATIENT_TIMEOUT: Duration = Duration::from_secs(310);
 /// Largest answer: a page of 1000 events of 150 KiB each.
@@ -105,7 +105,7 @@ pub(crate) struct Client {
 }
 
 /// A call to make.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Call {
     method: Method,
     segments: Vec<String>,
@@ -182,6 +182,12 @@ impl Client {
 
     /// Makes a call; answers the body of a 2xx.
     pub(crate) async fn call(&self, call: Call) -> Result<Bytes, CallError> {
+        let (status, body) = self.send(call).await?;
+        if status.is_success() { Ok(body) } else { Err(self.refusal(status, body)) }
+    }
+
+    /// Makes a call; answers status and body, whatever they are.
+    pub(crate) async fn send(&self, call: Call) -> Result<(StatusCode, Bytes), CallError> {
         let timeout = call.timeout;
         let request = self.request(call)?;
         let exchange = async {
@@ -242,7 +248,11 @@ impl Client {
         }
     }
 
-    async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, CallError>
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), CallError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -257,15 +267,14 @@ impl Client {
         };
         let mut exchange = std::pin::pin!(exchange);
         // The connection moves the bytes; when it ends first, what it read is still to be taken.
-        let answered = tokio::select! {
+        tokio::select! {
             answered = exchange.as_mut() => answered,
             _ = connection => exchange.await,
-        };
-        let (status, body) = answered?;
-        if status.is_success() { Ok(body) } else { Err(self.refusal(status, body)) }
+        }
     }
 
-    fn refusal(&self, status: StatusCode, raw: Bytes) -> CallError {
+    /// What an answer that is no 2xx says.
+    pub(crate) fn refusal(&self, status: StatusCode, raw: Bytes) -> CallError {
         match serde_json::from_slice::<Problem>(&raw) {
             Ok(problem) => CallError::Refused { problem: Box::new(problem), raw },
             Err(_) => self.strange(format!("it answered {status} without saying why")),
@@ -295,7 +304,8 @@ fn tls(ca_file: Option<PathBuf>) -> Result<TlsConnector, OptionsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {
         let unreadable = |reason: String| OptionsError::CaFile { path: path.clone(), reason };
-        let certificates = CertificateDer::pem_file_iter(&path).map_err(|error| unreadable(error.to_string()))?;
+        let certificates =
+            CertificateDer::pem_file_iter(&path).map_err(|error| unreadable(error.to_string()))?;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
             roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
@@ -318,7 +328,8 @@ mod tests {
     #[test]
     fn requests_name_the_host_and_escape_what_they_are_given() {
         let check = |url: &str, path: &str, host: &str| {
-            let call = Call::get(["event-types", "a/b?c"]).query("from", Some("1+1")).query("to", None::<u32>);
+            let call =
+                Call::get(["event-types", "a/b?c"]).query("from", Some("1+1")).query("to", None::<u32>);
             let request = client(url).request(call).unwrap();
             assert_eq!(request.uri(), path, "{url}");
             assert_eq!(request.headers()["host"], host, "{url}");

@@ -59,7 +59,9 @@ impl Credentials {
         };
         match read() {
             Ok(credentials) => Ok(Some(credentials)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
             Err(error) => Err(unusable(error)),
         }
     }

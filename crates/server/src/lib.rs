@@ -3,6 +3,11 @@
 // All modules of the binary are declared here, those of the command line too: `main.rs` only calls in, and
 // `tests/` can start the real server.
 mod api;
+pub mod cli;
+mod client;
+mod credentials;
+mod demo;
+mod listen;
 mod problem;
 pub mod serve;
 pub mod settings;

@@ -121,12 +121,14 @@ impl Received {
     /// Checks both signatures with a secret, and the timestamp.
     pub(crate) fn check(&self, secret: Option<&SigningSecret>) -> Checks {
         let sent_at = self.header("webhook-timestamp").parse::<i64>().ok();
-        let judge = |header: &str, verify: &dyn Fn(&SigningSecret, &str) -> bool| match (self.header(header), secret) {
-            ("", _) => Check::Absent,
-            (_, None) => Check::Unchecked,
-            (signature, Some(secret)) if verify(secret, signature) => Check::Valid,
-            _ => Check::Invalid,
-        };
+        let judge =
+            |header: &str, verify: &dyn Fn(&SigningSecret, &str) -> bool| match (self.header(header), secret)
+            {
+                ("", _) => Check::Absent,
+                (_, None) => Check::Unchecked,
+                (signature, Some(secret)) if verify(secret, signature) => Check::Valid,
+                _ => Check::Invalid,
+            };
         Checks {
             body: judge("x-neo-signature", &|secret, signature| secret.verifies_body(signature, &self.body)),
             standard: judge("webhook-signature", &|secret, signatures| {
@@ -179,11 +181,11 @@ impl Receiver {
         let unusable = |source| ReceiverError { address, source };
         let listener = TcpListener::bind(address).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        let (sender, received) = mpsc::channel(QUEUE_MAX);
+        let (sender, webhooks) = mpsc::channel(QUEUE_MAX);
         let desk = Arc::new(Desk { answer, received: sender, sources: Sources::system() });
         let receiver = Self { address, tasks: TaskTracker::new(), stopping: CancellationToken::new() };
         receiver.tasks.spawn(accept(listener, desk, receiver.tasks.clone(), receiver.stopping.clone()));
-        Ok((receiver, received))
+        Ok((receiver, webhooks))
     }
 
     /// Where it listens.
@@ -302,7 +304,10 @@ mod tests {
         assert!(good.check(Some(&secret)).all_valid());
         assert_eq!(good.check(None).body, Check::Unchecked);
         let foreign = good.check(Some(&other));
-        assert_eq!([foreign.body, foreign.standard, foreign.timestamp], [Check::Invalid, Check::Invalid, Check::Valid]);
+        assert_eq!(
+            [foreign.body, foreign.standard, foreign.timestamp],
+            [Check::Invalid, Check::Invalid, Check::Valid]
+        );
         let late = webhook(&secret, "{}", 1000, 1301).check(Some(&secret));
         assert_eq!([late.body, late.standard, late.timestamp], [Check::Valid, Check::Valid, Check::Invalid]);
         let changed = Received { body: "{ }".into(), ..good.clone() }.check(Some(&secret));

@@ -125,7 +125,10 @@ impl Refusal {
     }
 
     pub(crate) fn invalid_tenant_id() -> Self {
-        Self::new(&INVALID_TENANT_ID, "X-Neo-Tenant-ID must be `admin`, a tenant's slug, or `region:` and a region")
+        Self::new(
+            &INVALID_TENANT_ID,
+            "X-Neo-Tenant-ID must be `admin`, a tenant's slug, or `region:` and a region",
+        )
     }
 
     pub(crate) fn tenant_not_found(tenant: &str) -> Self {
@@ -209,8 +212,10 @@ impl Refusal {
 
     /// Faults of the body, each with its place.
     pub(crate) fn invalid(errors: Vec<Fault>) -> Self {
-        let subject = |fault: &Fault| if fault.pointer.is_empty() { "the body" } else { &fault.pointer }.to_owned();
-        let detail: Vec<_> = errors.iter().map(|fault| format!("{}: {}", subject(fault), fault.detail)).collect();
+        let subject =
+            |fault: &Fault| if fault.pointer.is_empty() { "the body" } else { &fault.pointer }.to_owned();
+        let detail: Vec<_> =
+            errors.iter().map(|fault| format!("{}: {}", subject(fault), fault.detail)).collect();
         let mut refusal = Self::new(&VALIDATION_FAILED, detail.join("; "));
         refusal.0.problem.errors = errors;
         refusal
@@ -312,22 +317,26 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::UnknownSchema(schema) => Self::tenant_not_found(&schema.tenant_header()),
-            StoreError::BadCursor => {
-                Self::new(&INVALID_CURSOR, "`cursor` must be the `next_cursor` of the same list, with the same filters")
-            }
+            StoreError::BadCursor => Self::new(
+                &INVALID_CURSOR,
+                "`cursor` must be the `next_cursor` of the same list, with the same filters",
+            ),
             StoreError::Unavailable(_) => {
                 Self::new(&DATABASE_UNAVAILABLE, "the database is busy, restarting or unreachable; try again")
                     .retry_after(RETRY_SECONDS_BUSY)
                     .caused_by(&error)
             }
-            StoreError::Full(_) => Self::new(&STORAGE_FULL, "nothing can be stored until the operator makes room")
-                .retry_after(RETRY_SECONDS_REPAIR)
-                .caused_by(&error),
-            StoreError::ReadOnly(_) => {
-                Self::new(&DATABASE_READ_ONLY, "nothing can be stored until the operator makes the database writable")
+            StoreError::Full(_) => {
+                Self::new(&STORAGE_FULL, "nothing can be stored until the operator makes room")
                     .retry_after(RETRY_SECONDS_REPAIR)
                     .caused_by(&error)
             }
+            StoreError::ReadOnly(_) => Self::new(
+                &DATABASE_READ_ONLY,
+                "nothing can be stored until the operator makes the database writable",
+            )
+            .retry_after(RETRY_SECONDS_REPAIR)
+            .caused_by(&error),
             StoreError::Broken(_) => Self::internal(String::new()).caused_by(&error),
         }
     }

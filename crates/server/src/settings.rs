@@ -177,7 +177,12 @@ impl Setting {
         Ok(value.map(|value| Found { value, setting: self.variable }))
     }
 
-    fn find_or(self, flag: Option<String>, environment: Lookup<'_>, default: &str) -> Result<Found, SettingsError> {
+    fn find_or(
+        self,
+        flag: Option<String>,
+        environment: Lookup<'_>,
+        default: &str,
+    ) -> Result<Found, SettingsError> {
         let found = self.find(flag, environment)?;
         Ok(found.unwrap_or_else(|| Found { value: default.to_owned(), setting: self.flag }))
     }
@@ -215,20 +220,24 @@ fn parse_profile(found: &Found) -> Result<Profile, SettingsError> {
 
 /// `sqlite:PATH`, or as a URL: `sqlite:///absolute/path`.
 fn parse_database(found: &Found) -> Result<Database, SettingsError> {
-    let malformed = SettingsError::Malformed { setting: found.setting, expected: "sqlite:PATH, a path to a file" };
+    let malformed =
+        SettingsError::Malformed { setting: found.setting, expected: "sqlite:PATH, a path to a file" };
     if found.value.starts_with("postgres:") || found.value.starts_with("postgresql:") {
         return Err(SettingsError::Postgres);
     }
     let path = found.value.strip_prefix("sqlite:").ok_or_else(|| malformed.clone())?;
     let path = path.strip_prefix("//").unwrap_or(path);
-    let is_file = !path.is_empty() && !path.starts_with(':') && !path.ends_with('/') && !path.contains(['?', '\0']);
+    let is_file =
+        !path.is_empty() && !path.starts_with(':') && !path.ends_with('/') && !path.contains(['?', '\0']);
     if is_file { Ok(Database::Sqlite(path.into())) } else { Err(malformed) }
 }
 
 fn parse_master_keys(keys: Option<&str>) -> Result<Vec<MasterKey>, SettingsError> {
     let expected = "one or more keys of 32 random bytes in base64, separated by commas";
     let malformed = |_| SettingsError::Malformed { setting: MASTER_KEY, expected };
-    keys.map_or(Ok(Vec::new()), |keys| keys.split(',').map(|key| MasterKey::parse(key.trim()).map_err(malformed)).collect())
+    keys.map_or(Ok(Vec::new()), |keys| {
+        keys.split(',').map(|key| MasterKey::parse(key.trim()).map_err(malformed)).collect()
+    })
 }
 
 #[cfg(test)]
@@ -258,7 +267,11 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_environment() {
-        let environment = [("NEO_EVENTS_LISTEN", "0.0.0.0:1"), ("NEO_EVENTS_PROFILE", "staging"), ("NEO_EVENTS_ADMIN_KEY", KEY)];
+        let environment = [
+            ("NEO_EVENTS_LISTEN", "0.0.0.0:1"),
+            ("NEO_EVENTS_PROFILE", "staging"),
+            ("NEO_EVENTS_ADMIN_KEY", KEY),
+        ];
         let flags = ServeFlags { listen: Some("[::1]:2".into()), ..ServeFlags::default() };
         let settings = resolved(flags, &environment).unwrap();
         assert_eq!(settings.listen.to_string(), "[::1]:2");
@@ -269,13 +282,16 @@ mod tests {
     #[test]
     fn databases_are_files() {
         let parse = |value: &str| parse_database(&Found { value: value.into(), setting: "--database" });
-        for (value, path) in [("sqlite:a.db", "a.db"), ("sqlite:/a/b", "/a/b"), ("sqlite:///a/b", "/a/b"), ("sqlite://a", "a")] {
+        for (value, path) in
+            [("sqlite:a.db", "a.db"), ("sqlite:/a/b", "/a/b"), ("sqlite:///a/b", "/a/b"), ("sqlite://a", "a")]
+        {
             assert_eq!(parse(value), Ok(Database::Sqlite(path.into())), "{value}");
         }
         for value in ["postgres://localhost/x", "postgresql://localhost/x"] {
             assert_eq!(parse(value), Err(SettingsError::Postgres));
         }
-        for value in ["", "a.db", "sqlite:", "sqlite::memory:", "sqlite:a.db?mode=ro", "sqlite:a/", "mysql:x"] {
+        for value in ["", "a.db", "sqlite:", "sqlite::memory:", "sqlite:a.db?mode=ro", "sqlite:a/", "mysql:x"]
+        {
             assert!(matches!(parse(value), Err(SettingsError::Malformed { .. })), "{value}");
         }
     }
@@ -284,22 +300,46 @@ mod tests {
     fn what_cannot_be_used_is_named() {
         let key = ("NEO_EVENTS_ADMIN_KEY", KEY);
         for (environment, message) in [
-            (vec![("NEO_EVENTS_LISTEN", "8080")], "NEO_EVENTS_LISTEN must be an address and a port, such as 127.0.0.1:8080 or [::]:8080"),
-            (vec![("NEO_EVENTS_PROFILE", "prod")], "NEO_EVENTS_PROFILE must be development, staging or production"),
-            (vec![("NEO_EVENTS_ADMIN_KEY", "short")], "NEO_EVENTS_ADMIN_KEY must be at least 16 printable ASCII characters without spaces"),
-            (vec![("NEO_EVENTS_ADMIN_KEY", "0123456789 abcdef")], "NEO_EVENTS_ADMIN_KEY must be at least 16 printable ASCII characters without spaces"),
-            (vec![("NEO_EVENTS_PROFILE", "production")], "outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY"),
-            (vec![key, ("NEO_EVENTS_MASTER_KEY", "abc")], "NEO_EVENTS_MASTER_KEY must be one or more keys of 32 random bytes in base64, separated by commas"),
+            (
+                vec![("NEO_EVENTS_LISTEN", "8080")],
+                "NEO_EVENTS_LISTEN must be an address and a port, such as 127.0.0.1:8080 or [::]:8080",
+            ),
+            (
+                vec![("NEO_EVENTS_PROFILE", "prod")],
+                "NEO_EVENTS_PROFILE must be development, staging or production",
+            ),
+            (
+                vec![("NEO_EVENTS_ADMIN_KEY", "short")],
+                "NEO_EVENTS_ADMIN_KEY must be at least 16 printable ASCII characters without spaces",
+            ),
+            (
+                vec![("NEO_EVENTS_ADMIN_KEY", "0123456789 abcdef")],
+                "NEO_EVENTS_ADMIN_KEY must be at least 16 printable ASCII characters without spaces",
+            ),
+            (
+                vec![("NEO_EVENTS_PROFILE", "production")],
+                "outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY",
+            ),
+            (
+                vec![key, ("NEO_EVENTS_MASTER_KEY", "abc")],
+                "NEO_EVENTS_MASTER_KEY must be one or more keys of 32 random bytes in base64, separated by commas",
+            ),
         ] {
             assert_eq!(resolved(ServeFlags::default(), &environment).unwrap_err().to_string(), message);
         }
         let flags = ServeFlags { profile: Some("x".into()), ..ServeFlags::default() };
-        assert_eq!(resolved(flags, &[]).unwrap_err().to_string(), "--profile must be development, staging or production");
+        assert_eq!(
+            resolved(flags, &[]).unwrap_err().to_string(),
+            "--profile must be development, staging or production"
+        );
     }
 
     #[test]
     fn the_first_of_several_master_keys_seals() {
-        let keys = [MasterKey::generate(&Sources::system()).reveal(), MasterKey::generate(&Sources::system()).reveal()];
+        let keys = [
+            MasterKey::generate(&Sources::system()).reveal(),
+            MasterKey::generate(&Sources::system()).reveal(),
+        ];
         let list = keys.join(", ");
         let settings = resolved(ServeFlags::default(), &[("NEO_EVENTS_MASTER_KEY", &list)]).unwrap();
         assert_eq!(settings.master_keys.iter().map(MasterKey::reveal).collect::<Vec<_>>(), keys);

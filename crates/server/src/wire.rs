@@ -26,7 +26,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 pub(crate) use deliveries::{Attempt, CancelIn, Delivery};
-pub(crate) use endpoints::{Endpoint, EndpointChanges, EndpointIn, EndpointStats, Method, RotateSecretIn, TestIn};
+pub(crate) use endpoints::{
+    Endpoint, EndpointChanges, EndpointIn, EndpointStats, Method, RotateSecretIn, TestIn,
+};
 pub(crate) use event_types::{EventType, EventTypeChanges, EventTypeIn};
 pub(crate) use events::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, Published};
 pub(crate) use operations::{
@@ -159,7 +161,10 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Res
 }
 
 /// For a field that a change may set or clear: `null` clears.
-#[expect(clippy::option_option, reason = "absent, cleared and set are three cases, as in the domain's patches")]
+#[expect(
+    clippy::option_option,
+    reason = "absent, cleared and set are three cases, as in the domain's patches"
+)]
 fn clearable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp,
-    delivery::{Delivery, DeliveryHistory, DeliveryStatus, IllegalTransition},
+    delivery::{Delivery, DeliveryHistory, IllegalTransition},
     id::{DeliveryId, EndpointId},
     stats::EndpointStats,
     tenant::Schema,
@@ -16,6 +16,7 @@ use rusqlite::Connection;
 use crate::{
     attempts::{self, ATTEMPTS_MAX, Common, Tally},
     cancel::CancelDelivery,
+    columns::Columns,
     deliveries::{self, Change, TIMELINE},
     endpoints, events,
     failure::Failure,
@@ -115,23 +116,20 @@ fn retry(conn: &Connection, id: DeliveryId, now: Timestamp) -> Result<Changed, F
 fn stats(conn: &Connection, id: EndpointId, since: Timestamp) -> Result<EndpointStats, Failure> {
     let Some(endpoint_no) = endpoints::any_no_by_id(conn, id)? else { return Ok(EndpointStats::default()) };
     let from_seq = TIMELINE.span(conn, TimeRange { from: Some(since), to: None })?.from;
-    let mut stats = EndpointStats::default();
-    let mut statement = conn.prepare_cached(sql::DELIVERIES_COUNT_BY_STATUS)?;
-    let mut rows = statement.query([endpoint_no, from_seq])?;
-    while let Some(row) = rows.next()? {
-        let mut columns = crate::columns::Columns::of(row);
-        let counted = match columns.parsed()? {
-            DeliveryStatus::Pending => &mut stats.pending,
-            DeliveryStatus::Retrying => &mut stats.retrying,
-            DeliveryStatus::Success => &mut stats.success,
-            DeliveryStatus::Failed => &mut stats.failed,
-            DeliveryStatus::Cancelled => &mut stats.cancelled,
-        };
-        *counted = columns.take::<i64>()?.unsigned_abs();
-    }
     let tally = Tally::of(conn, endpoint_no, from_seq)?;
-    stats.attempts = tally.attempts;
-    stats.response_times = tally.response_times.summary();
-    stats.most_common_error = tally.most_common_error();
-    Ok(stats)
+    let counted = |row: &rusqlite::Row<'_>| {
+        let mut columns = Columns::of(row);
+        let mut count = || columns.take::<i64>().map(i64::unsigned_abs);
+        Ok(EndpointStats {
+            pending: count()?,
+            retrying: count()?,
+            success: count()?,
+            failed: count()?,
+            cancelled: count()?,
+            attempts: tally.attempts,
+            response_times: tally.response_times.summary(),
+            most_common_error: tally.most_common_error(),
+        })
+    };
+    Ok(conn.prepare_cached(sql::DELIVERIES_COUNT_BY_STATUS)?.query_row([endpoint_no, from_seq], counted)?)
 }

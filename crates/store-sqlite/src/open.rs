@@ -272,3 +272,11 @@ fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
         _ => OpenError::Database { path, source },
     }
 }
+
+/// A database in memory with every table, for tests of statements.
+#[cfg(test)]
+pub(crate) fn migrated() -> Connection {
+    let mut conn = Connection::open_in_memory().unwrap();
+    migrate(&mut conn).unwrap();
+    conn
+}

@@ -29,8 +29,7 @@ impl Readers {
         let permit = self.permits.acquire().await.map_err(|_| Failure::Closed)?;
         let conn = self.lock().pop().ok_or(Failure::Closed)?;
         let borrowed = Borrowed { conn: Some(conn), readers: Arc::clone(self) };
-        // If the caller stops waiting, the permit is back before the connection. The next one then finds none and
-        // is told so; leaking the permit into the task instead keeps both together.
+        // Whoever returns the connection returns the permit after it, also when the caller no longer waits.
         permit.forget();
         let ran = tokio::task::spawn_blocking(move || borrowed.snapshot(read)).await;
         Ok(ran.map_err(|error| ended(&error))??)

@@ -6,7 +6,7 @@ macro_rules! statements {
 
         /// File name and text of each.
         #[cfg(test)]
-        pub(crate) const ALL: &[(&str, &str)] = &[$(($file, $name)),*];
+        const ALL: &[(&str, &str)] = &[$(($file, $name)),*];
     };
 }
 
@@ -101,4 +101,69 @@ statements! {
     SUBSCRIPTIONS_LIST_BY_ENDPOINT = "subscriptions/list_by_endpoint",
     SUBSCRIPTIONS_NOTE_TRIGGERED = "subscriptions/note_triggered",
     SUBSCRIPTIONS_UPDATE = "subscriptions/update",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::open::migrated;
+    use rusqlite::Connection;
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    /// Statements that walk a whole table or list, and why they may.
+    const WALKS: [(&str, &str); 8] = [
+        ("cancel_requests/list", "a handful of rows"),
+        ("catalogue/changes", "the merged ranges, up to the limit"),
+        ("deliveries/list_pending", "what is owed, for a person"),
+        ("delivery_queue/endpoints", "the recursion's own rows"),
+        ("dispatches/list_owed", "the reader stops at its limit"),
+        ("dispatches/processed_at", "the one row of a subquery"),
+        ("endpoint_removals/list", "a handful of rows"),
+        ("event_types/categories", "a small table, by its index"),
+    ];
+
+    #[test]
+    fn every_file_is_listed_and_every_statement_prepares() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("queries");
+        let mut files = BTreeSet::new();
+        for aggregate in fs::read_dir(root).unwrap().map(Result::unwrap) {
+            for verb in fs::read_dir(aggregate.path()).unwrap().map(Result::unwrap) {
+                let (aggregate, verb) = (aggregate.file_name(), verb.file_name());
+                files.insert(format!("{}/{}", aggregate.to_str().unwrap(), verb.to_str().unwrap()));
+            }
+        }
+        let listed = ALL.iter().map(|(name, _)| format!("{name}.sql")).collect();
+        assert_eq!(files, listed);
+        let conn = migrated();
+        for (name, text) in ALL {
+            conn.prepare(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    /// What the planner means to do for a statement, step by step.
+    fn plan(conn: &Connection, text: &str) -> Vec<String> {
+        let mut statement = conn.prepare(&format!("explain query plan {text}")).unwrap();
+        statement.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn nothing_scans_a_table_that_grows() {
+        let conn = migrated();
+        let walks = |step: &String| step.starts_with("SCAN") && step != "SCAN CONSTANT ROW";
+        let walking =
+            ALL.iter().filter(|(_, text)| plan(&conn, text).iter().any(walks)).map(|(name, _)| *name);
+        assert_eq!(walking.collect::<Vec<_>>(), WALKS.map(|(name, _)| name));
+    }
+
+    #[test]
+    fn lists_come_in_order_without_sorting_what_grows() {
+        let conn = migrated();
+        let sorts = |text: &str| plan(&conn, text).iter().any(|step| step.contains("TEMP B-TREE"));
+        let sorting: Vec<_> = ALL.iter().filter(|(_, text)| sorts(text)).map(|(name, _)| *name).collect();
+        // One aggregate's events, one event's deliveries, and what is owed.
+        assert_eq!(
+            sorting,
+            ["deliveries/list_by_event", "deliveries/list_pending", "events/list_by_aggregate"]
+        );
+    }
 }

@@ -107,8 +107,11 @@ async fn verification_follows_reachability() {
     assert_eq!((report.connectivity.status, receiver.received()[0].method.as_str()), (Some(405), "HEAD"));
     let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let url = format!("http://{unused}/");
-    let moved =
-        world.tenant().update_endpoint(created.endpoint.id, EndpointPatch::default(), Some(&url)).await.unwrap();
+    let moved = world
+        .tenant()
+        .update_endpoint(created.endpoint.id, EndpointPatch::default(), Some(&url))
+        .await
+        .unwrap();
     assert!(!moved.is_verified, "another URL drops verification");
     let report = world.tenant().verify_endpoint(created.endpoint.id).await.unwrap();
     assert!(!report.endpoint.is_verified);

@@ -1,13 +1,16 @@
 //! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use neo_events::{
-    Clock, Conflict, Error, EventDraft, EventQuery, Schema, Sources, StoreError, SystemRandom, Timestamp,
-    Uuid, domain::id::EventId, rusqlite,
+    Clock, Conflict, Error, EventDraft, EventQuery, Schema, Sources, StoreError, SystemClock, SystemRandom,
+    Timestamp, Uuid, domain::id::EventId, rusqlite,
 };
 
 use crate::{receiver::Receiver, world::World};
@@ -117,17 +120,22 @@ async fn other_tenants_are_not_there() {
     assert!(matches!(refused, Err(Error::Store(StoreError::UnknownSchema(_)))));
 }
 
-struct JumpingClock(AtomicI64);
+/// Stands still at a second, but for its jumps.
+struct JumpingClock(AtomicI64, SystemClock);
 
 impl Clock for JumpingClock {
-    fn now(&self) -> Timestamp {
+    fn wall(&self) -> Timestamp {
         Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.1.elapsed()
     }
 }
 
 #[tokio::test]
 async fn a_clock_that_jumps_back_loses_and_reorders_nothing() {
-    let clock = Arc::new(JumpingClock(AtomicI64::new(1_800_000_000)));
+    let clock = Arc::new(JumpingClock(AtomicI64::new(1_800_000_000), SystemClock::new()));
     let sources = Sources::new(Arc::clone(&clock) as Arc<dyn Clock>, Arc::new(SystemRandom::new()));
     let (world, receiver) = (World::with(|builder| builder.sources(sources)).await, Receiver::start().await);
     world.endpoint(&receiver.url).await;

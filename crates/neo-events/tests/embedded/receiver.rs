@@ -61,7 +61,9 @@ impl Receiver {
     }
 
     /// `answer` is given the request and how many came before it.
-    pub(crate) async fn answering(answer: impl Fn(&Received, usize) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn answering(
+        answer: impl Fn(&Received, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();

@@ -10,8 +10,8 @@ use std::{
 };
 
 use neo_events::{
-    DeliveryState, DeliveryStatus, EndpointDraft, EndpointPatch, Error, EventDraft, Lookup, MasterKey, Profile, Resolve,
-    Resolved, Sources, SubscriptionDraft, TargetPolicy,
+    DeliveryState, DeliveryStatus, EndpointDraft, EndpointPatch, Error, EventDraft, Lookup, MasterKey,
+    Profile, Resolve, Resolved, Sources, SubscriptionDraft, TargetPolicy,
 };
 
 use crate::world::World;

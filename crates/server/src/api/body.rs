@@ -9,6 +9,7 @@ use axum::{body::Body, extract::FromRequest};
 use bytes::Bytes;
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use neo_events::domain::json;
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -146,9 +147,8 @@ pub(super) fn parse<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, Refu
     if text.trim_ascii_start().first() == Some(&b'[') {
         return Err(fault::<IgnoredAny>(text).unwrap_or_else(|| Refusal::invalid_at("", "must be an object")));
     }
-    serde_json::from_slice(text).map_err(|error| {
-        fault::<T>(text).unwrap_or_else(|| Refusal::malformed_json(error.to_string()))
-    })
+    serde_json::from_slice(text)
+        .map_err(|error| fault::<T>(text).unwrap_or_else(|| Refusal::malformed_json(error.to_string())))
 }
 
 /// What is wrong with a text; `None` if nothing is.
@@ -157,12 +157,8 @@ fn fault<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Option<Refusal> {
     if text.trim_ascii().is_empty() {
         return Some(Refusal::empty_body());
     }
-    if let Err(error) = str::from_utf8(text) {
-        let detail = format!("the body is not valid UTF-8 at byte {}", error.valid_up_to());
+    if let Some(detail) = malformed(text) {
         return Some(Refusal::malformed_json(detail));
-    }
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(text) {
-        return Some(Refusal::malformed_json(error.to_string()));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let error = serde_path_to_error::deserialize::<_, T>(&mut deserializer).err()?;
@@ -170,6 +166,31 @@ fn fault<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Option<Refusal> {
         return Some(Refusal::malformed_json(error.inner().to_string()));
     }
     Some(Refusal::invalid(vec![misshapen(error.path(), error.inner())]))
+}
+
+/// Why a text is not JSON, and where; `None` if it is.
+fn malformed(bytes: &[u8]) -> Option<String> {
+    let text = match str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => return Some(format!("invalid UTF-8 {}", place(bytes, error.valid_up_to()))),
+    };
+    let error = json::check(text, json::DEPTH_LIMIT).err()?;
+    match error.reason() {
+        // JSON all the same; whether it may be so deep is asked where it stands.
+        json::Reason::TooDeep { .. } => {
+            serde_json::from_str::<IgnoredAny>(text).err().map(|error| error.to_string())
+        }
+        reason => Some(format!("{reason} {}", place(bytes, error.offset()))),
+    }
+}
+
+/// A byte's place, for people.
+fn place(bytes: &[u8], offset: usize) -> String {
+    let before = &bytes[..offset.min(bytes.len())];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let column = String::from_utf8_lossy(&before[line_start..]).chars().count() + 1;
+    format!("at line {line} column {column}")
 }
 
 /// Where the shape is broken, and how.
@@ -235,27 +256,37 @@ mod tests {
         let Err(refusal) = parse::<T>(text) else { panic!("accepted {}", text.escape_ascii()) };
         let problem = refusal.into_problem();
         let found = problem.errors.first().map(|fault| fault.pointer.as_str());
-        assert_eq!((problem.code.as_ref(), found), (code, place), "{}: {}", text.escape_ascii(), problem.detail);
+        assert_eq!(
+            (problem.code.as_ref(), found),
+            (code, place),
+            "{}: {}",
+            text.escape_ascii(),
+            problem.detail
+        );
         assert!(problem.detail.contains(says), "{}: {}", text.escape_ascii(), problem.detail);
     }
 
     #[test]
     fn malformed_texts_are_told_from_misshapen_ones() {
         let malformed = |text: &[u8], says| check::<EventIn>(text, "malformed_json", None, says);
-        malformed(b"{", "line 1 column 1");
-        malformed(b"nope", "line 1 column 2");
-        malformed(b"{\"event_type\":\"a.b\",\n}", "line 2 column 1");
-        malformed(b"{\"event_type\":\"\xff\"}", "UTF-8 at byte 15");
-        malformed(b"{\"event_type\":\"a.b\",\"event_data\":{\"x\":\"\xff\"}}", "UTF-8 at byte 39");
-        malformed(b"{\"event_type\":\"\\ud800\"}", "surrogate");
+        malformed(b"{", "unexpected end of the text at line 1 column 2");
+        malformed(b"nope", "at line 1 column 1");
+        malformed(b"{\"event_type\":\"a.b\",\n}", "at line 2 column 1");
+        malformed(b"{\"event_type\":\"\xff\"}", "invalid UTF-8 at line 1 column 16");
+        malformed(
+            b"{\"event_type\":\"a.b\",\"event_data\":{\"x\":\"\xff\"}}",
+            "invalid UTF-8 at line 1 column 41",
+        );
+        malformed(b"{\"event_type\":\"\\ud800\"}", "lone surrogate in a string at line 1 column 16");
         malformed(b"{\"event_type\":\"a\0b\"}", "control character");
-        malformed(b"{} {}", "trailing characters");
-        malformed(b"[}", "line 1 column 2");
+        malformed(b"{} {}", "unexpected content after the value at line 1 column 4");
+        malformed(b"[}", "at line 1 column 2");
         // Wrong in shape, but not JSON in the first place.
-        malformed(b"{\"nope\":1", "EOF");
+        malformed(b"{\"nope\":1", "unexpected end of the text");
         check::<EventIn>(b" \n", "empty_body", None, "");
 
-        let misshapen = |text: &[u8], place, says| check::<EventIn>(text, "validation_failed", Some(place), says);
+        let misshapen =
+            |text: &[u8], place, says| check::<EventIn>(text, "validation_failed", Some(place), says);
         misshapen(b"{}", "/event_type", "is required");
         misshapen(b"{\"event_type\":\"a.b\"}", "/event_data", "is required");
         misshapen(b"{\"event_typo\":1}", "/event_typo", "unknown field `event_typo`");

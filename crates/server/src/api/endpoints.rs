@@ -25,8 +25,8 @@ use super::{
 use crate::{
     problem::Refusal,
     wire::{
-        Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, List, RotateSecretIn, TestIn, Verification,
-        VerifyIn, into_text,
+        Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, List, RotateSecretIn, TestIn,
+        Verification, VerifyIn, into_text,
     },
 };
 
@@ -69,7 +69,11 @@ async fn show(State(tenant): State<Tenant>, PathId(id): Id, _: NoQuery) -> Answe
     ok(&Endpoint::from(tenant.endpoint(id).await?))
 }
 
-async fn update(State(tenant): State<Tenant>, PathId(id): Id, Input(changes): Input<EndpointChanges>) -> Answer {
+async fn update(
+    State(tenant): State<Tenant>,
+    PathId(id): Id,
+    Input(changes): Input<EndpointChanges>,
+) -> Answer {
     let (patch, url) = changes.into_parts();
     ok(&Endpoint::from(tenant.update_endpoint(id, patch, url.as_deref()).await?))
 }
@@ -112,7 +116,11 @@ async fn rotate_secret(
     ok(&Endpoint::from(tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap).await?))
 }
 
-async fn test(State(tenant): State<Tenant>, PathId(id): Id, OptionalInput(test): OptionalInput<TestIn>) -> Answer {
+async fn test(
+    State(tenant): State<Tenant>,
+    PathId(id): Id,
+    OptionalInput(test): OptionalInput<TestIn>,
+) -> Answer {
     let payload = test.payload.map(into_text);
     let delivery = Delivery::from(tenant.test_endpoint(id, payload.as_deref()).await?);
     created(&format!("/v1/deliveries/{}", delivery.id), &delivery)

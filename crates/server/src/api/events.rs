@@ -82,7 +82,11 @@ async fn publish_batch(State(tenant): State<Tenant>, request: Request<Body>) -> 
     let media_type = MediaType::of(request.headers());
     if media_type == MediaType::Other {
         let supported = "application/json or application/x-ndjson";
-        return Err(if is_empty(&request) { Refusal::empty_body() } else { Refusal::unsupported_media_type(supported) });
+        return Err(if is_empty(&request) {
+            Refusal::empty_body()
+        } else {
+            Refusal::unsupported_media_type(supported)
+        });
     }
     let bytes = read(request.into_body(), BATCH_BYTES_MAX).await?;
     let items = if media_type == MediaType::Json { parse_array(&bytes) } else { parse_lines(&bytes) }?;
@@ -135,7 +139,12 @@ async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer,
         }
     }
     let mut published = tenant.publish_batch(drafts).await?.into_iter();
-    let mut answer = BatchAnswer { accepted: 0, duplicates: 0, rejected: 0, results: Vec::with_capacity(unreadable.len()) };
+    let mut answer = BatchAnswer {
+        accepted: 0,
+        duplicates: 0,
+        rejected: 0,
+        results: Vec::with_capacity(unreadable.len()),
+    };
     for (index, problem) in unreadable.into_iter().enumerate() {
         let outcome = match problem {
             Some(problem) => Err(problem),

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     problem::Refusal,
-    wire::{ExplainEvent, ExplainIn, Explanation, List, Subscription, SubscriptionChanges, SubscriptionIn, into_text},
+    wire::{
+        ExplainEvent, ExplainIn, Explanation, List, Subscription, SubscriptionChanges, SubscriptionIn,
+        into_text,
+    },
 };
 
 type SubscriptionId = PathId<kind::Subscription>;
@@ -36,7 +39,8 @@ pub(super) fn routes() -> Router<Tenant> {
 
 async fn create(State(tenant): State<Tenant>, Input(subscription): Input<SubscriptionIn>) -> Answer {
     let endpoint_id = Id::from_uuid(subscription.endpoint_id);
-    let subscription = Subscription::from(tenant.create_subscription(endpoint_id, subscription.into()).await?);
+    let subscription =
+        Subscription::from(tenant.create_subscription(endpoint_id, subscription.into()).await?);
     created(&format!("/v1/subscriptions/{}", subscription.id), &subscription)
 }
 
@@ -80,7 +84,10 @@ fn sources(question: ExplainIn) -> Result<(FilterSource, EventSource), Refusal> 
         (Some(id), None) => Some(FilterSource::Subscription(Id::from_uuid(id))),
         (None, Some(filter)) => Some(FilterSource::Filter(into_text(filter))),
         (None, None) => {
-            faults.add("/subscription_id", Rule::Conflict("either subscription_id or event_filters is required"));
+            faults.add(
+                "/subscription_id",
+                Rule::Conflict("either subscription_id or event_filters is required"),
+            );
             None
         }
         (Some(_), Some(_)) => {
@@ -101,7 +108,9 @@ fn sources(question: ExplainIn) -> Result<(FilterSource, EventSource), Refusal> 
         }
     };
     faults.found()?;
-    let (Some(filter), Some(event)) = (filter, event) else { unreachable!("a missing source would have been found") };
+    let (Some(filter), Some(event)) = (filter, event) else {
+        unreachable!("a missing source would have been found")
+    };
     Ok((filter, event))
 }
 

@@ -6,6 +6,12 @@ use neo_events::{
     domain::event::{EVENT_DATA_BYTES_MAX, JsonObject},
 };
 use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// An id.
+pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "an id is a UUID, 36 characters; copy the whole of it".to_owned())
+}
 
 /// A JSON object, kept as it was written.
 pub(crate) fn json_object(text: &str) -> Result<Box<RawValue>, String> {
@@ -18,8 +24,9 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }
-    let ago: SignedDuration =
-        text.parse().map_err(|_| "a time is RFC 3339 (2026-01-31T12:00:00Z) or how long ago (90m, 2h, 3h30m)")?;
+    let ago: SignedDuration = text
+        .parse()
+        .map_err(|_| "a time is RFC 3339 (2026-01-31T12:00:00Z) or how long ago (90m, 2h, 3h30m)")?;
     Sources::system().now().checked_sub(ago).map_err(|error| error.to_string())
 }
 

@@ -32,6 +32,7 @@ pub(crate) enum DeliveriesCommand {
     /// Attempt a delivery again now: one that waits for its retry, that failed or that was cancelled
     Retry {
         /// The delivery's id
+        #[arg(value_name = "UUID", value_parser = arguments::uuid)]
         id: Uuid,
     },
     /// End a delivery that is not over; one in flight ends after its attempt
@@ -47,10 +48,10 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Of this event
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     event_id: Option<Uuid>,
     /// To this endpoint
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     endpoint_id: Option<Uuid>,
     /// pending, retrying, success, failed or cancelled
     #[arg(long, value_parser = str::parse::<DeliveryStatus>)]
@@ -68,6 +69,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// The delivery's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// Also the headers of requests and answers, and whole bodies
     #[arg(long)]
@@ -77,6 +79,7 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
     /// The delivery's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// Why, for whoever looks at it later
     #[arg(long, value_name = "TEXT")]
@@ -124,7 +127,9 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
 /// Shows a delivery, and its attempts if it came with them.
 pub(crate) fn show(output: &Output, delivery: &wire::Delivery, detail: Detail) -> Result<(), Failure> {
     let style = output.style;
-    let field = |name: &str, value: String| output.line(format_args!("{}  {value}", style.dim(format_args!("{name:9}"))));
+    let field = |name: &str, value: String| {
+        output.line(format_args!("{}  {value}", style.dim(format_args!("{name:9}"))))
+    };
     field("delivery", delivery.id.to_string())?;
     field("event", delivery.webhook_event_id.to_string())?;
     field("endpoint", delivery.webhook_endpoint_id.to_string())?;

@@ -68,13 +68,14 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct EndpointId {
     /// The endpoint's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Bound to this context
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     context_id: Option<Uuid>,
     /// Active or not
     #[arg(long, value_name = "BOOL")]
@@ -133,10 +134,10 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SECRET")]
     secret_token: Option<String>,
     /// Only events of this context
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     context_id: Option<Uuid>,
     /// Who registers it
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     created_by_user_id: Option<Uuid>,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -145,6 +146,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     /// The endpoint's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// For people, 1 to 255 characters
     #[arg(long)]
@@ -170,6 +172,7 @@ enum Clearable {
 #[derive(Debug, Args)]
 pub(crate) struct RotateArgs {
     /// The endpoint's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// Secret to sign with from now on [default: generated]
     #[arg(long, value_name = "SECRET")]
@@ -182,6 +185,7 @@ pub(crate) struct RotateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
     /// The endpoint's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// Data of the test event [default: a short message]
     #[arg(long, value_name = "JSON", value_parser = arguments::json_object)]
@@ -191,6 +195,7 @@ pub(crate) struct TestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
     /// The endpoint's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// How many days, 1 to 90 [default: 7]
     #[arg(long, value_name = "N")]
@@ -279,7 +284,8 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
 }
 
 async fn rotate(session: &Session, args: RotateArgs) -> Result<(), Failure> {
-    let input = wire::RotateSecretIn { secret_token: args.secret_token, overlap_seconds: args.overlap_seconds };
+    let input =
+        wire::RotateSecretIn { secret_token: args.secret_token, overlap_seconds: args.overlap_seconds };
     session.show(operation(args.id, "rotate-secret").json(to_json(&input)?)).await
 }
 
@@ -296,7 +302,8 @@ async fn test(session: &Session, args: TestArgs) -> Result<(), Failure> {
 }
 
 async fn verify(session: &Session, id: Uuid) -> Result<(), Failure> {
-    let (raw, verification) = session.answer_both::<wire::Verification>(operation(id, "verify").patient()).await?;
+    let (raw, verification) =
+        session.answer_both::<wire::Verification>(operation(id, "verify").patient()).await?;
     if session.is_json {
         session.output.raw_line(&raw)?;
     } else {
@@ -335,7 +342,8 @@ async fn stats(session: &Session, args: StatsArgs) -> Result<(), Failure> {
     let rate = stats.success_rate.map_or_else(|| "–".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
     let times = &stats.response_times;
     let common = stats.most_common_error.as_ref();
-    let common = common.map_or_else(|| "–".to_owned(), |error| format!("{} ({} times)", error.error_code, error.count));
+    let common = common
+        .map_or_else(|| "–".to_owned(), |error| format!("{} ({} times)", error.error_code, error.count));
     let lines = [
         ("deliveries", format!("{} in {} days", stats.deliveries, stats.days)),
         ("success", stats.success.to_string()),
@@ -347,12 +355,17 @@ async fn stats(session: &Session, args: StatsArgs) -> Result<(), Failure> {
         ("attempts", stats.attempts.to_string()),
         (
             "response time",
-            format!("mean {:.0} ms, p50 {}, p95 {}, p99 {}", times.mean_ms, times.p50_ms, times.p95_ms, times.p99_ms),
+            format!(
+                "mean {:.0} ms, p50 {}, p95 {}, p99 {}",
+                times.mean_ms, times.p50_ms, times.p95_ms, times.p99_ms
+            ),
         ),
         ("common error", common),
     ];
     for (name, value) in lines {
-        session.output.line(format_args!("{}  {value}", session.output.style.dim(format_args!("{name:13}"))))?;
+        session
+            .output
+            .line(format_args!("{}  {value}", session.output.style.dim(format_args!("{name:13}"))))?;
     }
     Ok(())
 }

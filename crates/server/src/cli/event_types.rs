@@ -113,7 +113,8 @@ enum Clearable {
 pub(crate) async fn run(session: &Session, command: EventTypesCommand) -> Result<(), Failure> {
     match command {
         EventTypesCommand::List(args) => {
-            let call = Call::get([PATH]).query("category", args.category).query("is_enabled", args.is_enabled);
+            let call =
+                Call::get([PATH]).query("category", args.category).query("is_enabled", args.is_enabled);
             session.list::<wire::EventType>(call, &args.paging).await
         }
         EventTypesCommand::Get(of) => session.show(Call::get([PATH, &of.event_type])).await,
@@ -156,7 +157,8 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
 }
 
 async fn switch(session: &Session, of: EventTypeArg, is_enabled: bool) -> Result<(), Failure> {
-    let changes = wire::EventTypeChanges { is_enabled: Some(is_enabled), ..wire::EventTypeChanges::default() };
+    let changes =
+        wire::EventTypeChanges { is_enabled: Some(is_enabled), ..wire::EventTypeChanges::default() };
     session.show(Call::new(Method::PATCH, [PATH, &of.event_type]).json(to_json(&changes)?)).await
 }
 

@@ -25,6 +25,7 @@ pub(crate) enum EventsCommand {
     /// Show one event with its data
     Get {
         /// The event's id
+        #[arg(value_name = "UUID", value_parser = arguments::uuid)]
         id: Uuid,
     },
     /// Show an aggregate's events by version, and the version that comes next
@@ -46,13 +47,13 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "TYPE")]
     aggregate_type: Option<String>,
     /// Of this aggregate
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     aggregate_id: Option<Uuid>,
     /// Of this flow
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     correlation_id: Option<Uuid>,
     /// Of this context
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     context_id: Option<Uuid>,
     /// Whose dispatch is settled, or still owed
     #[arg(long, value_name = "BOOL")]
@@ -73,7 +74,7 @@ pub(crate) struct AggregateArgs {
     #[arg(value_name = "TYPE")]
     aggregate_type: String,
     /// The aggregate's id
-    #[arg(value_name = "UUID")]
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     aggregate_id: Uuid,
     /// Only events after this version
     #[arg(long, value_name = "N")]

@@ -90,7 +90,9 @@ impl Failure {
         match self {
             Self::Reported => None,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
-            Self::Call(CallError::Refused { problem, .. }) => Some(format!("{label} {}", describe_problem(problem))),
+            Self::Call(CallError::Refused { problem, .. }) => {
+                Some(format!("{label} {}", describe_problem(problem)))
+            }
             Self::Call(CallError::Unreachable { origin, source }) => {
                 let reason = with_causes(source);
                 Some(format!(
@@ -110,7 +112,10 @@ impl Failure {
 /// A problem's title, detail, and each fault with its place.
 pub(crate) fn describe_problem(problem: &wire::Problem) -> String {
     let mut text = format!("{} ({}, {})", problem.title, problem.status, problem.code);
-    if !problem.detail.is_empty() && problem.detail != problem.title {
+    // Where each fault has its own line, the detail would say them again.
+    let repeats = problem.errors.first().is_some_and(|fault| problem.detail.contains(&fault.detail));
+    let is_about_http = problem.status == 401;
+    if !problem.detail.is_empty() && problem.detail != problem.title && !repeats && !is_about_http {
         // Writing into a String cannot fail.
         let _ = write!(text, "\n  {}", printable(&problem.detail));
     }

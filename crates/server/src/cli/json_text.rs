@@ -8,7 +8,11 @@ const LINE_CHARS_MAX: usize = 80;
 
 /// JSON text on one line if it is short, else one member a line. Control characters cannot pass.
 pub(crate) fn indented_if_long(json: &str) -> String {
-    if json.chars().count() <= LINE_CHARS_MAX && !json.contains('\n') { printable(json) } else { indented(json) }
+    if json.chars().count() <= LINE_CHARS_MAX && !json.contains('\n') {
+        printable(json)
+    } else {
+        indented(json)
+    }
 }
 
 /// JSON text, one member a line.

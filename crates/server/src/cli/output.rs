@@ -9,9 +9,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use comfy_table::{
-    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets,
-};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use neo_events::{Sources, Timestamp};
 use serde_json::value::RawValue;
 
@@ -100,7 +98,10 @@ impl Output {
     }
 
     /// Writes a line.
-    #[expect(clippy::unused_self, reason = "whoever writes has an Output: it is the only way to standard output")]
+    #[expect(
+        clippy::unused_self,
+        reason = "whoever writes has an Output: it is the only way to standard output"
+    )]
     pub(crate) fn line(&self, text: impl Display) -> io::Result<()> {
         writeln!(io::stdout(), "{text}")
     }

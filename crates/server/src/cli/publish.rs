@@ -24,7 +24,7 @@ use crate::{
         session::{Session, to_json},
     },
     client::Call,
-    wire::{BatchAnswer, BatchResult, EventIn, Published},
+    wire::{BatchResult, EventIn, Published},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -66,7 +66,7 @@ pub(crate) struct PublishArgs {
 #[command(next_help_heading = "More of the event")]
 struct EnvelopeArgs {
     /// The event's id, a `UUIDv7`; makes publishing again harmless [default: generated]
-    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     id: Option<Uuid>,
     /// A name for people
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
@@ -75,7 +75,7 @@ struct EnvelopeArgs {
     #[arg(long, value_name = "TYPE", conflicts_with = "file")]
     aggregate_type: Option<String>,
     /// The aggregate it is about [default: the event's id]
-    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     aggregate_id: Option<Uuid>,
     /// The aggregate's version after it, 1 to 999999 [default: 1]
     #[arg(long, value_name = "N", conflicts_with_all = ["expected_version", "file"])]
@@ -84,16 +84,16 @@ struct EnvelopeArgs {
     #[arg(long, value_name = "N", requires = "aggregate_id", conflicts_with = "file")]
     expected_version: Option<i64>,
     /// Groups what belongs to one flow
-    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     correlation_id: Option<Uuid>,
     /// What caused it
-    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     causation_id: Option<Uuid>,
     /// Who did it
-    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     triggered_by_user_id: Option<Uuid>,
     /// Organization, team … inside the tenant
-    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     context_id: Option<Uuid>,
     /// Source, address … of the publish; never sent to endpoints
     #[arg(long, value_name = "JSON", value_parser = arguments::json_object, conflicts_with = "file")]
@@ -116,8 +116,8 @@ fn event_of(args: PublishArgs) -> Result<EventIn, Failure> {
         Failure::Usage("the event's data are missing: `neo-events publish EVENT_TYPE '{…}'`".to_owned())
     })?;
     let data = if data == "-" { read_data()? } else { data };
-    let event_data =
-        arguments::json_object(&data).map_err(|reason| Failure::Usage(format!("the event's data: {reason}")))?;
+    let event_data = arguments::json_object(&data)
+        .map_err(|reason| Failure::Usage(format!("the event's data: {reason}")))?;
     let envelope = args.envelope;
     let event = EventIn {
         id: envelope.id,
@@ -169,9 +169,12 @@ async fn publish_file(session: &Session, path: &Path) -> Result<(), Failure> {
     let is_stdin = path == Path::new("-");
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let unreadable = |source| Failure::Input { name: name.clone(), source };
-    let reader: Box<dyn Read + Send> =
-        if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(unreadable)?) };
-    let mut lines = Lines { reader: BufReader::new(reader), number: 0, is_document: false };
+    let reader: Box<dyn BufRead> = if is_stdin {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
+    };
+    let mut lines = Lines { reader, number: 0 };
     let mut import = Import::new(session)?;
     let outcome = loop {
         match lines.next().map_err(unreadable)? {
@@ -183,7 +186,7 @@ async fn publish_file(session: &Session, path: &Path) -> Result<(), Failure> {
                 {
                     break Err(failure);
                 }
-                import.add(number, event);
+                import.add(number, &event);
             }
         }
     };
@@ -197,21 +200,23 @@ struct Line {
 }
 
 /// Reads events line by line, or the one event that spans the whole file.
-struct Lines<R> {
-    reader: BufReader<R>,
+struct Lines<'a> {
+    reader: Box<dyn BufRead + 'a>,
     number: u64,
-    is_document: bool,
 }
 
-impl<R: Read> Lines<R> {
+impl Lines<'_> {
     fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
-            let Some(bytes) = self.read(b'\n', LINE_BYTES_MAX)? else { return Ok(None) };
+            let Some(bytes) = self.read_line()? else { return Ok(None) };
             self.number += 1;
             let number = self.number;
             if bytes.len() > LINE_BYTES_MAX {
                 self.skip_line()?;
-                return Ok(Some(Line { number, event: Err(format!("is longer than {LINE_BYTES_MAX} bytes")) }));
+                return Ok(Some(Line {
+                    number,
+                    event: Err(format!("is longer than {LINE_BYTES_MAX} bytes")),
+                }));
             }
             let Ok(text) = String::from_utf8(bytes) else {
                 return Ok(Some(Line { number, event: Err("is not valid UTF-8".to_owned()) }));
@@ -221,41 +226,47 @@ impl<R: Read> Lines<R> {
             }
             let event = match parse_event(&text) {
                 Parsed::Event => Ok(text),
-                Parsed::Refused(reason) => Err(reason),
-                Parsed::Unfinished(_) if number == 1 => self.document(text)?,
-                Parsed::Unfinished(reason) => Err(reason),
+                Parsed::Unfinished(reason) if number == 1 => self.document(&text, reason)?,
+                Parsed::Refused(reason) | Parsed::Unfinished(reason) => Err(reason),
             };
             return Ok(Some(Line { number, event: event.map(|text| text.trim().to_owned()) }));
         }
     }
 
-    /// The first line begins an event that later lines end: the whole file is one.
-    fn document(&mut self, mut text: String) -> io::Result<Result<String, String>> {
-        self.is_document = true;
+    /// The first line begins an event that later lines may end: then the whole file is one. If the second line is
+    /// an event of its own, only the first is faulty.
+    fn document(&mut self, first: &str, reason: String) -> io::Result<Result<String, String>> {
         let rest_max = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
         let mut rest = Vec::new();
         self.reader.by_ref().take(rest_max + 1).read_to_end(&mut rest)?;
-        if rest.len() > LINE_BYTES_MAX {
-            return Ok(Err(format!("begins an event longer than {LINE_BYTES_MAX} bytes")));
-        }
-        let Ok(rest) = String::from_utf8(rest) else { return Ok(Err("begins an event that is not valid UTF-8".to_owned())) };
-        text.push_str(&rest);
-        Ok(match parse_event(&text) {
+        let text = format!("{first}{}", String::from_utf8_lossy(&rest));
+        if rest.len() <= LINE_BYTES_MAX && matches!(parse_event(&text), Parsed::Event) {
             // White space between tokens means nothing; on one line it can go into a batch.
-            Parsed::Event => Ok(text.replace(['\n', '\r'], " ")),
-            Parsed::Refused(reason) | Parsed::Unfinished(reason) => Err(reason),
-        })
+            return Ok(Ok(text.replace(['\n', '\r'], " ")));
+        }
+        let mut later = text.lines().skip(1).filter(|line| !line.trim().is_empty());
+        if later.next().is_some_and(|line| matches!(parse_event(line), Parsed::Event)) {
+            let after = std::mem::replace(&mut self.reader, Box::new(io::empty()));
+            self.reader = Box::new(io::Cursor::new(rest).chain(after));
+            return Ok(Err(reason));
+        }
+        Ok(Err(match parse_event(&text) {
+            _ if rest.len() > LINE_BYTES_MAX => format!("begins an event longer than {LINE_BYTES_MAX} bytes"),
+            Parsed::Refused(reason) | Parsed::Unfinished(reason) => reason,
+            Parsed::Event => reason,
+        }))
     }
 
-    fn read(&mut self, end: u8, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    /// A line, or of a longer one [`LINE_BYTES_MAX`] and a byte.
+    fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-        let read = self.reader.by_ref().take(limit).read_until(end, &mut bytes)?;
+        let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
         Ok((read > 0).then_some(bytes))
     }
 
     fn skip_line(&mut self) -> io::Result<()> {
-        while let Some(part) = self.read(b'\n', LINE_BYTES_MAX)? {
+        while let Some(part) = self.read_line()? {
             if part.ends_with(b"\n") {
                 break;
             }
@@ -284,7 +295,11 @@ fn parse_event(text: &str) -> Parsed {
 }
 
 fn not_an_object(text: &str) -> Parsed {
-    let advice = if text.trim_start().starts_with('[') { " (an array: one event a line, as by `jq -c '.[]'`)" } else { "" };
+    let advice = if text.trim_start().starts_with('[') {
+        " (an array: one event a line, as by `jq -c '.[]'`)"
+    } else {
+        ""
+    };
     Parsed::Refused(format!("is not a JSON object{advice}"))
 }
 
@@ -324,9 +339,9 @@ impl<'a> Import<'a> {
         self.numbers.len() == BATCH_EVENTS_MAX || self.batch.len() + next.len() > BATCH_BYTES_MAX
     }
 
-    fn add(&mut self, number: u64, event: String) {
+    fn add(&mut self, number: u64, event: &str) {
         self.numbers.push(number);
-        self.batch.push_str(&event);
+        self.batch.push_str(event);
         self.batch.push('\n');
     }
 
@@ -335,7 +350,7 @@ impl<'a> Import<'a> {
             return Ok(());
         }
         let call = Call::post(["events", "batch"]).ndjson(std::mem::take(&mut self.batch));
-        let answer: BatchAnswer = self.session.read_batch_answer(call).await?;
+        let answer = self.session.publish_batch(call).await?;
         self.accepted += answer.accepted;
         self.duplicates += answer.duplicates;
         let numbers = std::mem::take(&mut self.numbers);
@@ -349,10 +364,9 @@ impl<'a> Import<'a> {
     fn note(&mut self, numbers: &[u64], result: BatchResult) -> Result<(), Failure> {
         let number = |index: usize| numbers.get(index).copied().unwrap_or_default();
         match result {
-            BatchResult::Published { index, id, duplicate } => self.show_result(
-                number(index),
-                &format!("\"id\":\"{id}\",\"duplicate\":{duplicate}"),
-            ),
+            BatchResult::Published { index, id, duplicate } => {
+                self.show_result(number(index), &format!("\"id\":\"{id}\",\"duplicate\":{duplicate}"))
+            }
             BatchResult::Refused { index, error } => {
                 self.rejected += 1;
                 self.show_result(number(index), &format!("\"error\":{}", to_json(&error)?))?;
@@ -388,7 +402,12 @@ impl<'a> Import<'a> {
     fn show_progress(&self) -> Result<(), Failure> {
         if self.shows_progress {
             let mut stderr = io::stderr().lock();
-            write!(stderr, "\r\x1b[K{} published, {} rejected", self.accepted + self.duplicates, self.rejected)?;
+            write!(
+                stderr,
+                "\r\x1b[K{} published, {} rejected",
+                self.accepted + self.duplicates,
+                self.rejected
+            )?;
             stderr.flush()?;
         }
         Ok(())
@@ -404,7 +423,8 @@ impl<'a> Import<'a> {
                 "],\"accepted\":{accepted},\"duplicates\":{duplicates},\"rejected\":{rejected}}}"
             ))?;
         } else {
-            let already = if duplicates > 0 { format!(", {duplicates} were there already") } else { String::new() };
+            let already =
+                if duplicates > 0 { format!(", {duplicates} were there already") } else { String::new() };
             self.session.output.line(format_args!("{accepted} published{already}, {rejected} rejected"))?;
         }
         if let Err(failure) = outcome {
@@ -421,7 +441,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Vec<(u64, Result<String, String>)> {
-        let mut lines = Lines { reader: BufReader::new(text.as_bytes()), number: 0, is_document: false };
+        let mut lines = Lines { reader: Box::new(text.as_bytes()), number: 0 };
         let mut read = Vec::new();
         while let Some(Line { number, event }) = lines.next().unwrap() {
             read.push((number, event));
@@ -432,9 +452,13 @@ mod tests {
     #[test]
     fn lines_are_events_and_faulty_ones_are_named() {
         let found = read("{\"a\": 1}\n\n[1]\n{\"b\": \n{\"c\": 1.00} \n\"x\"\nnope");
-        let events: Vec<_> = found.iter().filter_map(|(number, event)| Some((*number, event.as_ref().ok()?.as_str()))).collect();
+        let events: Vec<_> = found
+            .iter()
+            .filter_map(|(number, event)| Some((*number, event.as_ref().ok()?.as_str())))
+            .collect();
         assert_eq!(events, [(1, "{\"a\": 1}"), (5, "{\"c\": 1.00}")]);
-        let refused: Vec<_> = found.iter().filter(|(_, event)| event.is_err()).map(|(number, _)| *number).collect();
+        let refused: Vec<_> =
+            found.iter().filter(|(_, event)| event.is_err()).map(|(number, _)| *number).collect();
         assert_eq!(refused, [3, 4, 6, 7]);
     }
 
@@ -442,6 +466,7 @@ mod tests {
     fn one_event_may_span_lines() {
         assert_eq!(read("{\n  \"a\": 1\n}\n"), [(1, Ok("{   \"a\": 1 }".to_owned()))]);
         assert!(matches!(read("{\n \"a\": 1\n}\n{}").as_slice(), [(1, Err(_))]));
+        assert!(matches!(read("{\"a\": \n{\"b\": 1}\n").as_slice(), [(1, Err(_)), (2, Ok(_))]));
     }
 
     #[test]

@@ -16,28 +16,39 @@ use crate::{
     client::{Call, CallError, Client, ClientOptions, URL_DEFAULT},
     credentials::{self, Credentials},
     settings::{self, ClientSettings},
-    wire::{List, Pairs},
+    wire::{BatchAnswer, List, Pairs},
 };
 
 /// Where the server is and who asks.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArgs {
-    /// Where the server is; else from the credentials file, else <http://127.0.0.1:8080> [env: NEO_EVENTS_URL]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", help = URL_HELP)]
     url: Option<String>,
-    /// API key; else from the credentials file, if that is for the same URL [env: NEO_EVENTS_KEY]
-    #[arg(long, global = true, value_name = "KEY")]
+    #[arg(long, global = true, value_name = "KEY", help = KEY_HELP)]
     key: Option<String>,
-    /// Tenant to act in, for an admin key: a slug, or `region:<region>` [env: `NEO_EVENTS_TENANT`]
-    #[arg(long, global = true, value_name = "SLUG")]
+    #[arg(long, global = true, value_name = "SLUG", help = TENANT_HELP)]
     tenant: Option<String>,
     /// File in which `serve` left its URL and key
     #[arg(long, global = true, value_name = "FILE", default_value = credentials::PATH_DEFAULT)]
     credentials: PathBuf,
-    /// Further TLS roots for https, in PEM [env: `NEO_EVENTS_CA_FILE`]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help = CA_FILE_HELP)]
     ca_file: Option<PathBuf>,
+}
+
+const URL_HELP: &str =
+    "Where the server is; else from the credentials file, else http://127.0.0.1:8080 [env: NEO_EVENTS_URL]";
+const KEY_HELP: &str =
+    "API key; else from the credentials file, if that is for the same URL [env: NEO_EVENTS_KEY]";
+const TENANT_HELP: &str =
+    "Tenant to act in, for an admin key: a slug, or region:REGION [env: NEO_EVENTS_TENANT]";
+const CA_FILE_HELP: &str = "Further TLS roots for https, in PEM [env: NEO_EVENTS_CA_FILE]";
+
+impl ServerArgs {
+    /// Further TLS roots.
+    pub(crate) fn ca_file(&self) -> Option<String> {
+        self.ca_file.as_ref().map(|path| path.display().to_string())
+    }
 }
 
 /// Which part of a list.
@@ -72,8 +83,12 @@ impl Session {
     pub(crate) fn open(server: ServerArgs, output: Output, is_json: bool) -> Result<Self, Failure> {
         let given = settings::resolve_client(server.url, server.key)?;
         let (url, key) = find_server(given, &server.credentials)?;
-        let ca_file = server.ca_file.map_or_else(|| settings::variable("NEO_EVENTS_CA_FILE").map(|path| path.map(PathBuf::from)), |path| Ok(Some(path)))?;
-        let tenant = server.tenant.map_or_else(|| settings::variable("NEO_EVENTS_TENANT"), |slug| Ok(Some(slug)))?;
+        let ca_file = server.ca_file.map_or_else(
+            || settings::variable("NEO_EVENTS_CA_FILE").map(|path| path.map(PathBuf::from)),
+            |path| Ok(Some(path)),
+        )?;
+        let tenant =
+            server.tenant.map_or_else(|| settings::variable("NEO_EVENTS_TENANT"), |slug| Ok(Some(slug)))?;
         let client = Client::new(ClientOptions { url, key, tenant, ca_file })?;
         Ok(Self { client, output, is_json })
     }
@@ -103,6 +118,15 @@ impl Session {
         self.read(&answer)
     }
 
+    /// Publishes a batch. Where all of it is rejected, the refusal tells of each event too.
+    pub(crate) async fn publish_batch(&self, call: Call) -> Result<BatchAnswer, Failure> {
+        let (status, answer) = self.client.send(call).await?;
+        if status.is_success() {
+            return self.read(&answer);
+        }
+        serde_json::from_slice(&answer).map_err(|_| self.client.refusal(status, answer).into())
+    }
+
     /// Makes a call and shows each field of its answer.
     pub(crate) async fn show(&self, call: Call) -> Result<(), Failure> {
         if let Some(fields) = self.answer::<Pairs<Box<RawValue>>>(call).await? {
@@ -121,7 +145,11 @@ impl Session {
     }
 
     /// Shows a list, or the part of it that is asked for.
-    pub(crate) async fn list<T: Row + DeserializeOwned>(&self, call: Call, paging: &Paging) -> Result<(), Failure> {
+    pub(crate) async fn list<T: Row + DeserializeOwned>(
+        &self,
+        call: Call,
+        paging: &Paging,
+    ) -> Result<(), Failure> {
         match (paging.all, self.is_json) {
             (true, true) => self.list_all_json(call, paging).await,
             (all, _) => self.list_pages::<T>(call, paging, all).await,
@@ -169,12 +197,10 @@ impl Session {
                 self.output.line(format_args!("{before}{item}"))?;
                 before = ",";
             }
-            match page.next_cursor {
-                Some(next) => cursor = Some(next),
-                None => {
-                    let start = if before == "," { "" } else { before };
-                    return Ok(self.output.line(format_args!("{start}],\"next_cursor\":null}}"))?);
-                }
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                let start = if before == "," { "" } else { before };
+                return Ok(self.output.line(format_args!("{start}],\"next_cursor\":null}}"))?);
             }
         }
     }

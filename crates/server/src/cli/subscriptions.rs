@@ -57,16 +57,17 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct SubscriptionId {
     /// The subscription's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Of this endpoint
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     endpoint_id: Option<Uuid>,
     /// Of this context
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     context_id: Option<Uuid>,
     /// Active or not
     #[arg(long, value_name = "BOOL")]
@@ -78,7 +79,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// The endpoint's id
-    #[arg(value_name = "ENDPOINT_ID")]
+    #[arg(value_name = "ENDPOINT_ID", value_parser = arguments::uuid)]
     endpoint_id: Uuid,
     /// `category.action`, `category.*` or `*`
     #[arg(value_name = "PATTERN")]
@@ -87,7 +88,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
     event_filters: Option<Box<RawValue>>,
     /// Only events of this context
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
     context_id: Option<Uuid>,
     /// For people
     #[arg(long, value_name = "TEXT")]
@@ -104,6 +105,7 @@ pub(crate) struct CreateArgs {
 #[group(id = "changes", required = true, multiple = true, args = ["event_type", "event_filters", "is_active", "subscription_name", "description", "clear"])]
 pub(crate) struct UpdateArgs {
     /// The subscription's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// `category.action`, `category.*` or `*`
     #[arg(long, value_name = "PATTERN")]
@@ -136,13 +138,13 @@ enum Clearable {
 #[group(id = "event", required = true, args = ["event_id", "event_data"])]
 pub(crate) struct ExplainArgs {
     /// A subscription: its pattern, its context and its filter
-    #[arg(long, visible_alias = "subscription", value_name = "UUID")]
+    #[arg(long, visible_alias = "subscription", value_name = "UUID", value_parser = arguments::uuid)]
     subscription_id: Option<Uuid>,
     /// A filter that need not belong to a subscription
     #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
     event_filters: Option<Box<RawValue>>,
     /// A published event
-    #[arg(long, visible_alias = "event", value_name = "UUID")]
+    #[arg(long, visible_alias = "event", value_name = "UUID", value_parser = arguments::uuid)]
     event_id: Option<Uuid>,
     /// Data of an event that need not exist
     #[arg(long, visible_alias = "data", value_name = "JSON", value_parser = arguments::json_object)]
@@ -151,7 +153,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "TYPE", conflicts_with = "event_id")]
     event_type: Option<String>,
     /// The context of such an event
-    #[arg(long, value_name = "UUID", conflicts_with = "event_id")]
+    #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "event_id")]
     context_id: Option<Uuid>,
 }
 
@@ -165,7 +167,9 @@ pub(crate) async fn run(session: &Session, command: SubscriptionsCommand) -> Res
                 .query("is_active", args.is_active);
             session.list::<wire::Subscription>(call, &args.paging).await
         }
-        SubscriptionsCommand::Get(SubscriptionId { id }) => session.show(Call::get([PATH, &id.to_string()])).await,
+        SubscriptionsCommand::Get(SubscriptionId { id }) => {
+            session.show(Call::get([PATH, &id.to_string()])).await
+        }
         SubscriptionsCommand::Create(args) => create(session, args).await,
         SubscriptionsCommand::Update(args) => update(session, args).await,
         SubscriptionsCommand::Delete(SubscriptionId { id }) => {
@@ -206,17 +210,26 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
 }
 
 async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {
-    let (event_type, context_id) = (args.event_type, args.context_id);
     let input = wire::ExplainIn {
         subscription_id: args.subscription_id,
         event_filters: args.event_filters,
         event_id: args.event_id,
-        event: args.event_data.map(|event_data| wire::ExplainEvent { event_type, context_id, event_data }),
+        event: args.event_data.map(|event_data| {
+            let mut event = wire::ExplainEvent::default();
+            event.event_data = event_data;
+            event.event_type = args.event_type;
+            event.context_id = args.context_id;
+            event
+        }),
     };
     let call = Call::post([PATH, "explain"]).json(to_json(&input)?);
     let Some(explanation) = session.answer::<wire::Explanation>(call).await? else { return Ok(()) };
     let style = session.output.style;
-    session.output.line(if explanation.matches { style.green("It matches.") } else { style.red("It does not match.") })?;
+    session.output.line(if explanation.matches {
+        style.green("It matches.")
+    } else {
+        style.red("It does not match.")
+    })?;
     if !explanation.clauses.is_empty() {
         session.output.table(&explanation.clauses, true)?;
     }

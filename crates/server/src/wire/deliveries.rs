@@ -103,7 +103,8 @@ pub(crate) struct Attempt {
 impl From<neo_events::Attempt> for Attempt {
     fn from(attempt: neo_events::Attempt) -> Self {
         let response = attempt.response;
-        let response_body = response.as_ref().map(|response| String::from_utf8_lossy(&response.body).into_owned());
+        let response_body =
+            response.as_ref().map(|response| String::from_utf8_lossy(&response.body).into_owned());
         Self {
             attempt_number: attempt.attempt_number,
             delivery_status: attempt.delivery_status.as_str().to_owned(),

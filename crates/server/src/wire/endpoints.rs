@@ -290,7 +290,9 @@ impl EndpointStats {
                 p95_ms: times.p95_ms,
                 p99_ms: times.p99_ms,
             },
-            most_common_error: stats.most_common_error.map(|(error_code, count)| CommonError { error_code, count }),
+            most_common_error: stats
+                .most_common_error
+                .map(|(error_code, count)| CommonError { error_code, count }),
         }
     }
 }

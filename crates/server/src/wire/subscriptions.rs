@@ -123,6 +123,10 @@ pub(crate) struct ExplainIn {
 /// pasted, as it is published or as it is answered.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
+#[expect(
+    dead_code,
+    reason = "the other fields are known so that they are not refused, and then not looked at"
+)]
 pub(crate) struct ExplainEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event_type: Option<String>,

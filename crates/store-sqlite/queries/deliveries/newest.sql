@@ -1,1 +1,1 @@
-select seq, created_at from deliveries order by seq desc limit 1
+select seq, created_at from deliveries where seq = (select max(seq) from deliveries)

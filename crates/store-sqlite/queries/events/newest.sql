@@ -1,2 +1,2 @@
 -- The right edge: the next event's seq is one more, its created_at not before.
-select seq, created_at from events order by seq desc limit 1
+select seq, created_at from events where seq = (select max(seq) from events)

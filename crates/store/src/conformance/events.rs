@@ -11,7 +11,9 @@ use neo_events_domain::{
 };
 
 use super::world::{HOSTILE, World, all_pages, at, done};
-use crate::{Appended, Cursor, Dispatched, EventQuery, PageRequest, Store, StoreError, StoredEvent, TimeRange};
+use crate::{
+    Appended, Cursor, Dispatched, EventQuery, PageRequest, Store, StoreError, StoredEvent, TimeRange,
+};
 
 fn draft() -> EventDraft {
     EventDraft::new("user.created", "{}")
@@ -37,7 +39,8 @@ pub async fn payload_bytes_survive(store: &dyn Store) {
         r#"{"sql":"'; drop table events; --","percent":"%s%n","quote":"\""}"#,
     ];
     for payload in payloads {
-        let draft = EventDraft { event_metadata: Some(payload.into()), ..EventDraft::new("user.created", payload) };
+        let draft =
+            EventDraft { event_metadata: Some(payload.into()), ..EventDraft::new("user.created", payload) };
         let id = world.publish(draft, 0).await;
         let event = stored(&world, id).await.event;
         assert_eq!(event.event_data.as_str(), payload);
@@ -120,8 +123,10 @@ pub async fn publishing_twice_is_one_event(store: &dyn Store) {
 pub async fn versions_are_guarded(store: &dyn Store) {
     let world = World::new(store);
     let aggregate = Uuid::from_u128(9);
-    let guarded = |expected| EventDraft { aggregate_id: Some(aggregate), expected_version: Some(expected), ..draft() };
-    let given = |version| EventDraft { aggregate_id: Some(aggregate), aggregate_version: Some(version), ..draft() };
+    let guarded =
+        |expected| EventDraft { aggregate_id: Some(aggregate), expected_version: Some(expected), ..draft() };
+    let given =
+        |version| EventDraft { aggregate_id: Some(aggregate), aggregate_version: Some(version), ..draft() };
     let newest = async || done(store.newest_version(&world.schema, ("user", aggregate)).await);
     let append = async |draft| world.append_one(world.event(draft, 0), 0).await;
 
@@ -166,18 +171,22 @@ pub async fn created_at_never_decreases(store: &dyn Store) {
 pub async fn a_batch_is_judged_event_by_event(store: &dyn Store) {
     let world = World::new(store);
     let aggregate = Uuid::from_u128(9);
-    let guarded = |expected| EventDraft { aggregate_id: Some(aggregate), expected_version: Some(expected), ..draft() };
+    let guarded =
+        |expected| EventDraft { aggregate_id: Some(aggregate), expected_version: Some(expected), ..draft() };
     let drafts = [draft(), guarded(0), guarded(0), guarded(1), draft()];
     let events = drafts.map(|draft| world.event(draft, 0)).to_vec();
     let appended = world.append(events, 0).await;
     assert!(
-        matches!(appended[..], [
-            Appended::Stored { .. },
-            Appended::Stored { aggregate_version: 1, .. },
-            Appended::StaleVersion { newest: 1 },
-            Appended::Stored { aggregate_version: 2, .. },
-            Appended::Stored { .. },
-        ]),
+        matches!(
+            appended[..],
+            [
+                Appended::Stored { .. },
+                Appended::Stored { aggregate_version: 1, .. },
+                Appended::StaleVersion { newest: 1 },
+                Appended::Stored { aggregate_version: 2, .. },
+                Appended::Stored { .. },
+            ]
+        ),
         "{appended:?}"
     );
     assert_eq!(done(store.count_events(&world.schema, &EventQuery::default()).await), 4);
@@ -215,7 +224,8 @@ pub async fn hostile_text_is_only_text(store: &dyn Store) {
 
         let mut endpoint = world.new_endpoint();
         (endpoint.name, endpoint.description) = (text.into(), Some(text.into()));
-        (endpoint.endpoint_url, endpoint.disabled_reason) = (format!("https://example.com/{text}"), Some(text.into()));
+        (endpoint.endpoint_url, endpoint.disabled_reason) =
+            (format!("https://example.com/{text}"), Some(text.into()));
         let endpoint = world.insert_endpoint(endpoint).await;
         assert_eq!(world.endpoint_now(endpoint.id).await.as_ref(), Some(&endpoint));
 
@@ -223,8 +233,12 @@ pub async fn hostile_text_is_only_text(store: &dyn Store) {
         (subscription.subscription_name, subscription.description) = (Some(text.into()), Some(text.into()));
         done(store.insert_subscription(&world.schema, &subscription).await);
         let read = done(store.subscription(&world.schema, subscription.id).await).expect("it is there");
-        assert_eq!((read.subscription_name.as_deref(), read.description.as_deref()), (Some(text), Some(text)));
+        assert_eq!(
+            (read.subscription_name.as_deref(), read.description.as_deref()),
+            (Some(text), Some(text))
+        );
 
+        world.dispatch(&[], 0).await;
         let delivery = world.delivery_to(&endpoint, 0).await;
         done(store.cancel_delivery(&world.schema, delivery, text, at(1)).await);
         let state = world.delivery_now(delivery).await.state;
@@ -300,7 +314,8 @@ pub async fn event_pages_have_no_gaps_or_repeats(store: &dyn Store) {
     for limit in [1, 4, 25, 26] {
         let list = async |page| {
             world.publish(draft(), 100).await;
-            let query = EventQuery { created: TimeRange { from: None, to: Some(at(50)) }, ..EventQuery::default() };
+            let query =
+                EventQuery { created: TimeRange { from: None, to: Some(at(50)) }, ..EventQuery::default() };
             store.events(&world.schema, &query, page).await
         };
         assert_eq!(ids(&all_pages(limit, list).await), expected, "{limit}");

@@ -18,8 +18,8 @@ use neo_events_domain::{
 };
 
 use crate::{
-    Appended, DeliveryWork, Dispatched, EndpointClaim, EndpointQuota, Inserted, Lease, NewDelivery, OwedEvent, Page,
-    PageRequest, Settled, Settlement, Store, StoreError,
+    Appended, DeliveryWork, Dispatched, EndpointClaim, EndpointQuota, Inserted, Lease, NewDelivery,
+    OwedEvent, Page, PageRequest, Settled, Settlement, Store, StoreError,
 };
 
 /// A point of time, in seconds after an arbitrary beginning.
@@ -139,7 +139,12 @@ impl<'a> World<'a> {
 
     // Dispatch
 
-    pub(super) async fn claim_dispatches(&self, second: i64, limit: u32, until: i64) -> Vec<Lease<OwedEvent>> {
+    pub(super) async fn claim_dispatches(
+        &self,
+        second: i64,
+        limit: u32,
+        until: i64,
+    ) -> Vec<Lease<OwedEvent>> {
         let claims = done(self.store.claim_dispatches(at(second), limit, at(until)).await);
         let of_ours = claims.into_iter().filter(|claim| claim.schema == self.schema);
         of_ours.flat_map(|claim| claim.owed).collect()
@@ -184,7 +189,12 @@ impl<'a> World<'a> {
 
     // Deliveries
 
-    pub(super) async fn claims(&self, of: &[(&Endpoint, u32)], second: i64, until: i64) -> Vec<EndpointClaim> {
+    pub(super) async fn claims(
+        &self,
+        of: &[(&Endpoint, u32)],
+        second: i64,
+        until: i64,
+    ) -> Vec<EndpointClaim> {
         let quota = |(endpoint, max): &(&Endpoint, u32)| EndpointQuota {
             schema: self.schema.clone(),
             endpoint_id: endpoint.id,
@@ -196,7 +206,11 @@ impl<'a> World<'a> {
 
     /// Claims up to `max` deliveries of an endpoint, for a minute.
     pub(super) async fn claim(&self, endpoint: &Endpoint, max: u32, second: i64) -> Vec<Lease<DeliveryWork>> {
-        self.claims(&[(endpoint, max)], second, second + 60).await.into_iter().flat_map(|claim| claim.work).collect()
+        self.claims(&[(endpoint, max)], second, second + 60)
+            .await
+            .into_iter()
+            .flat_map(|claim| claim.work)
+            .collect()
     }
 
     /// Claims the one delivery that is due.
@@ -204,6 +218,14 @@ impl<'a> World<'a> {
         let mut claimed = self.claim(endpoint, 10, second).await;
         assert_eq!(claimed.len(), 1, "deliveries due");
         claimed.remove(0)
+    }
+
+    /// The delivery that is next, left unclaimed.
+    pub(super) async fn next_due(&self, endpoint: &Endpoint, second: i64) -> DeliveryId {
+        let lease = self.claim(endpoint, 1, second).await.remove(0);
+        let id = lease.work().delivery_id;
+        done(self.store.release(lease).await);
+        id
     }
 
     pub(super) fn attempt(&self, attempt_number: u32, outcome: Outcome, second: i64) -> AttemptRecord {

@@ -1,0 +1,155 @@
+//! The command line: what there is to say, and saying it to a server over HTTP.
+//!
+//! Every command but `serve` and `demo` is a client of the public API and shows its answers in two forms: tables and
+//! records for people, and with `--json` the answer as it came, for programs. See [`failure`] for exit codes.
+
+mod arguments;
+mod connections;
+pub(crate) mod deliveries;
+mod endpoints;
+mod event_types;
+mod events;
+pub(crate) mod failure;
+mod json_text;
+pub(crate) mod output;
+mod publish;
+mod receive;
+mod serve;
+pub(crate) mod session;
+pub(crate) mod signals;
+pub(crate) mod subscriptions;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use self::{
+    failure::{ExitStatus, Failure},
+    output::{Output, Style, Times},
+    session::{ServerArgs, Session},
+};
+use crate::{client::CallError, demo, settings};
+
+const OVERVIEW: &str = "\
+Start here:
+  neo-events demo                                   see everything work, in a temporary folder
+  neo-events serve                                  run a server; the commands below find it
+  neo-events listen --subscribe '*'                 receive what it sends, in a second terminal
+  neo-events publish order.placed '{\"amount\": 1}'   publish, in a third
+
+Every command explains itself with --help.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server there.";
+
+/// Durable webhooks: publish events, deliver them to endpoints, see and repair every delivery.
+#[derive(Parser)]
+#[command(name = "neo-events", version, after_help = OVERVIEW, propagate_version = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Write the API's answers as they come, for programs
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+    /// How to show times in tables
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Output")]
+    times: Times,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::ServeArgs),
+    /// Show everything at work: a server, two endpoints, a filter, a retry
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::DemoArgs),
+    /// Publish an event, or many from a file
+    #[command(after_help = publish::EXAMPLES)]
+    Publish(Box<publish::PublishArgs>),
+    /// Receive webhooks on this machine and show each one
+    #[command(after_help = receive::EXAMPLES)]
+    Listen(Box<receive::ListenArgs>),
+    /// Look at events
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Keep the endpoints that webhooks go to
+    #[command(subcommand)]
+    Endpoints(endpoints::EndpointsCommand),
+    /// Choose which events an endpoint gets
+    #[command(subcommand)]
+    Subscriptions(subscriptions::SubscriptionsCommand),
+    /// Look at deliveries and repair them
+    #[command(subcommand)]
+    Deliveries(deliveries::DeliveriesCommand),
+    /// Keep the catalogue of event types
+    #[command(subcommand)]
+    EventTypes(event_types::EventTypesCommand),
+    /// Look at the server's outgoing connections
+    #[command(subcommand)]
+    Connections(connections::ConnectionsCommand),
+}
+
+/// Reads the command line, does what it says and answers with the process's exit code.
+pub fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let is_json = command_line.json;
+    let is_colour_wanted = matches!(settings::variable("NO_COLOR"), Ok(None));
+    let output = Output::new(Style::of(&io::stdout(), is_colour_wanted), command_line.times);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: the runtime does not start: {error}");
+            return ExitCode::from(ExitStatus::Failed as u8);
+        }
+    };
+    match runtime.block_on(run(command_line, output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, is_json, Style::of(&io::stderr(), is_colour_wanted));
+            ExitCode::from(failure.exit_status() as u8)
+        }
+    }
+}
+
+async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    let CommandLine { command, server, json, .. } = command_line;
+    let open = |server, output| Session::open(server, output, json);
+    match command {
+        Command::Serve(args) => serve::run(args, server.ca_file(), &output).await,
+        Command::Demo(args) => demo::run(args, &output).await,
+        Command::Listen(args) => receive::run(*args, server, output, json).await,
+        Command::Publish(args) => publish::run(&open(server, output)?, *args).await,
+        Command::Events(command) => events::run(&open(server, output)?, command).await,
+        Command::Endpoints(command) => endpoints::run(&open(server, output)?, command).await,
+        Command::Subscriptions(command) => subscriptions::run(&open(server, output)?, command).await,
+        Command::Deliveries(command) => deliveries::run(&open(server, output)?, command).await,
+        Command::EventTypes(command) => event_types::run(&open(server, output)?, command).await,
+        Command::Connections(command) => connections::run(&open(server, output)?, command).await,
+    }
+}
+
+/// For people on standard error; for programs a refusal is also written as it came.
+fn report(failure: &Failure, is_json: bool, style: Style) {
+    if let (true, Failure::Call(CallError::Refused { raw, .. })) = (is_json, failure) {
+        let _ = Output::new(Style::plain(), Times::Rfc3339).raw_line(raw);
+    }
+    if let Some(text) = failure.describe(style) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+}

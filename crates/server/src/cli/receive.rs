@@ -1,0 +1,327 @@
+//! `neo-events listen`: receives webhooks on this machine and shows each one.
+//!
+//! With `--subscribe` it registers an endpoint and a subscription for itself and removes them when it ends, so that a
+//! developer sees what the server sends with one command.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use clap::Args;
+use http::{Method, StatusCode};
+use neo_events::SigningSecret;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{
+    cli::{
+        arguments,
+        failure::Failure,
+        json_text,
+        output::{Output, Style, printable},
+        session::{ServerArgs, Session, to_json},
+        signals::Signals,
+    },
+    client::Call,
+    listen::{Answer, Check, Checks, Received, Receiver},
+    wire::{self, Pairs},
+};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  neo-events listen --subscribe 'order.*'                 receive what a local server sends
+  neo-events listen --port 4000 --secret whsec_…          be the target of an endpoint that is registered already
+  neo-events listen --subscribe '*' --fail-first 2        see retries
+  neo-events listen --subscribe '*' --max 1 --json        wait for one webhook, for scripts
+
+The secret checks X-Neo-Signature and webhook-signature; without one it is only told whether they are there.";
+
+#[derive(Args)]
+pub(crate) struct ListenArgs {
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// Path to receive at; others are answered 404
+    #[arg(long)]
+    path: Option<String>,
+    /// Secret to check signatures with: `whsec_…` or any other
+    #[arg(long)]
+    secret: Option<String>,
+    /// What to answer
+    #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..600))]
+    status: u16,
+    /// Answer 503 to this many first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    fail_first: u32,
+    /// End after this many webhooks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max: Option<u64>,
+    /// Show bodies as they came, not laid out
+    #[arg(long)]
+    raw: bool,
+    /// Register an endpoint and a subscription for as long as this runs: `category.action`, `category.*` or `*`
+    #[arg(long, value_name = "PATTERN")]
+    subscribe: Option<String>,
+    /// With --subscribe: which events, by their data
+    #[arg(long, visible_alias = "filter", value_name = "JSON", requires = "subscribe", value_parser = arguments::json_object)]
+    event_filters: Option<Box<RawValue>>,
+    /// With --subscribe: where the server reaches this receiver [default: its own address]
+    #[arg(long, value_name = "URL", requires = "subscribe")]
+    public_url: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(
+    args: ListenArgs,
+    server: ServerArgs,
+    output: Output,
+    is_json: bool,
+) -> Result<(), Failure> {
+    let mut signals = Signals::new();
+    let given = args.secret.as_deref().map(|secret| SigningSecret::try_new(secret, 1)).transpose();
+    let given = given.map_err(|rule| Failure::Usage(format!("--secret {rule}")))?;
+    let path = args.path.as_deref().map(|path| format!("/{}", path.trim_start_matches('/')));
+    let answer = answer(path.clone(), args.fail_first, args.status)?;
+    let session =
+        args.subscribe.is_some().then(|| Session::open(server, output.clone(), is_json)).transpose()?;
+    let (receiver, mut webhooks) = Receiver::start(SocketAddr::new(args.bind, args.port), answer).await?;
+    let url = format!("http://{}{}", receiver.address(), path.as_deref().unwrap_or("/"));
+
+    let subscribed = match (&session, &args.subscribe) {
+        (Some(session), Some(pattern)) => Some(subscribe(session, &args, pattern, &url).await?),
+        _ => None,
+    };
+    let secret = subscribed.as_ref().map(|subscribed| &subscribed.secret).or(given.as_ref());
+    let view = View { output: &output, secret, is_json, is_raw: args.raw };
+    view.show_start(&url, args.subscribe.as_deref())?;
+    let mut shown = 0;
+    let outcome = loop {
+        let webhook = tokio::select! {
+            webhook = webhooks.recv() => webhook,
+            () = signals.next() => break Ok(()),
+        };
+        let Some(webhook) = webhook else { break Ok(()) };
+        if let Err(failure) = view.show(&webhook) {
+            break Err(failure);
+        }
+        shown += 1;
+        if args.max.is_some_and(|max| shown >= max) {
+            break Ok(());
+        }
+    };
+    // First the answers, then the endpoint: what was received is to count as delivered.
+    drop(webhooks);
+    receiver.stop().await;
+    if let (Some(session), Some(subscribed)) = (&session, &subscribed) {
+        unsubscribe(session, subscribed.endpoint_id).await?;
+    }
+    outcome
+}
+
+fn answer(path: Option<String>, fail_first: u32, status: u16) -> Result<Arc<Answer>, Failure> {
+    let status = StatusCode::from_u16(status).map_err(|error| Failure::Usage(error.to_string()))?;
+    let to_fail = AtomicU32::new(fail_first);
+    Ok(Arc::new(move |asked: &str| {
+        if path.as_deref().is_some_and(|path| asked.split('?').next() != Some(path)) {
+            return StatusCode::NOT_FOUND;
+        }
+        let fails =
+            to_fail.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        if fails { StatusCode::SERVICE_UNAVAILABLE } else { status }
+    }))
+}
+
+/// The endpoint that is there for as long as this runs.
+struct Subscribed {
+    endpoint_id: Uuid,
+    secret: SigningSecret,
+}
+
+async fn subscribe(
+    session: &Session,
+    args: &ListenArgs,
+    pattern: &str,
+    url: &str,
+) -> Result<Subscribed, Failure> {
+    let endpoint = wire::EndpointIn {
+        name: "neo-events listen".to_owned(),
+        description: Some("Temporary: removed when `neo-events listen` ends.".to_owned()),
+        endpoint_url: args.public_url.clone().unwrap_or_else(|| url.to_owned()),
+        secret_token: args.secret.clone(),
+        retry_backoff_seconds: Some(1),
+        ..wire::EndpointIn::default()
+    };
+    let endpoint: wire::Endpoint =
+        session.read_answer(Call::post(["endpoints"]).json(to_json(&endpoint)?)).await?;
+    let subscription = wire::SubscriptionIn {
+        endpoint_id: endpoint.id,
+        event_type: pattern.to_owned(),
+        event_filters: args.event_filters.clone(),
+        ..wire::SubscriptionIn::default()
+    };
+    let subscribed = match to_json(&subscription) {
+        Ok(input) => {
+            session.read_answer::<wire::Subscription>(Call::post(["subscriptions"]).json(input)).await
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = subscribed {
+        unsubscribe(session, endpoint.id).await?;
+        return Err(failure);
+    }
+    let secret = SigningSecret::try_new(endpoint.secret_token.as_deref().unwrap_or_default(), 1);
+    let secret = secret.map_err(|rule| Failure::Usage(format!("the server's secret {rule}")))?;
+    Ok(Subscribed { endpoint_id: endpoint.id, secret })
+}
+
+async fn unsubscribe(session: &Session, endpoint_id: Uuid) -> Result<(), Failure> {
+    session.client.call(Call::new(Method::DELETE, ["endpoints", &endpoint_id.to_string()])).await?;
+    Ok(())
+}
+
+struct View<'a> {
+    output: &'a Output,
+    secret: Option<&'a SigningSecret>,
+    is_json: bool,
+    is_raw: bool,
+}
+
+/// A webhook for programs, one a line.
+#[derive(Serialize)]
+struct Record<'a> {
+    received_at: String,
+    method: &'a str,
+    path: &'a str,
+    id: &'a str,
+    event_type: &'a str,
+    attempt: Option<u32>,
+    answered: u16,
+    body_signature: &'static str,
+    standard_signature: &'static str,
+    timestamp: &'static str,
+    headers: Pairs<String>,
+    /// JSON as it came, or text where it is none.
+    body: Box<RawValue>,
+}
+
+impl View<'_> {
+    fn show_start(&self, url: &str, pattern: Option<&str>) -> Result<(), Failure> {
+        let style = self.output.style;
+        if self.is_json {
+            let url = to_json(&url)?;
+            return Ok(self.output.line(format_args!("{{\"listening\":{url}}}"))?);
+        }
+        self.output.line(format_args!("{}  {}", style.dim("listening "), style.bold(url)))?;
+        if let Some(pattern) = pattern {
+            self.output.line(format_args!("{}  {}", style.dim("subscribed"), printable(pattern)))?;
+        }
+        Ok(self.output.line(style.dim("Ctrl-C ends it."))?)
+    }
+
+    fn show(&self, webhook: &Received) -> Result<(), Failure> {
+        let checks = webhook.check(self.secret);
+        if self.is_json {
+            return Ok(self.output.line(to_json(&record(webhook, checks)?)?)?);
+        }
+        let style = self.output.style;
+        self.output.line("")?;
+        self.output.line(format_args!(
+            "{}  {}  {}  {}",
+            style.dim(clock(webhook)),
+            style.bold(printable(webhook.event_type())),
+            printable(webhook.id()),
+            describe_answer(style, webhook),
+        ))?;
+        self.output.line(format_args!("  {}", describe_checks(style, checks)))?;
+        let body = String::from_utf8_lossy(&webhook.body);
+        let body = if self.is_raw { printable(&body) } else { laid_out(&body) };
+        Ok(self.output.line(format_args!("  {}", body.replace('\n', "\n  ")))?)
+    }
+}
+
+fn record(webhook: &Received, checks: Checks) -> Result<Record<'_>, Failure> {
+    let text = String::from_utf8_lossy(&webhook.body);
+    // A line is a record: a body of many lines goes on one.
+    let body = match serde_json::from_str::<Box<RawValue>>(&text) {
+        Ok(body) if !text.contains('\n') => body,
+        Ok(body) => raw(body.get().replace(['\n', '\r'], " "))?,
+        Err(_) => raw(to_json(&text)?)?,
+    };
+    let headers = webhook
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    Ok(Record {
+        received_at: webhook.at.to_string(),
+        method: webhook.method.as_str(),
+        path: &webhook.path,
+        id: webhook.id(),
+        event_type: webhook.event_type(),
+        attempt: webhook.attempt(),
+        answered: webhook.answered.as_u16(),
+        body_signature: checks.body.as_str(),
+        standard_signature: checks.standard.as_str(),
+        timestamp: checks.timestamp.as_str(),
+        headers: Pairs(headers.collect()),
+        body,
+    })
+}
+
+fn raw(json: String) -> Result<Box<RawValue>, Failure> {
+    RawValue::from_string(json).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+fn laid_out(body: &str) -> String {
+    let is_json = serde_json::from_str::<&RawValue>(body).is_ok();
+    if is_json { json_text::indented(body) } else { printable(body) }
+}
+
+/// The time of day.
+fn clock(webhook: &Received) -> String {
+    webhook.at.to_string().get(11..19).unwrap_or_default().to_owned()
+}
+
+/// `attempt 2, answered 503`
+fn describe_answer(style: Style, webhook: &Received) -> String {
+    let attempt =
+        webhook.attempt().map_or_else(|| "attempt ?".to_owned(), |attempt| format!("attempt {attempt}"));
+    let status = webhook.answered.as_u16();
+    let answered = if webhook.answered.is_success() { style.green(status) } else { style.red(status) };
+    format!("{attempt}, answered {answered}")
+}
+
+fn describe_checks(style: Style, checks: Checks) -> String {
+    let one = |name: &str, check: Check| match check {
+        Check::Valid => style.green(format_args!("✓ {name}")),
+        Check::Invalid => style.red(format_args!("✗ {name}")),
+        Check::Absent => style.yellow(format_args!("– {name} missing")),
+        Check::Unchecked => style.dim(format_args!("? {name} (no --secret)")),
+    };
+    [
+        one("X-Neo-Signature", checks.body),
+        one("webhook-signature", checks.standard),
+        one("timestamp", checks.timestamp),
+    ]
+    .join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_fail_and_other_paths_are_not_found() {
+        let answer = answer(Some("/in".into()), 1, 204).unwrap();
+        let answers: Vec<_> =
+            ["/other", "/in?x=1", "/in", "/in"].iter().map(|path| answer(path).as_u16()).collect();
+        assert_eq!(answers, [404, 503, 204, 204]);
+    }
+}

@@ -1,0 +1,213 @@
+//! `neo-events serve`: runs the server until a signal, tells where it is, and why it does not start.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use clap::{Args, ValueEnum};
+use neo_events::Shutdown;
+use tokio::sync::Notify;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::{
+    cli::{
+        failure::{Failure, with_causes},
+        output::Output,
+        signals::Signals,
+    },
+    credentials::{self, Credentials},
+    serve::{ServeError, serve},
+    settings::{self, AdminKey, Database, ServeFlags, ServeSettings},
+};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  neo-events serve
+  neo-events serve --listen 0.0.0.0:8080 --database sqlite:/var/lib/neo-events/admin.db
+  NEO_EVENTS_PROFILE=production NEO_EVENTS_ADMIN_KEY=… NEO_EVENTS_MASTER_KEY=… neo-events serve
+
+With nothing given it serves on loopback, keeps its data in ./neo-events-data, makes an admin key, prints it once and
+leaves it with its URL in ./neo-events-data/credentials.json, where the other commands find it. SIGTERM or Ctrl-C ends
+it within 15 seconds, a second one at once; nothing that was acknowledged is lost either way.
+
+Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE, NEO_EVENTS_ADMIN_KEY,
+NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, RUST_LOG (info).";
+
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where the data are [default: sqlite:./neo-events-data/admin.db]
+    #[arg(long, value_name = "sqlite:PATH")]
+    database: Option<String>,
+    /// development, staging or production: limits and which targets are allowed [default: development]
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
+    /// Admin key, at least 16 characters [default in development: generated]
+    #[arg(long, value_name = "KEY")]
+    admin_key: Option<String>,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: ServeArgs, ca_file: Option<String>, output: &Output) -> Result<(), Failure> {
+    let log_format = args.log_format;
+    let flags = ServeFlags {
+        listen: args.listen,
+        database: args.database,
+        profile: args.profile,
+        admin_key: args.admin_key,
+        ca_file,
+    };
+    let settings = settings::resolve(flags)?;
+    start_log(log_format)?;
+    let (settings, notice) = Notice::prepare(settings)?;
+
+    let mut signals = Signals::new();
+    let stop = Arc::new(Notify::new());
+    let stopping = Arc::clone(&stop);
+    let listen = settings.listen;
+    let ready = |address| {
+        // A reader that is not there, or a file that cannot be written, is no reason to stop serving.
+        if let Err(failure) = notice.show(address, output) {
+            tracing::error!(error = with_causes(&failure), "the notice of the start is incomplete");
+        }
+        tracing::info!(%address, "serving");
+    };
+    let serving = serve(settings, ready, async move { stopping.notified().await });
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = signals.next() => {
+            tracing::info!("stopping; a second signal ends at once");
+            stop.notify_one();
+            tokio::select! {
+                ended = serving => ended,
+                () = signals.next() => return Err(stopped_short()),
+            }
+        }
+    };
+    let shutdown = ended.map_err(|error| explain(&error, listen))?;
+    match shutdown {
+        Shutdown::Drained => tracing::info!("stopped; everything in flight has ended"),
+        Shutdown::CutOff => tracing::warn!("stopped; what was cut off will be attempted again"),
+    }
+    Ok(())
+}
+
+fn stopped_short() -> Failure {
+    Failure::Serve {
+        message: "stopped at once by a second signal".to_owned(),
+        advice: Some(
+            "Nothing acknowledged is lost; attempts that were cut off will be made again.".to_owned(),
+        ),
+    }
+}
+
+fn start_log(format: LogFormat) -> Result<(), Failure> {
+    let filter = settings::variable("RUST_LOG")?.unwrap_or_else(|| "info".to_owned());
+    let filter = EnvFilter::try_new(&filter)
+        .map_err(|error| Failure::Usage(format!("RUST_LOG={filter} is no filter of logs: {error}")))?;
+    let log = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
+    let is_colour_wanted = settings::variable("NO_COLOR")?.is_none();
+    // If somebody has set one already, theirs stays.
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(is_terminal && is_colour_wanted).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// What is told once the server is ready.
+struct Notice {
+    profile: &'static str,
+    database: PathBuf,
+    key: KeyNotice,
+}
+
+enum KeyNotice {
+    /// Somebody gave it and knows it.
+    Given,
+    /// Made up, in this start or an earlier one.
+    Generated { key: String, file: PathBuf, is_new: bool },
+}
+
+impl Notice {
+    /// A key that was made up in an earlier start on the same data is used again.
+    fn prepare(settings: ServeSettings) -> Result<(ServeSettings, Self), Failure> {
+        let Database::Sqlite(database) = settings.database.clone();
+        let profile = settings.profile.as_str();
+        let AdminKey::Generated(made) = &settings.admin_key else {
+            return Ok((settings, Self { profile, database, key: KeyNotice::Given }));
+        };
+        let file = credentials::beside(&database);
+        let kept = Credentials::read(&file)?;
+        let is_new = kept.is_none();
+        let key = kept.map_or_else(|| made.clone(), |kept| kept.key);
+        let settings = ServeSettings { admin_key: AdminKey::Generated(key.clone()), ..settings };
+        Ok((settings, Self { profile, database, key: KeyNotice::Generated { key, file, is_new } }))
+    }
+
+    fn show(self, address: SocketAddr, output: &Output) -> Result<(), Failure> {
+        let style = output.style;
+        let url = format!("http://{}", reachable(address));
+        let line = |name: &str, value: &str| {
+            output.line(format_args!("{}  {value}", style.dim(format_args!("{name:9}"))))
+        };
+        if let KeyNotice::Generated { key, file, .. } = &self.key {
+            Credentials { url: url.clone(), key: key.clone() }.write(file)?;
+        }
+        line("serving", &style.bold(&url))?;
+        line("profile", self.profile)?;
+        line("database", &self.database.display().to_string())?;
+        match &self.key {
+            KeyNotice::Given => line("admin key", "as given")?,
+            KeyNotice::Generated { key, file, is_new: true } => {
+                line("admin key", &style.bold(key))?;
+                let note = format!("shown once; kept in {} for the other commands", file.display());
+                line("", &style.dim(note))?;
+            }
+            KeyNotice::Generated { file, .. } => {
+                line("admin key", &format!("as kept in {}", file.display()))?
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An address that can be connected to from this machine.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn explain(error: &ServeError, listen: SocketAddr) -> Failure {
+    let message = with_causes(error);
+    let advice = match error {
+        ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
+            "Another program listens on port {}: stop it, or choose another with --listen (port 0 takes a free one).",
+            listen.port()
+        )),
+        ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("Ports below 1024 need a privilege; choose another with --listen.".to_owned())
+        }
+        _ => None,
+    };
+    Failure::Serve { message, advice }
+}

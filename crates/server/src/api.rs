@@ -17,13 +17,13 @@ mod subscriptions;
 use std::panic::AssertUnwindSafe;
 
 use axum::{
-    Router,
-    body::Body,
+    BoxError, Router,
+    body::{Body, Bytes},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::Body as HttpBody;
 use neo_events::{
     Schema, Sources, Tenant,
     domain::id::{Id, RequestId},
@@ -46,6 +46,11 @@ pub(crate) struct Api {
     admin_key: KeyDigest,
     sources: Sources,
 }
+
+/// What a request brings: hyper's own in the server.
+pub(crate) trait RequestBody: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static {}
+
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static> RequestBody for B {}
 
 /// SHA-256 of a key: digests of equal length can be compared in constant time.
 struct KeyDigest([u8; 32]);
@@ -74,7 +79,7 @@ impl Api {
     }
 
     /// Answers one request. Never fails: every failure is an answer.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response {
+    pub(crate) async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response {
         let request_id: RequestId = Id::new(self.sources.now(), self.sources.bytes());
         let routed = AssertUnwindSafe(self.route(request)).catch_unwind().await;
         let mut response = routed.unwrap_or_else(|_| Refusal::panicked().into_response());
@@ -83,7 +88,7 @@ impl Api {
         response
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Response {
+    async fn route<B: RequestBody>(&self, request: Request<B>) -> Response {
         if let Err(refusal) = self.admit(&request) {
             return refusal.into_response();
         }
@@ -92,7 +97,7 @@ impl Api {
     }
 
     /// What every request under `/v1` has to bring.
-    fn admit(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+    fn admit<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let is_public = !request.uri().path().starts_with("/v1/");
         if is_public {
             return Ok(());
@@ -170,4 +175,42 @@ fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn boom() -> Answer {
+        panic!("a bug");
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_for() {
+        let api = Api {
+            router: Router::new().route("/boom", get(boom)),
+            admin_key: KeyDigest::of(b"key"),
+            sources: Sources::system(),
+        };
+        let response = api.answer(Request::get("/boom").body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let request_id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["code"], "internal_error");
+        assert_eq!(problem["request_id"], request_id.as_str());
+        assert!(!problem["detail"].as_str().unwrap().contains("bug"));
+    }
+
+    #[test]
+    fn keys_are_compared_whole() {
+        let digest = KeyDigest::of(b"0123456789abcdef");
+        assert!(digest.is_of(b"0123456789abcdef"));
+        for other in [&b""[..], b"0123456789abcde", b"0123456789abcdef0", b"0123456789abcdeF"] {
+            assert!(!digest.is_of(other));
+        }
+    }
 }

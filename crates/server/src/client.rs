@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        ClientConfig, RootCertStore,
+        self, ClientConfig, RootCertStore,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
@@ -86,6 +86,9 @@ pub(crate) enum OptionsError {
     /// The key or the tenant cannot stand in a header.
     #[error("the {0} contains characters that cannot be sent")]
     Header(&'static str),
+    /// TLS as a whole.
+    #[error("TLS cannot be used: {0}")]
+    Tls(String),
     /// The further TLS roots.
     #[error("cannot read certificates from {path}: {reason}")]
     CaFile {
@@ -311,7 +314,12 @@ fn tls(ca_file: Option<PathBuf>) -> Result<TlsConnector, OptionsError> {
             roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
         }
     }
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| OptionsError::Tls(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
@@ -338,6 +346,49 @@ mod tests {
         check("http://127.0.0.1:8080", "/v1/event-types/a%2Fb%3Fc?from=1%2B1", "127.0.0.1:8080");
         check("http://127.0.0.1:8080/", "/v1/event-types/a%2Fb%3Fc?from=1%2B1", "127.0.0.1:8080");
         check("https://[::1]/neo/", "/neo/v1/event-types/a%2Fb%3Fc?from=1%2B1", "[::1]");
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_and_only_trusted_certificates_pass() {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, made.cert.pem()).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let answers = async {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                let service = hyper::service::service_fn(|_| async {
+                    Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from_static(
+                        b"{}",
+                    ))))
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            }
+        };
+        let call = async |ca_file: Option<PathBuf>| {
+            let options = ClientOptions { url: url.parse().unwrap(), key: None, tenant: None, ca_file };
+            Client::new(options).unwrap().call(Call::get(["events"])).await
+        };
+        let calls = async { (call(Some(ca_file.clone())).await, call(None).await) };
+        let (trusted, untrusted) = tokio::select! {
+            answered = calls => answered,
+            () = answers => unreachable!("it answers for ever"),
+        };
+        assert_eq!(trusted.unwrap(), Bytes::from_static(b"{}"));
+        assert!(matches!(untrusted, Err(CallError::Unreachable { .. })), "{untrusted:?}");
     }
 
     #[test]

@@ -48,7 +48,10 @@ pub(crate) async fn run(args: DemoArgs, output: &Output) -> Result<(), Failure> 
     let begun = Instant::now();
     let mut signals = Signals::new();
     let folder = tempfile::Builder::new().prefix("neo-events-demo-").tempdir();
-    let folder = folder.map_err(|source| Failure::Input { name: "a temporary folder".to_owned(), source })?;
+    let folder = folder.map_err(|error| Failure::Serve {
+        message: format!("cannot make a temporary folder: {error}"),
+        advice: Some("Name another place for it with TMPDIR.".to_owned()),
+    })?;
     let admin_key = AdminKey::generate(&Sources::system());
     let key = admin_key.reveal().to_owned();
     let settings = ServeSettings {

@@ -391,3 +391,33 @@ pub(crate) fn render(response: &mut Response, request_id: Uuid) {
     }
     *response.body_mut() = Body::from(body);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_database_is_told_by_status_and_retry_after() {
+        let cause = || "SQLITE_SECRET_PATH".into();
+        for (error, status, code, retry_after) in [
+            (StoreError::UnknownSchema(neo_events::Schema::admin()), 404, "tenant_not_found", None),
+            (StoreError::BadCursor, 400, "invalid_cursor", None),
+            (StoreError::Unavailable(cause()), 503, "database_unavailable", Some("1")),
+            (StoreError::Full(cause()), 503, "storage_full", Some("30")),
+            (StoreError::ReadOnly(cause()), 503, "database_read_only", Some("30")),
+            (StoreError::Broken(cause()), 500, "internal_error", None),
+        ] {
+            let refusal = Refusal::from(Error::Store(error));
+            assert_eq!(refusal.0.problem.code, code);
+            assert!(
+                !serde_json::to_string(&refusal.0.problem).unwrap().contains("SECRET"),
+                "causes are for the log"
+            );
+            let mut response = refusal.into_response();
+            render(&mut response, Uuid::nil());
+            assert_eq!(response.status().as_u16(), status);
+            let found = response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(found, retry_after, "{code}");
+        }
+    }
+}

@@ -11,7 +11,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use neo_events::{NeoEvents, Shutdown, Sources, StartError};
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
@@ -82,15 +81,6 @@ pub async fn serve(
     let deadline = Instant::now() + STOP_BUDGET;
     connections.drain(Instant::now() + STOP_REQUESTS).await;
     Ok(neo.shutdown(deadline.saturating_duration_since(Instant::now())).await)
-}
-
-/// Ready when the process is told to stop, by SIGTERM or Ctrl-C.
-pub async fn stop_signal() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-    }
 }
 
 async fn start(settings: &ServeSettings) -> Result<NeoEvents, ServeError> {

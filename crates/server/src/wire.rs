@@ -8,6 +8,8 @@
 //! In inputs a field that is `null` counts as absent, but in changes (PATCH): there `null` clears a field that may be
 //! empty and is refused for the others. In outputs an absent value is `null`, so that every field is always there.
 
+#![expect(clippy::struct_field_names, reason = "names are the contract's")]
+
 mod deliveries;
 mod endpoints;
 mod event_types;
@@ -32,7 +34,7 @@ pub(crate) use endpoints::{
 pub(crate) use event_types::{EventType, EventTypeChanges, EventTypeIn};
 pub(crate) use events::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, Published};
 pub(crate) use operations::{
-    ConnectionStats, Connectivity, ConnectivityIn, Readiness, Timings, Verification, VerifyIn, VerifyLevel,
+    ConnectionStats, Connectivity, ConnectivityIn, Readiness, Verification, VerifyIn,
 };
 pub(crate) use subscriptions::{
     Clause, ExplainEvent, ExplainIn, Explanation, Subscription, SubscriptionChanges, SubscriptionIn,

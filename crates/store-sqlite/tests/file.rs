@@ -1,5 +1,7 @@
 //! The file: who may open it, what survives, and what happens when it cannot be written.
 
+#![expect(clippy::unwrap_used, reason = "a test whose preparation fails has failed")]
+
 use std::{path::Path, time::Duration};
 
 use neo_events_domain::{

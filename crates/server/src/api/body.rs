@@ -187,10 +187,10 @@ fn malformed(bytes: &[u8]) -> Option<String> {
 /// A byte's place, for people.
 fn place(bytes: &[u8], offset: usize) -> String {
     let before = &bytes[..offset.min(bytes.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-    let column = String::from_utf8_lossy(&before[line_start..]).chars().count() + 1;
-    format!("at line {line} column {column}")
+    let lines = || before.split(|byte| *byte == b'\n');
+    let last = lines().next_back().unwrap_or_default();
+    let column = String::from_utf8_lossy(last).chars().count() + 1;
+    format!("at line {} column {column}", lines().count())
 }
 
 /// Where the shape is broken, and how.
@@ -213,15 +213,12 @@ fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
 }
 
 fn pointer(path: &Path) -> String {
-    let mut pointer = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => pointer.push_str(&format!("/{}", token(key))),
-            Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    pointer
+    let part = |segment: &Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => format!("/{}", token(key)),
+        Segment::Enum { .. } | Segment::Unknown => String::new(),
+    };
+    path.iter().map(part).collect()
 }
 
 /// A part of a JSON pointer (RFC 6901 §3).
@@ -270,12 +267,12 @@ mod tests {
     fn malformed_texts_are_told_from_misshapen_ones() {
         let malformed = |text: &[u8], says| check::<EventIn>(text, "malformed_json", None, says);
         malformed(b"{", "unexpected end of the text at line 1 column 2");
-        malformed(b"nope", "at line 1 column 1");
+        malformed(b"nope", "at line 1 column 2");
         malformed(b"{\"event_type\":\"a.b\",\n}", "at line 2 column 1");
         malformed(b"{\"event_type\":\"\xff\"}", "invalid UTF-8 at line 1 column 16");
         malformed(
             b"{\"event_type\":\"a.b\",\"event_data\":{\"x\":\"\xff\"}}",
-            "invalid UTF-8 at line 1 column 41",
+            "invalid UTF-8 at line 1 column 40",
         );
         malformed(b"{\"event_type\":\"\\ud800\"}", "lone surrogate in a string at line 1 column 16");
         malformed(b"{\"event_type\":\"a\0b\"}", "control character");

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     problem::Refusal,
-    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, List, Problem, Published},
+    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, List, Published},
 };
 
 /// A whole batch, in bytes.
@@ -51,7 +51,7 @@ async fn show(State(tenant): State<Tenant>, PathId(id): PathId<kind::Event>, _: 
 async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
     let conditions = EventQuery {
         event_type: query.take("event_type", "category.action")?,
-        aggregate_type: query.take_text("aggregate_type")?.map(|name| name.to_lowercase()),
+        aggregate_type: take_aggregate_type(&mut query)?,
         aggregate_id: query.take_uuid("aggregate_id")?,
         correlation_id: query.take_uuid("correlation_id")?,
         context_id: query.take_uuid("context_id")?,
@@ -61,6 +61,14 @@ async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
     let page = query.take_page()?;
     query.end()?;
     ok(&List::<Event>::of(tenant.events(&conditions, page).await?))
+}
+
+fn take_aggregate_type(query: &mut Query) -> Result<Option<String>, Refusal> {
+    let Some(name) = query.take_text("aggregate_type")? else { return Ok(None) };
+    let expected = "a letter, then letters, digits or underscores, at most 100";
+    normalise_aggregate_type(&name)
+        .map(Some)
+        .map_err(|_| Refusal::invalid_parameter("aggregate_type", expected))
 }
 
 async fn aggregate(State(tenant): State<Tenant>, path: PathAggregate, mut query: Query) -> Answer {
@@ -98,7 +106,7 @@ async fn publish_batch(State(tenant): State<Tenant>, request: Request<Body>) -> 
 }
 
 /// An event of a batch, or what is wrong with its JSON.
-type Item = Result<EventDraft, Problem>;
+type Item = Result<EventDraft, Refusal>;
 
 fn parse_array(bytes: &[u8]) -> Result<Vec<Item>, Refusal> {
     let batch: BatchIn = parse(bytes)?;
@@ -122,7 +130,7 @@ fn parse_lines(bytes: &[u8]) -> Result<Vec<Item>, Refusal> {
 }
 
 fn parse_item(text: &[u8]) -> Item {
-    parse::<EventIn>(text).map(EventDraft::from).map_err(Refusal::into_problem)
+    parse::<EventIn>(text).map(EventDraft::from)
 }
 
 /// Publishes what could be read, and puts the answers where their items stood.
@@ -135,7 +143,7 @@ async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer,
                 drafts.push(draft);
                 unreadable.push(None);
             }
-            Err(problem) => unreadable.push(Some(problem)),
+            Err(refusal) => unreadable.push(Some(refusal)),
         }
     }
     let mut published = tenant.publish_batch(drafts).await?.into_iter();
@@ -145,11 +153,11 @@ async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer,
         rejected: 0,
         results: Vec::with_capacity(unreadable.len()),
     };
-    for (index, problem) in unreadable.into_iter().enumerate() {
-        let outcome = match problem {
-            Some(problem) => Err(problem),
+    for (index, refusal) in unreadable.into_iter().enumerate() {
+        let outcome = match refusal {
+            Some(refusal) => Err(refusal),
             None => match published.next() {
-                Some(outcome) => outcome.map_err(|error| Refusal::from(error).into_problem()),
+                Some(outcome) => outcome.map_err(Refusal::from),
                 None => break,
             },
         };
@@ -158,9 +166,9 @@ async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer,
                 *if event.duplicate { &mut answer.duplicates } else { &mut answer.accepted } += 1;
                 BatchResult::Published { index, id: event.id.uuid(), duplicate: event.duplicate }
             }
-            Err(error) => {
+            Err(refusal) => {
                 answer.rejected += 1;
-                BatchResult::Refused { index, error }
+                BatchResult::Refused { index, error: refusal.into_problem() }
             }
         });
     }

@@ -1,7 +1,6 @@
 //! `neo-events deliveries`: what became of each event at each endpoint, and repairing it.
 
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use neo_events::{DeliveryStatus, Timestamp};
 use uuid::Uuid;
 
@@ -10,7 +9,7 @@ use crate::{
         arguments,
         failure::Failure,
         json_text,
-        output::{Column, Output, Row, Style, cell, printable},
+        output::{Column, Output, Row, Style, printable},
         session::{Paging, Session, to_json},
     },
     client::Call,
@@ -216,23 +215,23 @@ impl Row for wire::Delivery {
     const NAME: &'static str = "deliveries";
     const COLUMNS: &'static [Column] = &[
         Column::whole("ID"),
-        Column::text("STATUS"),
-        Column::text("ATTEMPTS"),
+        Column::whole("STATUS"),
+        Column::whole("ATTEMPTS"),
         Column::whole("EVENT"),
         Column::whole("ENDPOINT"),
-        Column::text("NEXT TRY"),
-        Column::text("CREATED"),
+        Column::whole("NEXT TRY"),
+        Column::whole("CREATED"),
     ];
 
-    fn cells(&self, output: &Output) -> Vec<Cell> {
+    fn cells(&self, output: &Output) -> Vec<String> {
         vec![
-            cell(self.id.to_string()),
-            cell(&self.overall_status),
-            cell(format!("{} of {}", self.current_attempt, self.max_attempts)),
-            cell(self.webhook_event_id.to_string()),
-            cell(self.webhook_endpoint_id.to_string()),
-            cell(output.time_or_dash(self.next_retry_at)),
-            cell(output.time(self.created_at)),
+            self.id.to_string(),
+            self.overall_status.clone(),
+            format!("{} of {}", self.current_attempt, self.max_attempts),
+            self.webhook_event_id.to_string(),
+            self.webhook_endpoint_id.to_string(),
+            output.time_or_dash(self.next_retry_at),
+            output.time(self.created_at),
         ]
     }
 }

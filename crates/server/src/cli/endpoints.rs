@@ -1,7 +1,6 @@
 //! `neo-events endpoints`: where webhooks go.
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::Cell;
 use http::Method;
 use neo_events::domain::endpoint::HttpMethod;
 use serde_json::value::RawValue;
@@ -11,7 +10,7 @@ use crate::{
     cli::{
         arguments, deliveries,
         failure::Failure,
-        output::{Column, Output, Row, cell, printable},
+        output::{Column, Output, Row, printable, yes_or_no},
         session::{Paging, Session, to_json},
     },
     client::Call,
@@ -377,23 +376,23 @@ impl Row for wire::Endpoint {
         Column::text("NAME"),
         Column::text("URL"),
         Column::text("ACTIVE"),
-        Column::text("VERIFIED"),
-        Column::text("LAST USED"),
+        Column::whole("VERIFIED"),
+        Column::whole("LAST USED"),
     ];
 
-    fn cells(&self, output: &Output) -> Vec<Cell> {
+    fn cells(&self, output: &Output) -> Vec<String> {
         let active = match (&self.disabled_reason, self.is_active) {
             (_, true) => "yes".to_owned(),
             (None, false) => "no".to_owned(),
             (Some(reason), false) => format!("no: {reason}"),
         };
         vec![
-            cell(self.id.to_string()),
-            cell(&self.name),
-            cell(&self.endpoint_url),
-            cell(active),
-            cell(if self.is_verified { "yes" } else { "no" }),
-            cell(output.time_or_dash(self.last_used_at)),
+            self.id.to_string(),
+            self.name.clone(),
+            self.endpoint_url.clone(),
+            active,
+            yes_or_no(self.is_verified),
+            output.time_or_dash(self.last_used_at),
         ]
     }
 }

@@ -1,7 +1,6 @@
 //! `neo-events event-types`: the catalogue.
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::Cell;
 use http::Method;
 use serde_json::value::RawValue;
 
@@ -9,7 +8,7 @@ use crate::{
     cli::{
         arguments,
         failure::Failure,
-        output::{Column, Output, Row, cell},
+        output::{Column, Output, Row, yes_or_no},
         session::{Paging, Session, to_json},
     },
     client::Call,
@@ -167,18 +166,18 @@ impl Row for wire::EventType {
     const COLUMNS: &'static [Column] = &[
         Column::whole("TYPE"),
         Column::text("NAME"),
-        Column::text("ENABLED"),
+        Column::whole("ENABLED"),
         Column::text("DESCRIPTION"),
-        Column::text("UPDATED"),
+        Column::whole("UPDATED"),
     ];
 
-    fn cells(&self, output: &Output) -> Vec<Cell> {
+    fn cells(&self, output: &Output) -> Vec<String> {
         vec![
-            cell(&self.event_type),
-            cell(&self.display_name),
-            cell(if self.is_enabled { "yes" } else { "no" }),
-            cell(self.description.as_deref().unwrap_or_default()),
-            cell(output.time(self.updated_at)),
+            self.event_type.clone(),
+            self.display_name.clone(),
+            yes_or_no(self.is_enabled),
+            self.description.clone().unwrap_or_default(),
+            output.time(self.updated_at),
         ]
     }
 }

@@ -1,7 +1,6 @@
 //! `neo-events events`: what was published.
 
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use neo_events::Timestamp;
 use uuid::Uuid;
 
@@ -9,7 +8,7 @@ use crate::{
     cli::{
         arguments,
         failure::Failure,
-        output::{Column, Output, Row, cell},
+        output::{Column, Output, Row, Shape},
         session::{Paging, Session},
     },
     client::Call,
@@ -114,7 +113,7 @@ async fn aggregate(session: &Session, args: AggregateArgs) -> Result<(), Failure
     if aggregate.events.is_empty() {
         session.output.line("No events.")?;
     } else {
-        session.output.table(&aggregate.events, true)?;
+        session.output.table(&aggregate.events, &mut Shape::default())?;
     }
     Ok(session.output.line(format_args!("next version  {}", aggregate.next_version))?)
 }
@@ -126,11 +125,11 @@ impl Row for wire::Event {
         Column::text("TYPE"),
         Column::text("AGGREGATE"),
         Column::number("VERSION"),
-        Column::text("DISPATCHED"),
-        Column::text("CREATED"),
+        Column::whole("DISPATCHED"),
+        Column::whole("CREATED"),
     ];
 
-    fn cells(&self, output: &Output) -> Vec<Cell> {
+    fn cells(&self, output: &Output) -> Vec<String> {
         // Where a publisher named no aggregate, it is the event itself.
         let aggregate = if self.aggregate_id == self.id {
             self.aggregate_type.clone()
@@ -138,12 +137,12 @@ impl Row for wire::Event {
             format!("{} {}", self.aggregate_type, self.aggregate_id)
         };
         vec![
-            cell(self.id.to_string()),
-            cell(&self.event_type),
-            cell(aggregate),
-            Cell::new(self.aggregate_version),
-            cell(self.processed_at.map_or_else(|| "owed".to_owned(), |at| output.time(at))),
-            cell(output.time(self.created_at)),
+            self.id.to_string(),
+            self.event_type.clone(),
+            aggregate,
+            self.aggregate_version.to_string(),
+            self.processed_at.map_or_else(|| "owed".to_owned(), |at| output.time(at)),
+            output.time(self.created_at),
         ]
     }
 }

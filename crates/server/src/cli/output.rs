@@ -15,6 +15,11 @@ use serde_json::value::RawValue;
 
 use crate::{cli::json_text, wire::Pairs};
 
+/// Blanks between columns.
+const GAP: u16 = 2;
+/// To this many characters a column of text may be squeezed.
+const TEXT_WIDTH_LEAST: usize = 16;
+
 /// How times are shown to people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Times {
@@ -133,24 +138,28 @@ impl Output {
         at.map_or_else(dash, |at| self.time(at))
     }
 
-    /// Writes rows in columns that fit the terminal.
-    pub(crate) fn table<T: Row>(&self, rows: &[T], with_header: bool) -> io::Result<()> {
+    /// Writes rows in columns, or where the terminal is too narrow for them, one below the other. Pages of one list
+    /// share their `shape`.
+    pub(crate) fn table<T: Row>(&self, rows: &[T], shape: &mut Shape) -> io::Result<()> {
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.cells(self).iter().map(|cell| printable(cell)).collect()).collect();
+        shape.widen(T::COLUMNS, &rows);
+        let terminal_width = Table::new().width().map(usize::from);
+        if terminal_width.is_some_and(|width| shape.least_width(T::COLUMNS) > width) {
+            return rows.iter().try_for_each(|row| self.stacked(T::COLUMNS, row));
+        }
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if with_header {
-            let title = |column: &Column| {
-                let cell = Cell::new(column.title);
-                if self.style.is_colourful { cell.add_attribute(Attribute::Dim) } else { cell }
-            };
-            table.set_header(T::COLUMNS.iter().map(title));
+        if !shape.has_header {
+            table.set_header(T::COLUMNS.iter().map(|column| self.header(column)));
+            shape.has_header = true;
         }
-        for row in rows {
-            table.add_row(row.cells(self));
-        }
-        for (column, shown) in T::COLUMNS.iter().zip(table.column_iter_mut()) {
-            shown.set_padding((0, 2));
-            if column.kind == ColumnKind::Whole {
-                shown.set_constraint(ColumnConstraint::ContentWidth);
+        table.add_rows(rows);
+        for ((column, width), shown) in T::COLUMNS.iter().zip(&shape.widths).zip(table.column_iter_mut()) {
+            shown.set_padding((0, GAP));
+            if column.kind != ColumnKind::Text {
+                let width = u16::try_from(*width).unwrap_or(u16::MAX).saturating_add(GAP);
+                shown.set_constraint(ColumnConstraint::Absolute(comfy_table::Width::Fixed(width)));
             }
             if column.kind == ColumnKind::Number {
                 shown.set_cell_alignment(CellAlignment::Right);
@@ -159,6 +168,24 @@ impl Output {
         let text = table.to_string();
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
         self.line(lines.join("\n"))
+    }
+
+    fn header(&self, column: &Column) -> Cell {
+        let cell = Cell::new(column.title);
+        if self.style.is_colourful { cell.add_attribute(Attribute::Dim) } else { cell }
+    }
+
+    fn stacked(&self, columns: &[Column], row: &[String]) -> io::Result<()> {
+        let width = columns.iter().map(|column| column.title.len()).max().unwrap_or(0);
+        let mut cells = columns.iter().zip(row);
+        if let Some((_, first)) = cells.next() {
+            self.line(self.style.bold(first))?;
+        }
+        for (column, cell) in cells {
+            let title = column.title.to_ascii_lowercase();
+            self.line(format_args!("  {}  {cell}", self.style.dim(format_args!("{title:width$}"))))?;
+        }
+        Ok(())
     }
 
     /// Writes an object's fields, one below the other, in their order.
@@ -195,7 +222,33 @@ pub(crate) trait Row {
     /// Their columns.
     const COLUMNS: &'static [Column];
     /// One cell a column.
-    fn cells(&self, output: &Output) -> Vec<Cell>;
+    fn cells(&self, output: &Output) -> Vec<String>;
+}
+
+/// What the pages of one list have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Shape {
+    widths: Vec<usize>,
+    has_header: bool,
+}
+
+impl Shape {
+    fn widen(&mut self, columns: &[Column], rows: &[Vec<String>]) {
+        self.widths.resize(columns.len(), 0);
+        for (index, (column, width)) in columns.iter().zip(&mut self.widths).enumerate() {
+            let cells = rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.chars().count());
+            *width = cells.chain([column.title.len(), *width]).max().unwrap_or(0);
+        }
+    }
+
+    /// Below this the columns would be unreadable.
+    fn least_width(&self, columns: &[Column]) -> usize {
+        let least = |(column, width): (&Column, &usize)| match column.kind {
+            ColumnKind::Text => *width.min(&TEXT_WIDTH_LEAST),
+            ColumnKind::Whole | ColumnKind::Number => *width,
+        };
+        columns.iter().zip(&self.widths).map(|pair| least(pair) + usize::from(GAP)).sum()
+    }
 }
 
 /// A column of a table.
@@ -233,9 +286,9 @@ impl Column {
     }
 }
 
-/// A cell with text from elsewhere.
-pub(crate) fn cell(text: impl AsRef<str>) -> Cell {
-    Cell::new(printable(text.as_ref()))
+/// For people.
+pub(crate) fn yes_or_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
 }
 
 /// What stands for a value that is absent.
@@ -293,6 +346,20 @@ mod tests {
             let at = Timestamp::from_second(1_000_000 - seconds_ago).unwrap();
             assert_eq!(relative(at, now), expected);
         }
+    }
+
+    #[test]
+    fn columns_give_way_only_where_text_may_be_broken() {
+        let columns = [Column::whole("ID"), Column::text("NAME"), Column::number("N")];
+        let rows = |name: &str| vec![vec!["x".repeat(36), name.to_owned(), "1".to_owned()]];
+        let mut shape = Shape::default();
+        shape.widen(&columns, &rows("short"));
+        assert_eq!(shape.least_width(&columns), 36 + 5 + 1 + 3 * 2);
+        shape.widen(&columns, &rows(&"long".repeat(10)));
+        assert_eq!(shape.least_width(&columns), 36 + TEXT_WIDTH_LEAST + 1 + 3 * 2);
+        assert_eq!(shape.widths, [36, 40, 1]);
+        shape.widen(&columns, &rows(""));
+        assert_eq!(shape.widths, [36, 40, 1], "later pages keep what earlier ones had");
     }
 
     #[test]

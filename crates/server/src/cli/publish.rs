@@ -23,7 +23,7 @@ use crate::{
         output::printable,
         session::{Session, to_json},
     },
-    client::Call,
+    client::{Call, CallError},
     wire::{BatchResult, EventIn, Published},
 };
 
@@ -429,7 +429,11 @@ impl<'a> Import<'a> {
         }
         if let Err(failure) = outcome {
             let next = self.settled_to + 1;
-            writeln!(io::stderr(), "stopped: what became of line {next} and those after it is not known")?;
+            let fate = match failure {
+                Failure::Call(CallError::Refused { .. }) => "were not published",
+                _ => "may have been published or not",
+            };
+            writeln!(io::stderr(), "stopped: line {next} and those after it {fate}")?;
             return Err(failure);
         }
         if rejected > 0 { Err(Failure::Reported) } else { Ok(()) }

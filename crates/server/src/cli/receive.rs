@@ -177,9 +177,7 @@ async fn subscribe(
         unsubscribe(session, endpoint.id).await?;
         return Err(failure);
     }
-    let secret = SigningSecret::try_new(endpoint.secret_token.as_deref().unwrap_or_default(), 1);
-    let secret = secret.map_err(|rule| Failure::Usage(format!("the server's secret {rule}")))?;
-    Ok(Subscribed { endpoint_id: endpoint.id, secret })
+    Ok(Subscribed { endpoint_id: endpoint.id, secret: session.secret_of(&endpoint)? })
 }
 
 async fn unsubscribe(session: &Session, endpoint_id: Uuid) -> Result<(), Failure> {

@@ -179,7 +179,7 @@ impl Notice {
                 line("", &style.dim(note))?;
             }
             KeyNotice::Generated { file, .. } => {
-                line("admin key", &format!("as kept in {}", file.display()))?
+                line("admin key", &format!("as kept in {}", file.display()))?;
             }
         }
         Ok(())
@@ -206,6 +206,9 @@ fn explain(error: &ServeError, listen: SocketAddr) -> Failure {
         )),
         ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("Ports below 1024 need a privilege; choose another with --listen.".to_owned())
+        }
+        ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            Some("That is no address of this machine; 0.0.0.0 listens on all of them.".to_owned())
         }
         _ => None,
     };

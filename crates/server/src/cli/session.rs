@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
+use neo_events::SigningSecret;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use url::Url;
@@ -11,12 +12,12 @@ use url::Url;
 use crate::{
     cli::{
         failure::Failure,
-        output::{Output, Row},
+        output::{Output, Row, Shape},
     },
     client::{Call, CallError, Client, ClientOptions, URL_DEFAULT},
     credentials::{self, Credentials},
     settings::{self, ClientSettings},
-    wire::{BatchAnswer, List, Pairs},
+    wire::{self, BatchAnswer, List, Pairs},
 };
 
 /// Where the server is and who asks.
@@ -164,6 +165,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let mut cursor = paging.cursor.clone();
         let mut is_first = true;
+        let mut shape = Shape::default();
         loop {
             let limit = paging.limit.or(all.then_some(ALL_LIMIT));
             let page = call.clone().query("limit", limit).query("cursor", cursor.take());
@@ -171,7 +173,7 @@ impl Session {
             match page.data.as_slice() {
                 [] if is_first => self.output.line(format_args!("No {}.", T::NAME))?,
                 [] => {}
-                rows => self.output.table(rows, is_first)?,
+                rows => self.output.table(rows, &mut shape)?,
             }
             match page.next_cursor {
                 Some(next) if all => cursor = Some(next),
@@ -203,6 +205,15 @@ impl Session {
                 return Ok(self.output.line(format_args!("{start}],\"next_cursor\":null}}"))?);
             }
         }
+    }
+
+    /// The secret that an endpoint was created with, to check what it receives.
+    pub(crate) fn secret_of(&self, created: &wire::Endpoint) -> Result<SigningSecret, Failure> {
+        let secret = SigningSecret::try_new(created.secret_token.as_deref().unwrap_or_default(), 1);
+        secret.map_err(|rule| {
+            let reason = format!("the secret of a new endpoint {rule}");
+            CallError::Strange { origin: self.client.origin(), reason }.into()
+        })
     }
 
     fn read<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {

@@ -1,7 +1,6 @@
 //! `neo-events subscriptions`: who gets what, and why.
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::Cell;
 use http::Method;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -10,7 +9,7 @@ use crate::{
     cli::{
         arguments,
         failure::Failure,
-        output::{Column, Output, Row, cell, printable},
+        output::{Column, Output, Row, Shape, dash, printable, yes_or_no},
         session::{Paging, Session, to_json},
     },
     client::Call,
@@ -231,7 +230,7 @@ async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {
         style.red("It does not match.")
     })?;
     if !explanation.clauses.is_empty() {
-        session.output.table(&explanation.clauses, true)?;
+        session.output.table(&explanation.clauses, &mut Shape::default())?;
     }
     Ok(())
 }
@@ -245,20 +244,20 @@ pub(crate) fn describe_clause(clause: &wire::Clause) -> String {
 impl Row for wire::Clause {
     const NAME: &'static str = "clauses";
     const COLUMNS: &'static [Column] = &[
-        Column::text("HOLDS"),
+        Column::whole("HOLDS"),
         Column::text("FIELD"),
-        Column::text("OPERATOR"),
+        Column::whole("OPERATOR"),
         Column::text("EXPECTED"),
         Column::text("ACTUAL"),
     ];
 
-    fn cells(&self, _: &Output) -> Vec<Cell> {
+    fn cells(&self, _: &Output) -> Vec<String> {
         vec![
-            cell(if self.holds { "yes" } else { "no" }),
-            cell(&self.path),
-            cell(&self.operator),
-            cell(self.expected.get()),
-            cell(self.actual.as_ref().map_or("–", |actual| actual.get())),
+            yes_or_no(self.holds),
+            self.path.clone(),
+            self.operator.clone(),
+            self.expected.get().to_owned(),
+            self.actual.as_ref().map_or_else(dash, |actual| actual.get().to_owned()),
         ]
     }
 }
@@ -270,21 +269,21 @@ impl Row for wire::Subscription {
         Column::text("EVENTS"),
         Column::text("FILTER"),
         Column::text("NAME"),
-        Column::text("ACTIVE"),
+        Column::whole("ACTIVE"),
         Column::whole("ENDPOINT"),
-        Column::text("TRIGGERED"),
+        Column::whole("TRIGGERED"),
     ];
 
-    fn cells(&self, output: &Output) -> Vec<Cell> {
+    fn cells(&self, output: &Output) -> Vec<String> {
         let filter = self.event_filters.get();
         vec![
-            cell(self.id.to_string()),
-            cell(&self.event_type),
-            cell(if filter == "{}" { "–" } else { filter }),
-            cell(self.subscription_name.as_deref().unwrap_or_default()),
-            cell(if self.is_active { "yes" } else { "no" }),
-            cell(self.endpoint_id.to_string()),
-            cell(output.time_or_dash(self.last_triggered_at)),
+            self.id.to_string(),
+            self.event_type.clone(),
+            if filter == "{}" { dash() } else { filter.to_owned() },
+            self.subscription_name.clone().unwrap_or_default(),
+            yes_or_no(self.is_active),
+            self.endpoint_id.to_string(),
+            output.time_or_dash(self.last_triggered_at),
         ]
     }
 }

@@ -174,8 +174,7 @@ impl<'a> Stage<'a> {
             };
             let call = Call::post(["endpoints"]).json(to_json(&endpoint)?);
             let endpoint: wire::Endpoint = self.session.read_answer(call).await?;
-            let secret = SigningSecret::try_new(endpoint.secret_token.as_deref().unwrap_or_default(), 1);
-            let secret = secret.map_err(|rule| Failure::Usage(format!("the server's secret {rule}")))?;
+            let secret = self.session.secret_of(&endpoint)?;
             self.say(format_args!("  {name:9}  {}  {}", endpoint.endpoint_url, self.style.dim(note)))?;
             self.targets.push(Target { name, id: endpoint.id, secret });
         }

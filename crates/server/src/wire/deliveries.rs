@@ -1,6 +1,6 @@
 //! Deliveries and their attempts.
 
-use neo_events::{DeliveryHistory, DeliveryState, Timestamp};
+use neo_events::{DeliveryHistory, DeliveryState, Timestamp, domain::id::Id};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -62,7 +62,7 @@ impl From<neo_events::Delivery> for Delivery {
             max_attempts_reached,
             cancel_reason,
             trigger: delivery.trigger.as_str().to_owned(),
-            subscription_ids: delivery.subscription_ids.into_iter().map(|id| id.uuid()).collect(),
+            subscription_ids: delivery.subscription_ids.into_iter().map(Id::uuid).collect(),
             created_at: delivery.created_at,
             attempts: None,
         }

@@ -163,6 +163,7 @@ pub(crate) struct TestIn {
 
 /// An endpoint.
 #[derive(Clone, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "fields are the contract's")]
 pub(crate) struct Endpoint {
     pub(crate) id: Uuid,
     pub(crate) name: String,

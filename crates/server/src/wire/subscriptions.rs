@@ -1,6 +1,6 @@
 //! Subscriptions, and why they match.
 
-use neo_events::{SubscriptionDraft, SubscriptionPatch, Timestamp};
+use neo_events::{SubscriptionDraft, SubscriptionPatch, Timestamp, domain::id::Id};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -91,7 +91,7 @@ impl From<neo_events::Subscription> for Subscription {
         Self {
             id: subscription.id.uuid(),
             endpoint_id: subscription.endpoint_id.uuid(),
-            event_type_id: subscription.event_type_id.map(neo_events::domain::id::Id::uuid),
+            event_type_id: subscription.event_type_id.map(Id::uuid),
             event_type: subscription.pattern.to_string(),
             event_filters: raw(subscription.filter.as_json()),
             is_active: subscription.is_active,

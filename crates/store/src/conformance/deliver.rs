@@ -223,7 +223,8 @@ pub async fn gone_disables_the_endpoint(store: &dyn Store) {
     assert_eq!(disabled.disabled_reason.as_deref(), Some("the receiver answered 410 Gone"));
     assert_eq!(disabled.revision, endpoint.revision + 1);
     let changes = done(store.catalogue_changes(&world.schema, before, 10).await);
-    assert_eq!(changes.endpoints, [disabled.clone()]);
+    assert_eq!(changes.endpoints.first(), Some(&disabled));
+    assert_eq!(changes.endpoints.len(), 1);
     // Another attempt in flight ends as it ends.
     assert_eq!(world.settle(late, Verdict::Retry(at(3)), 2).await, recorded_retry(3));
     assert!(world.claim(&endpoint, 10, 10).await.is_empty());

@@ -9,7 +9,7 @@ use neo_events_domain::{
 };
 
 use super::world::{World, at, done};
-use crate::{Appended, Dispatched, Lease, NewDelivery, OwedEvent, PageRequest, Store};
+use crate::{Appended, DeliveryQuery, Dispatched, Lease, NewDelivery, OwedEvent, PageRequest, Store};
 
 fn draft() -> EventDraft {
     EventDraft::new("user.created", "{}")
@@ -55,7 +55,8 @@ pub async fn expired_dispatches_are_claimed_again(store: &dyn Store) {
     assert_eq!(world.settle_dispatches(vec![late, in_time], 11).await, 1);
     let holder = Dispatched { lease: second.remove(0), deliveries: vec![world.new_delivery(&endpoint, 12)] };
     assert_eq!(world.settle_dispatches(vec![holder], 12).await, 1);
-    let listed = done(store.deliveries(&world.schema, &Default::default(), PageRequest::first(9)).await);
+    let listed =
+        done(store.deliveries(&world.schema, &DeliveryQuery::default(), PageRequest::first(9)).await);
     assert_eq!(listed.items.len(), 2);
 }
 

@@ -1,0 +1,48 @@
+//! Reachability, connection statistics, and whether the server lives and serves.
+
+use serde_json::json;
+
+use crate::support::{ANSWER_OK, Call, Receiver, Server, keys};
+
+#[tokio::test]
+async fn health_needs_no_key() {
+    let server = Server::start().await;
+    for (path, status) in [("/livez", "alive"), ("/readyz", "ready")] {
+        let reply = server.send(Call::new("GET", path).without("authorization")).await;
+        assert_eq!(reply.expect(200), json!({"status": status}));
+    }
+}
+
+#[tokio::test]
+async fn connectivity_is_tested_within_the_policy() {
+    let server = Server::start().await;
+    let receiver = Receiver::answering(ANSWER_OK).await;
+    let path = "/v1/connectivity-test";
+    let report = server.post(path, json!({"url": receiver.url, "timeout_seconds": 5})).await.expect(200);
+    assert_eq!(keys(&report), ["error_code", "error_message", "reachable", "status", "timings"]);
+    assert_eq!((&report["reachable"], &report["status"]), (&json!(true), &json!(200)));
+    let nobody = server.post(path, json!({"url": "http://127.0.0.1:1/"})).await.expect(200);
+    assert_eq!((&nobody["reachable"], &nobody["error_code"]), (&json!(false), &json!("connection_refused")));
+    for (body, pointer) in [
+        (json!({"url": "http://169.254.169.254/"}), "/url"),
+        (json!({"url": "nonsense"}), "/url"),
+        (json!({"url": receiver.url, "timeout_seconds": 0}), "/timeout_seconds"),
+        (json!({"url": receiver.url, "timeout_seconds": 61}), "/timeout_seconds"),
+        (json!({}), "/url"),
+    ] {
+        server.post(path, body).await.invalid_at(&[pointer]);
+    }
+    let stats = server.get("/v1/connections/stats").await.expect(200);
+    let fields = [
+        "connection_errors",
+        "connection_reuse_rate",
+        "connection_reuses",
+        "connections_opened",
+        "dns_cache_hits",
+        "error_rate",
+        "pool_exhausted_count",
+        "total_requests",
+    ];
+    assert_eq!(keys(&stats), fields);
+    assert_eq!(stats["total_requests"], 2);
+}

@@ -1,0 +1,504 @@
+//! The program as people and scripts use it: arguments in, output and exit code out, against a real server.
+
+mod terminal;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use terminal::{Finished, Folder, Server, until};
+
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const UNREACHABLE: i32 = 3;
+
+fn numbered_events(count: u32) -> String {
+    let event = |n| format!(r#"{{"event_type":"a.b","event_data":{{"n":{n}}}}}"#);
+    (0..count).map(event).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_demo_shows_everything_and_ends_well() {
+    let begun = Instant::now();
+    let demo = Folder::new().run(&["demo", "--exit"]);
+    assert_eq!(demo.code, DONE, "{demo:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    for shown in [
+        "will be tried again",
+        "the retry succeeded",
+        "amount $gte 100, but it is 40",
+        "each exactly as it should be",
+    ] {
+        assert!(demo.stdout.contains(shown), "{shown}: {demo:?}");
+    }
+    assert!(!demo.stdout.contains('\u{1b}'), "no colours where there is no terminal");
+}
+
+#[test]
+fn the_demo_stays_and_its_curl_line_works() {
+    let folder = Folder::new();
+    let mut demo = folder.start(&["demo"]);
+    demo.until_shown("Ctrl-C ends");
+    let shown = demo.shown();
+    let after = |marker: &str| {
+        shown.split(marker).nth(1).and_then(|rest| rest.split(['\'', ' ', '\n']).next()).unwrap()
+    };
+    let (url, key) = (after("curl -sS ").trim_end_matches("/v1/events"), after("Bearer "));
+    let event = shown.split("-d '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    fs::write(folder.path("event.json"), event).unwrap();
+    let published = folder.run(&["--url", url, "--key", key, "publish", "--file", "event.json"]);
+    assert_eq!(published.code, DONE, "{published:?}");
+    demo.until_shown("\"amount\":500");
+    assert_eq!(demo.terminate(), Some(DONE));
+}
+
+#[test]
+fn credentials_are_left_private_and_found_and_kept() {
+    let folder = Folder::new();
+    let file = folder.path("neo-events-data/credentials.json");
+    let read = || serde_json::from_slice::<Value>(&fs::read(&file).unwrap()).unwrap();
+    let server = Server::start(&folder);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let first = read();
+    assert!(server.shown().contains(first["key"].as_str().unwrap()), "the key is printed at first");
+    assert_eq!(folder.run(&["events", "list"]).code, DONE);
+    assert_eq!(server.terminate(), Some(DONE));
+
+    let server = Server::start(&folder);
+    assert_eq!(read()["key"], first["key"], "the key is kept");
+    assert!(!server.shown().contains(first["key"].as_str().unwrap()), "and printed once");
+    assert_eq!(folder.run(&["events", "list"]).code, DONE);
+    assert_eq!(server.terminate(), Some(DONE));
+}
+
+#[test]
+fn a_given_key_is_left_nowhere() {
+    let folder = Folder::new();
+    let mut server = folder.start(&["serve", "--listen", "127.0.0.1:0", "--admin-key", "0123456789abcdef"]);
+    server.until_shown("admin key");
+    let url = server.url();
+    assert!(!folder.path("neo-events-data/credentials.json").exists());
+    assert_eq!(folder.run(&["events", "list", "--url", &url, "--key", "0123456789abcdef"]).code, DONE);
+    let environment = [("NEO_EVENTS_URL", url.as_str()), ("NEO_EVENTS_KEY", "0123456789abcdef")];
+    assert_eq!(folder.run_with_environment(&["events", "list"], &environment).code, DONE);
+    let refused = folder.run(&["events", "list", "--url", &url]);
+    assert_eq!(refused.code, FAILED);
+    assert!(refused.stderr.contains("401") && refused.stderr.contains("NEO_EVENTS_KEY"), "{refused:?}");
+    assert_eq!(server.terminate(), Some(DONE));
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_the_log_can_be_json() {
+    let folder = Folder::new();
+    let mut server = folder.start(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    server.until_shown("admin key");
+    let never_answers = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", never_answers.local_addr().unwrap());
+    let endpoint = folder.json(&["endpoints", "create", "silent", &url]);
+    folder.json(&["subscriptions", "create", endpoint["id"].as_str().unwrap(), "*"]);
+    folder.json(&["publish", "order.placed", "{}"]);
+    let _in_flight = never_answers.accept().unwrap();
+
+    server.signal();
+    until("the drain", || server.logged().contains("a second signal ends at once").then_some(()));
+    let asked_again = Instant::now();
+    server.signal();
+    assert_eq!(server.wait(), Some(FAILED));
+    assert!(asked_again.elapsed() < Duration::from_secs(5), "{:?}", asked_again.elapsed());
+    let logged = server.logged();
+    let first: Value = serde_json::from_str(logged.lines().next().unwrap()).unwrap();
+    assert_eq!([&first["level"], &first["message"]], ["INFO", "serving"]);
+}
+
+#[test]
+fn what_keeps_a_server_from_starting_is_told_with_advice() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    let again = folder.run(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(again.code, FAILED);
+    assert!(again.stderr.contains("in use by another process"), "{again:?}");
+
+    let elsewhere = Folder::new();
+    let address = server.url().replace("http://", "");
+    let taken = elsewhere.run(&["serve", "--listen", &address]);
+    assert_eq!(taken.code, FAILED);
+    assert!(taken.stderr.contains("--listen"), "{taken:?}");
+
+    for arguments in
+        [["--listen", "8080"], ["--profile", "prod"], ["--database", "mysql:x"], ["--admin-key", "short"]]
+    {
+        let refused = elsewhere.run(&["serve", arguments[0], arguments[1]]);
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains(arguments[0]), "{refused:?}");
+    }
+    fs::write(elsewhere.path("text.db"), "this is no database, whatever its name says").unwrap();
+    let unwritable =
+        elsewhere.run(&["serve", "--listen", "127.0.0.1:0", "--database", "sqlite:/proc/none/admin.db"]);
+    assert_eq!(unwritable.code, FAILED);
+    assert!(unwritable.stderr.contains("/proc/none/admin.db"), "{unwritable:?}");
+    let no_database = elsewhere.run(&["serve", "--listen", "127.0.0.1:0", "--database", "sqlite:text.db"]);
+    assert_eq!(no_database.code, FAILED);
+    assert!(no_database.stderr.contains("text.db"), "{no_database:?}");
+}
+
+#[test]
+fn exit_codes_tell_what_kind_of_failure_it_was() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let check = |arguments: &[&str], code: i32, said: &str| {
+        let finished = folder.run(arguments);
+        assert_eq!(finished.code, code, "{arguments:?}: {finished:?}");
+        assert!(finished.stderr.contains(said), "{arguments:?}: {finished:?}");
+    };
+    check(&["--key", "another", "events", "list"], FAILED, "401");
+    check(&["--url", "http://127.0.0.1:1", "events", "list"], UNREACHABLE, "neo-events serve");
+    check(&["--url", "https://127.0.0.1:1", "events", "list"], UNREACHABLE, "cannot reach");
+    check(&["--url", "ftp://x", "events", "list"], USAGE, "http");
+    check(&["endpoints", "get", "0198"], USAGE, "UUID");
+    check(&["endpoints", "get", "0198c0de-0000-7000-8000-000000000000"], FAILED, "404");
+    check(&["publish", "Bad", "{}"], USAGE, "event_type");
+    check(&["publish", "order.placed", "[1]"], USAGE, "object");
+    check(&["publish", "order.placed"], USAGE, "data");
+    check(&["publish", "--file", "missing.json"], FAILED, "missing.json");
+    check(&["endpoints", "create", "x", "ftp://x", "--timeout-seconds", "1"], FAILED, "/timeout_seconds");
+    check(&["events", "list", "--limit", "0"], USAGE, "--limit");
+    check(&["nonsense"], USAGE, "nonsense");
+}
+
+#[test]
+fn programs_get_the_answer_and_refusals_as_they_are() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let published =
+        folder.json(&["publish", "order.placed", r#"{"n": 1.00}"#, "--metadata", r#"{"source":"test"}"#]);
+    let id = published["id"].as_str().unwrap();
+    let event = folder.run(&["events", "get", id, "--json"]);
+    assert!(event.stdout.contains(r#""event_data":{"n": 1.00}"#), "bytes survive: {event:?}");
+    let again = folder.run(&["publish", "order.placed", r#"{"n": 2}"#, "--id", id, "--json"]);
+    assert_eq!(again.code, FAILED);
+    assert_eq!(again.json()["status"], 409);
+    let duplicate = folder.json(&["publish", "order.placed", r#"{"n": 1.00}"#, "--id", id]);
+    assert_eq!(duplicate["duplicate"], true);
+}
+
+#[test]
+fn lists_can_be_followed_to_their_end() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let lines = numbered_events(25);
+    fs::write(folder.path("events.ndjson"), lines).unwrap();
+    let summary = folder.run(&["publish", "--file", "events.ndjson"]);
+    assert_eq!((summary.code, summary.stdout.as_str()), (DONE, "25 published, 0 rejected\n"), "{summary:?}");
+
+    let all = folder.json(&["events", "list", "--all", "--limit", "10"]);
+    let numbers: Vec<_> = all["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["event_data"]["n"].as_i64().unwrap())
+        .collect();
+    assert_eq!(numbers, (0..25).rev().collect::<Vec<_>>());
+    assert_eq!(all["next_cursor"], Value::Null);
+
+    let page = folder.json(&["events", "list", "--limit", "10"]);
+    let next =
+        folder.json(&["events", "list", "--limit", "10", "--cursor", page["next_cursor"].as_str().unwrap()]);
+    assert_eq!(next["data"][0]["event_data"]["n"], 14);
+    let table = folder.run(&["events", "list", "--all", "--limit", "10"]);
+    assert_eq!(table.stdout.lines().count(), 26, "one header: {table:?}");
+    let more = folder.run(&["events", "list", "--limit", "10"]);
+    assert!(more.stdout.contains("--cursor"), "{more:?}");
+    let none = folder.run(&["events", "list", "--event-type", "no.such"]);
+    assert_eq!(none.stdout, "No events.\n");
+}
+
+#[test]
+fn rejected_lines_are_named_and_the_others_published() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let lines = [
+        r#"{"event_type":"a.b","event_data":{}}"#,
+        r#"{"event_type":"Wrong","event_data":{}}"#,
+        "",
+        "no json",
+        r#"{"event_type":"a.b","event_data":{},"colour":1}"#,
+        r#"{"event_type":"a.b","event_data":{"last":true}}"#,
+    ];
+    fs::write(folder.path("events.ndjson"), lines.join("\n")).unwrap();
+    let published = folder.run(&["publish", "--file", "events.ndjson"]);
+    assert_eq!(
+        (published.code, published.stdout.as_str()),
+        (FAILED, "2 published, 3 rejected\n"),
+        "{published:?}"
+    );
+    for named in ["line 2: ", "line 4: ", "line 5: "] {
+        assert!(published.stderr.contains(named), "{published:?}");
+    }
+    assert!(published.stderr.contains("/event_type") && published.stderr.contains("colour"), "{published:?}");
+
+    let counted = folder.run_with_input(&["publish", "--file", "-", "--json"], &lines.join("\n"));
+    let counted = counted.json();
+    assert_eq!([&counted["accepted"], &counted["rejected"]], [2, 3]);
+    let rejected: Vec<_> = counted["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|result| result.get("error").is_some())
+        .collect();
+    let mut numbers: Vec<_> = rejected.iter().map(|result| result["line"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [2, 4, 5]);
+
+    let none = folder.run_with_input(&["publish", "--file", "-"], lines[1]);
+    assert_eq!((none.code, none.stdout.as_str()), (FAILED, "0 published, 1 rejected\n"), "{none:?}");
+    let whole = folder.run_with_input(
+        &["publish", "--file", "-"],
+        "{\n  \"event_type\": \"a.b\",\n  \"event_data\": {}\n}\n",
+    );
+    assert_eq!(whole.code, DONE, "{whole:?}");
+}
+
+#[test]
+fn many_lines_go_in_several_batches() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let lines = numbered_events(2500);
+    let published = folder.run_with_input(&["publish", "--file", "-"], &lines);
+    assert_eq!(published.stdout, "2500 published, 0 rejected\n", "{published:?}");
+}
+
+#[test]
+fn catalogue_and_endpoints_make_the_round() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+
+    folder.json(&["event-types", "create", "order.placed", "Order placed", "--description", "x"]);
+    assert_eq!(folder.json(&["event-types", "disable", "order.placed"])["is_enabled"], false);
+    assert_eq!(folder.run(&["publish", "order.placed", "{}"]).code, FAILED);
+    assert_eq!(folder.json(&["event-types", "enable", "order.placed"])["is_enabled"], true);
+    let changed = folder.json(&[
+        "event-types",
+        "update",
+        "order.placed",
+        "--display-name",
+        "Placed",
+        "--clear",
+        "description",
+    ]);
+    assert_eq!([&changed["display_name"], &changed["description"]], [&Value::from("Placed"), &Value::Null]);
+    assert!(folder.done(&["event-types", "list", "--category", "order"]).contains("Placed"));
+    assert!(folder.done(&["event-types", "get", "order.placed"]).contains("display_name"));
+
+    let created = folder.json(&[
+        "endpoints",
+        "create",
+        "shop",
+        "http://127.0.0.1:9/in",
+        "--custom-header",
+        "X-Team: a",
+    ]);
+    assert!(created["secret_token"].as_str().unwrap().starts_with("whsec_"));
+    let endpoint = created["id"].as_str().unwrap();
+    assert!(folder.done(&["endpoints", "list"]).contains(endpoint), "ids stay whole");
+    assert!(!folder.done(&["endpoints", "get", endpoint]).contains("whsec_"));
+    let update = [
+        "endpoints",
+        "update",
+        endpoint,
+        "--name",
+        "store",
+        "--remove-header",
+        "X-Team",
+        "--custom-header",
+        "X-B: 2",
+    ];
+    let updated = folder.json(&update);
+    assert_eq!(updated["name"], "store");
+    assert_eq!(updated["custom_headers"], serde_json::json!({"X-B": "2"}));
+    assert_eq!(folder.run(&["endpoints", "update", endpoint]).code, USAGE);
+    let rotated = folder.json(&["endpoints", "rotate-secret", endpoint, "--overlap-seconds", "0"]);
+    assert_ne!(rotated["secret_token"], created["secret_token"]);
+
+    folder.done(&["endpoints", "delete", endpoint]);
+    assert_eq!(folder.run(&["endpoints", "get", endpoint]).code, FAILED);
+    folder.done(&["event-types", "delete", "order.placed"]);
+}
+
+#[test]
+fn subscriptions_make_the_round_and_explain_themselves() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let endpoint = folder.json(&["endpoints", "create", "shop", "http://127.0.0.1:9/in"]);
+    let endpoint = endpoint["id"].as_str().unwrap();
+
+    let filter = r#"{"amount":{"$gte":100}}"#;
+    let subscription = folder.json(&["subscriptions", "create", endpoint, "order.*", "--filter", filter]);
+    let subscription = subscription["id"].as_str().unwrap();
+    assert!(folder.done(&["subscriptions", "list", "--endpoint-id", endpoint]).contains("$gte"));
+    let event = folder.json(&["publish", "order.placed", r#"{"amount":40}"#]);
+    let why = [
+        "subscriptions",
+        "explain",
+        "--subscription-id",
+        subscription,
+        "--event-id",
+        event["id"].as_str().unwrap(),
+    ];
+    let why = folder.done(&why);
+    assert!(why.contains("It does not match.") && why.contains("40"), "{why}");
+    let hypothetical = ["subscriptions", "explain", "--filter", filter, "--data", r#"{"amount":400}"#];
+    assert_eq!(folder.json(&hypothetical)["matches"], true);
+    let renamed = folder.json(&[
+        "subscriptions",
+        "update",
+        subscription,
+        "--subscription-name",
+        "large",
+        "--is-active",
+        "false",
+    ]);
+    assert_eq!(
+        [&renamed["subscription_name"], &renamed["is_active"]],
+        [&Value::from("large"), &Value::from(false)]
+    );
+    assert!(folder.done(&["subscriptions", "get", subscription]).contains("large"));
+    folder.done(&["subscriptions", "delete", subscription]);
+    assert_eq!(folder.run(&["subscriptions", "get", subscription]).code, FAILED);
+}
+
+#[test]
+fn aggregates_are_guarded_and_shown() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let order = "0198c0de-0000-7000-8000-000000000001";
+    let publish = |version: &str| {
+        folder.run(&[
+            "publish",
+            "order.placed",
+            "{}",
+            "--aggregate-type",
+            "order",
+            "--aggregate-id",
+            order,
+            "--expected-version",
+            version,
+        ])
+    };
+    assert_eq!(publish("0").code, DONE);
+    let stale = publish("0");
+    assert_eq!(stale.code, FAILED);
+    assert!(stale.stderr.contains("409"), "{stale:?}");
+    let shown = folder.done(&["events", "aggregate", "order", order]);
+    assert!(shown.contains("next version  2"), "{shown}");
+}
+
+#[test]
+fn deliveries_are_watched_and_repaired() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let endpoint =
+        folder.json(&["endpoints", "create", "dead", "http://127.0.0.1:9/", "--max-retry-attempts", "1"]);
+    let endpoint = endpoint["id"].as_str().unwrap();
+    folder.json(&["subscriptions", "create", endpoint, "*"]);
+
+    let test = folder.run(&["endpoints", "test", endpoint]);
+    assert_eq!(test.code, FAILED);
+    assert!(test.stdout.contains("connection_refused"), "{test:?}");
+    assert_eq!(folder.run(&["endpoints", "verify", endpoint]).code, FAILED);
+    assert_eq!(folder.run(&["connections", "test", "http://127.0.0.1:9/"]).code, FAILED);
+    assert!(folder.json(&["connections", "stats"])["total_requests"].as_u64().unwrap() > 0);
+
+    let event = folder.json(&["publish", "order.placed", "{}"]);
+    let of_event = ["deliveries", "list", "--event-id", event["id"].as_str().unwrap()];
+    let delivery = until("the first attempt", || {
+        let deliveries = folder.json(&of_event);
+        deliveries["data"].get(0).filter(|delivery| delivery["overall_status"] == "retrying").cloned()
+    });
+    let delivery = delivery["id"].as_str().unwrap();
+    assert!(folder.done(&["deliveries", "list", "--status", "retrying"]).contains(delivery));
+    assert_eq!(
+        folder.json(&["deliveries", "cancel", delivery, "--reason", "enough"])["cancel_reason"],
+        "enough"
+    );
+    assert_eq!(folder.run(&["deliveries", "cancel", delivery]).code, FAILED, "it is over");
+    folder.json(&["deliveries", "retry", delivery]);
+    until("the retry", || {
+        let delivery = folder.json(&["deliveries", "get", delivery]);
+        (delivery["attempts"].as_array().unwrap().len() == 2).then_some(())
+    });
+    let shown = folder.done(&["deliveries", "get", delivery, "--full"]);
+    assert!(shown.contains("attempt 2") && shown.contains("> webhook-id: "), "{shown}");
+    let stats = folder.done(&["endpoints", "stats", endpoint, "--days", "1"]);
+    assert!(stats.contains("connection_refused"), "{stats}");
+    assert_eq!(folder.json(&["endpoints", "deactivate", endpoint])["is_active"], false);
+    assert_eq!(folder.json(&["endpoints", "activate", endpoint])["is_active"], true);
+}
+
+#[test]
+fn listening_subscribes_verifies_and_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let mut listener =
+        folder.start(&["listen", "--subscribe", "order.*", "--fail-first", "1", "--max", "2", "--json"]);
+    listener.until_shown("listening");
+    folder.json(&["publish", "user.created", "{}"]);
+    folder.json(&["publish", "order.placed", r#"{"amount": 1.50}"#]);
+    assert_eq!(listener.wait(), Some(DONE));
+    let shown = listener.shown();
+    let webhooks: Vec<Value> =
+        shown.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let facts: Vec<_> =
+        webhooks.iter().map(|webhook| (webhook["attempt"].as_u64(), webhook["answered"].as_u64())).collect();
+    assert_eq!(facts, [(Some(1), Some(503)), (Some(2), Some(200))]);
+    for webhook in &webhooks {
+        assert_eq!(webhook["event_type"], "order.placed");
+        for check in ["body_signature", "standard_signature", "timestamp"] {
+            assert_eq!(webhook[check], "valid", "{check}");
+        }
+    }
+    assert!(shown.contains(r#"{"amount": 1.50}"#), "bodies are as they came");
+    assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
+}
+
+#[test]
+fn a_listener_tells_a_wrong_secret_and_ends_on_a_signal() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let mut listener = folder.start(&["listen", "--secret", "not the one", "--path", "/in"]);
+    listener.until_shown("Ctrl-C");
+    let url = listener.url();
+    let endpoint = folder.json(&["endpoints", "create", "here", &url]);
+    assert_eq!(folder.run(&["endpoints", "test", endpoint["id"].as_str().unwrap()]).code, DONE);
+    listener.until_shown("✗ webhook-signature");
+    listener.until_shown("✓ timestamp");
+    assert_eq!(listener.terminate(), Some(DONE));
+}
+
+#[test]
+fn help_teaches_every_command() {
+    let folder = Folder::new();
+    let overview: Finished = folder.run(&["--help"]);
+    assert_eq!(overview.code, DONE);
+    for command in [
+        "serve",
+        "demo",
+        "publish",
+        "listen",
+        "events",
+        "endpoints",
+        "subscriptions",
+        "deliveries",
+        "event-types",
+    ] {
+        assert!(overview.stdout.contains(command), "{command}");
+        assert_eq!(folder.run(&[command, "--help"]).code, DONE);
+    }
+    for command in ["serve", "demo", "publish", "listen"] {
+        assert!(folder.run(&[command, "--help"]).stdout.contains("Examples:"), "{command}");
+    }
+    assert!(folder.run(&["serve", "--help"]).stdout.contains("NEO_EVENTS_ADMIN_KEY"));
+}

@@ -1,5 +1,7 @@
 //! Endpoints: where webhooks go, how they are sent, and when they are tried again.
 
+use std::fmt;
+
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -184,7 +186,7 @@ pub struct Endpoint {
 }
 
 /// An endpoint as somebody wrote it. Only `name` and `endpoint_url` must be given.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct EndpointDraft {
     /// 1…255 characters after trimming.
     pub name: String,
@@ -216,6 +218,17 @@ pub struct EndpointDraft {
     pub created_by_user_id: Option<Uuid>,
     /// If set, only this context's events are for it.
     pub context_id: Option<Uuid>,
+}
+
+impl fmt::Debug for EndpointDraft {
+    /// Without headers: their values can be credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, endpoint_url, .. } = self;
+        f.debug_struct("EndpointDraft")
+            .field("name", name)
+            .field("endpoint_url", endpoint_url)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Ready-made retry settings.
@@ -337,7 +350,7 @@ impl EndpointDraft {
 }
 
 /// Changes to an endpoint. Absent fields stay; `Some(None)` clears a field that may be empty.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct EndpointPatch {
     /// 1…255 characters after trimming.
     pub name: Option<String>,
@@ -365,6 +378,13 @@ pub struct EndpointPatch {
     pub retry_backoff_multiplier: Option<f64>,
     /// As by activate and deactivate.
     pub is_active: Option<bool>,
+}
+
+impl fmt::Debug for EndpointPatch {
+    /// Without headers: their values can be credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointPatch").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Endpoint {

@@ -2,6 +2,8 @@
 //!
 //! Names that would break the request's framing, forge ours, or unlock a cloud's metadata service are refused.
 
+use std::fmt;
+
 use crate::violation::{Faults, Rule};
 
 /// Most custom headers on one endpoint.
@@ -35,7 +37,7 @@ const SECRET_WORDS: [&str; 7] =
     ["authorization", "token", "secret", "password", "api-key", "apikey", "credential"];
 
 /// Custom headers in the order they were given; names keep their spelling and are unique without regard to case.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct CustomHeaders(Vec<(String, String)>);
 
 impl CustomHeaders {
@@ -84,6 +86,12 @@ impl CustomHeaders {
             (name.clone(), shown.to_owned())
         };
         self.0.iter().map(show).collect()
+    }
+}
+
+impl fmt::Debug for CustomHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.redacted()).finish()
     }
 }
 
@@ -231,6 +239,7 @@ mod tests {
         ]);
         assert_eq!(headers.redacted()[0].1, REDACTED);
         assert_eq!(headers.redacted()[1].1, "high");
+        assert_eq!(format!("{headers:?}"), r#"{"Authorization": "[redacted]", "X-Priority": "high"}"#);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! Each endpoint has a bound on its deliveries in flight. It starts small, doubles while the receiver answers well and
 //! fast, and halves when it fails or is slow; so a dead endpoint holds a handful of places and not all of them, and
-//! its backlog stays in the database. All endpoints share the node's places; those that are due take turns.
+//! its backlog stays in the database. All endpoints share the node's places and take turns; those whose last answer
+//! was not a good one share half of them, so that many dead endpoints do not hold up those that work.
 //!
 //! What is known here about who is due is a hint: the store's own answer, read every now and then, is the truth.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use neo_events_domain::{Timestamp, id::EndpointId, tenant::Schema};
@@ -16,13 +17,16 @@ use neo_events_store::EndpointQuota;
 use tokio::sync::Notify;
 
 /// Most deliveries in flight on a node.
-pub(crate) const IN_FLIGHT_MAX: u32 = 512;
+const IN_FLIGHT_MAX: u32 = 512;
+/// Most deliveries in flight to endpoints whose last answer was not a good one: dead endpoints, however many, cannot
+/// fill the node.
+const UNPROVEN_IN_FLIGHT_MAX: u32 = IN_FLIGHT_MAX / 2;
 /// Most deliveries in flight to one endpoint.
-pub(crate) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
-/// Deliveries in flight to an endpoint that has not answered yet.
-const ENDPOINT_IN_FLIGHT_INITIAL: u32 = 8;
-/// Deliveries in flight to an endpoint that keeps failing.
+const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
+/// Deliveries in flight to an endpoint that has not answered yet, or keeps failing.
 const ENDPOINT_IN_FLIGHT_MIN: u32 = 2;
+/// Endpoints whose bound is kept though they owe nothing.
+const ENDPOINTS_REMEMBERED: usize = 10_000;
 
 /// Which endpoint.
 pub(crate) type Key = (Schema, EndpointId);
@@ -46,21 +50,40 @@ pub(crate) struct Admission {
 #[derive(Default)]
 struct State {
     in_flight: u32,
-    endpoints: HashMap<Key, Flow>,
-    due: BTreeSet<(Timestamp, Key)>,
-    last_served: Option<Key>,
+    unproven_in_flight: u32,
+    flows: HashMap<Key, Flow>,
+    /// Endpoints in [`Due::Later`].
+    later: BTreeSet<(Timestamp, Key)>,
+    /// Endpoints in [`Due::Ready`], in turn.
+    ready: VecDeque<Key>,
+    /// Endpoints in [`Due::Ready`] whose turn must wait until an unproven place is free.
+    blocked: VecDeque<Key>,
 }
 
 struct Flow {
     in_flight: u32,
     bound: u32,
-    due_at: Option<Timestamp>,
+    proven: bool,
+    due: Due,
+}
+
+/// Where an endpoint stands in the order of turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// It owes nothing, as far as is known.
+    No,
+    /// From this time on.
+    Later(Timestamp),
+    /// Now, and it has room.
+    Ready,
+    /// Now, but its own bound is reached.
+    Full,
 }
 
 impl Admission {
     /// An endpoint owes a delivery that is due at this time.
     pub(crate) fn owe(&self, key: Key, due_at: Timestamp) {
-        self.state().advance_due(key, due_at);
+        self.state().owe(key, due_at);
         self.changed.notify_one();
     }
 
@@ -79,37 +102,31 @@ impl Admission {
         let mut state = self.state();
         state.give_back(key, reserved - claimed);
         if let Some(at) = next_due_at {
-            state.advance_due(key.clone(), at);
+            state.owe(key.clone(), at);
         }
-        state.forget_if_idle(key);
     }
 
     /// The place of one claimed delivery. It comes back however the delivery ends, also by a panic.
-    pub(crate) const fn place<'a>(&'a self, key: &'a Key) -> Place<'a> {
+    pub(crate) const fn place(self: Arc<Self>, key: Key) -> Place {
         Place { admission: self, key, bearing: Bearing::Badly, retry_at: None }
+    }
+
+    /// When there is something to claim: now, later, or as far as is known never.
+    pub(crate) fn next_claim_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let state = self.state();
+        let now = (!state.ready.is_empty() && state.in_flight < IN_FLIGHT_MAX).then_some(now);
+        now.or_else(|| state.later.first().map(|(at, _)| *at))
     }
 
     fn finished(&self, key: &Key, bearing: Bearing, retry_at: Option<Timestamp>) {
         let mut state = self.state();
-        if let Some(flow) = state.endpoints.get_mut(key) {
-            flow.bound = match bearing {
-                Bearing::Well => (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX),
-                Bearing::Badly => (flow.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN),
-            };
-        }
+        state.learn(key, bearing);
         state.give_back(key, 1);
         if let Some(at) = retry_at {
-            state.advance_due(key.clone(), at);
+            state.owe(key.clone(), at);
         }
-        state.forget_if_idle(key);
         drop(state);
         self.changed.notify_one();
-    }
-
-    /// When the earliest endpoint is due that is not so already.
-    pub(crate) fn next_due_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let state = self.state();
-        state.due.iter().map(|(at, _)| *at).find(|at| *at > now)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,87 +136,125 @@ impl Admission {
 }
 
 /// A place that a claimed delivery holds.
-pub(crate) struct Place<'a> {
-    admission: &'a Admission,
-    key: &'a Key,
+pub(crate) struct Place {
+    admission: Arc<Admission>,
+    key: Key,
     /// How the endpoint bore it; badly unless somebody says otherwise.
     pub(crate) bearing: Bearing,
     /// When the endpoint's next try of it is due.
     pub(crate) retry_at: Option<Timestamp>,
 }
 
-impl Drop for Place<'_> {
+impl Place {
+    /// Whose delivery it is.
+    pub(crate) const fn schema(&self) -> &Schema {
+        &self.key.0
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.admission.finished(self.key, self.bearing, self.retry_at);
+        self.admission.finished(&self.key, self.bearing, self.retry_at);
     }
 }
 
 impl State {
     fn reserve(&mut self, now: Timestamp) -> Vec<EndpointQuota> {
-        let mut free = IN_FLIGHT_MAX - self.in_flight;
-        let mut due: Vec<Key> =
-            self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| key.clone()).collect();
-        // Turns: begin after the endpoint that was served last.
-        due.sort_unstable();
-        let begin = self.last_served.as_ref().map_or(0, |last| due.partition_point(|key| key <= last));
-        due.rotate_left(begin);
-        let mut waiting = u32::try_from(due.len()).unwrap_or(u32::MAX);
+        self.ripen(now);
         let mut quotas = Vec::new();
-        for key in due {
-            let Some(flow) = self.endpoints.get_mut(&key) else { continue };
-            let room = flow.bound.saturating_sub(flow.in_flight);
-            let max = room.min(free.div_ceil(waiting.max(1)));
-            waiting -= 1;
-            if max == 0 {
-                continue;
+        let turns = self.ready.len();
+        for turn in 0..turns {
+            let free = IN_FLIGHT_MAX - self.in_flight;
+            if free == 0 {
+                break;
             }
-            flow.in_flight += max;
-            self.in_flight += max;
-            free -= max;
-            if let Some(at) = flow.due_at.take() {
-                self.due.remove(&(at, key.clone()));
-            }
-            quotas.push(EndpointQuota { schema: key.0.clone(), endpoint_id: key.1, max });
-            self.last_served = Some(key);
+            let waiting = u32::try_from(turns - turn).unwrap_or(u32::MAX);
+            let Some(key) = self.ready.pop_front() else { break };
+            quotas.extend(self.take_turn(key, free.div_ceil(waiting)));
         }
         quotas
     }
 
-    fn advance_due(&mut self, key: Key, at: Timestamp) {
-        let flow = self.endpoints.entry(key.clone()).or_insert_with(Flow::new);
-        if flow.due_at.is_some_and(|earlier| earlier <= at) {
-            return;
+    /// Endpoints that have become due join the turns.
+    fn ripen(&mut self, now: Timestamp) {
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.later.pop_first() else { break };
+            let Some(flow) = self.flows.get_mut(&key) else { continue };
+            flow.due = if flow.has_room() { Due::Ready } else { Due::Full };
+            if flow.due == Due::Ready {
+                self.ready.push_back(key);
+            }
         }
-        if let Some(later) = flow.due_at.replace(at) {
-            self.due.remove(&(later, key.clone()));
+    }
+
+    fn take_turn(&mut self, key: Key, share: u32) -> Option<EndpointQuota> {
+        let flow = self.flows.get_mut(&key)?;
+        let unproven_free = UNPROVEN_IN_FLIGHT_MAX.saturating_sub(self.unproven_in_flight);
+        let allowed = if flow.proven { share } else { share.min(unproven_free) };
+        let max = flow.bound.saturating_sub(flow.in_flight).min(allowed);
+        if max == 0 {
+            self.blocked.push_back(key);
+            return None;
         }
-        self.due.insert((at, key));
+        flow.in_flight += max;
+        flow.due = Due::No;
+        self.in_flight += max;
+        self.unproven_in_flight += if flow.proven { 0 } else { max };
+        Some(EndpointQuota { schema: key.0, endpoint_id: key.1, max })
+    }
+
+    fn owe(&mut self, key: Key, at: Timestamp) {
+        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
+        match flow.due {
+            Due::Ready | Due::Full => return,
+            Due::Later(earlier) if earlier <= at => return,
+            Due::Later(later) => drop(self.later.remove(&(later, key.clone()))),
+            Due::No => {}
+        }
+        flow.due = Due::Later(at);
+        self.later.insert((at, key));
+    }
+
+    fn learn(&mut self, key: &Key, bearing: Bearing) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        let proven = bearing == Bearing::Well;
+        flow.bound = if proven {
+            (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
+        } else {
+            (flow.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN)
+        };
+        match (flow.proven, proven) {
+            (true, false) => self.unproven_in_flight += flow.in_flight,
+            (false, true) => self.unproven_in_flight -= flow.in_flight,
+            _ => {}
+        }
+        flow.proven = proven;
     }
 
     fn give_back(&mut self, key: &Key, places: u32) {
         self.in_flight -= places;
-        if let Some(flow) = self.endpoints.get_mut(key) {
-            flow.in_flight -= places;
+        self.ready.append(&mut self.blocked);
+        let remembered = self.flows.len();
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        flow.in_flight -= places;
+        self.unproven_in_flight -= if flow.proven { 0 } else { places };
+        if flow.due == Due::Full && flow.has_room() {
+            flow.due = Due::Ready;
+            self.ready.push_back(key.clone());
         }
-    }
-
-    /// An endpoint that owes nothing costs nothing, but one in trouble is remembered while it owes.
-    fn forget_if_idle(&mut self, key: &Key) {
-        let idle = self.endpoints.get(key).is_some_and(|flow| flow.in_flight == 0 && flow.due_at.is_none());
-        let unremarkable =
-            self.endpoints.get(key).is_some_and(|flow| flow.bound >= ENDPOINT_IN_FLIGHT_INITIAL);
-        if idle && unremarkable && self.endpoints.len() > ENDPOINTS_REMEMBERED {
-            self.endpoints.remove(key);
+        if flow.in_flight == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
+            self.flows.remove(key);
         }
     }
 }
 
-/// Endpoints whose bound is kept though they owe nothing.
-const ENDPOINTS_REMEMBERED: usize = 10_000;
-
 impl Flow {
     const fn new() -> Self {
-        Self { in_flight: 0, bound: ENDPOINT_IN_FLIGHT_INITIAL, due_at: None }
+        Self { in_flight: 0, bound: ENDPOINT_IN_FLIGHT_MIN, proven: false, due: Due::No }
+    }
+
+    const fn has_room(&self) -> bool {
+        self.in_flight < self.bound
     }
 }
 
@@ -220,6 +275,10 @@ mod tests {
         admission.reserve(at(now)).iter().map(|q| (q.endpoint_id.uuid().as_u128(), q.max)).collect()
     }
 
+    fn finish(admission: &Admission, n: u128, bearing: Bearing) {
+        admission.finished(&key(n), bearing, None);
+    }
+
     #[test]
     fn a_failing_endpoint_holds_few_places_and_a_good_one_many() {
         let admission = Admission::default();
@@ -228,7 +287,7 @@ mod tests {
                 admission.owe(key(n), at(0));
                 let reserved = quotas(&admission, 0)[0].1;
                 admission.claimed(&key(n), reserved, 1, None);
-                admission.finished(&key(n), bearing, None);
+                finish(&admission, n, bearing);
             }
         }
         admission.owe(key(1), at(0));
@@ -239,20 +298,43 @@ mod tests {
     }
 
     #[test]
-    fn places_never_run_over_and_come_back() {
+    fn dead_endpoints_cannot_fill_the_node() {
+        let admission = Admission::default();
+        admission.owe(key(0), at(0));
+        assert_eq!(quotas(&admission, 0), [(0, ENDPOINT_IN_FLIGHT_MIN)]);
+        finish(&admission, 0, Bearing::Well);
+        for n in 1..=1000 {
+            admission.owe(key(n), at(0));
+        }
+        let taken: u32 = (0..20).flat_map(|_| quotas(&admission, 0)).map(|(_, max)| max).sum();
+        assert_eq!(taken, UNPROVEN_IN_FLIGHT_MAX);
+        admission.owe(key(0), at(0));
+        assert_eq!(
+            quotas(&admission, 0).iter().map(|(n, _)| *n).collect::<Vec<_>>(),
+            [0],
+            "a proven one goes on"
+        );
+        assert_eq!(admission.next_claim_at(at(0)), None, "nothing to do until a place is free");
+    }
+
+    #[test]
+    fn places_never_run_over_come_back_and_endpoints_take_turns() {
         let admission = Admission::default();
         for n in 0..1000 {
             admission.owe(key(n), at(0));
         }
         let first = quotas(&admission, 0);
-        assert_eq!(first.iter().map(|(_, max)| max).sum::<u32>(), IN_FLIGHT_MAX);
+        assert_eq!(first.iter().map(|(_, max)| max).sum::<u32>(), UNPROVEN_IN_FLIGHT_MAX);
         assert!(quotas(&admission, 0).is_empty());
         for (n, max) in &first {
-            admission.claimed(&key(*n), *max, 0, None);
+            admission.claimed(&key(*n), *max, 0, Some(at(0)));
         }
         let second = quotas(&admission, 0);
         assert!(!second.is_empty());
         assert!(first.iter().all(|(n, _)| second.iter().all(|(m, _)| n != m)), "endpoints take turns");
+        let state = admission.state();
+        assert_eq!(state.in_flight, state.flows.values().map(|flow| flow.in_flight).sum::<u32>());
+        assert_eq!(state.in_flight, state.unproven_in_flight);
     }
 
     #[test]
@@ -261,9 +343,22 @@ mod tests {
         admission.owe(key(1), at(20));
         admission.owe(key(1), at(10));
         admission.owe(key(1), at(30));
-        assert_eq!(admission.next_due_at(at(0)), Some(at(10)));
+        assert_eq!(admission.next_claim_at(at(0)), Some(at(10)));
         assert!(quotas(&admission, 9).is_empty());
         assert_eq!(quotas(&admission, 10).len(), 1);
-        assert_eq!(admission.next_due_at(at(0)), None);
+        assert_eq!(admission.next_claim_at(at(0)), None);
+    }
+
+    #[test]
+    fn an_endpoint_at_its_bound_goes_on_when_a_place_comes_back() {
+        let admission = Admission::default();
+        admission.owe(key(1), at(0));
+        assert_eq!(quotas(&admission, 0), [(1, 2)]);
+        admission.claimed(&key(1), 2, 2, Some(at(0)));
+        assert!(quotas(&admission, 0).is_empty());
+        assert_eq!(admission.next_claim_at(at(0)), None);
+        finish(&admission, 1, Bearing::Badly);
+        assert_eq!(admission.next_claim_at(at(0)), Some(at(0)));
+        assert_eq!(quotas(&admission, 0), [(1, 1)]);
     }
 }

@@ -9,14 +9,13 @@
 //! Claimed is only what there is room for ([`crate::admission`]). A node that dies in the middle has recorded nothing:
 //! its leases end, and the deliveries are made again with the same `webhook-id`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Timestamp,
     delivery::{AttemptRecord, DeliveryState},
     endpoint::Endpoint,
     retry::{Outcome, judge},
-    tenant::Schema,
 };
 use neo_events_store::{
     DELIVERY_LEASE, DeliveryWork, EndpointClaim, EndpointQuota, Lease, Settled, Settlement, Store,
@@ -27,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Sources,
-    admission::{Admission, Bearing, Key},
+    admission::{Admission, Bearing, Key, Place},
     dispatch::later,
     usage::UsageLog,
     webhook::Webhook,
@@ -35,7 +34,7 @@ use crate::{
 
 /// How often the store is asked who is due, whatever the hints say.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// Least time between two claims while deliveries are in flight, so that a claim brings more than one.
+/// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
 /// How long to wait after the database failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
@@ -51,6 +50,12 @@ pub(crate) struct Deliverer {
     pub(crate) webhook: Webhook,
 }
 
+/// What a pass brought.
+enum Claimed {
+    Nothing,
+    Something,
+}
+
 impl Deliverer {
     /// Runs passes until `stop`, then lets what is in flight end until `abort`, and gives the rest back.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken, abort: CancellationToken) {
@@ -64,15 +69,19 @@ impl Deliverer {
                 }
                 self.pass(&mut in_flight, &abort).await
             };
-            if let Err(error) = passed.await {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "claiming deliveries failed; trying again"
-                );
-                let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
-            }
-            let pace = if in_flight.is_empty() { Duration::ZERO } else { CLAIM_PACE };
-            let _ = stop.run_until_cancelled(self.wait(pace)).await;
+            let pause = match passed.await {
+                Ok(Claimed::Nothing) => Duration::ZERO,
+                Ok(Claimed::Something) => CLAIM_PACE,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "claiming failed; trying again"
+                    );
+                    RETRY_INTERVAL
+                }
+            };
+            let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            let _ = stop.run_until_cancelled(self.wait()).await;
             while in_flight.try_join_next().is_some() {}
         }
         while in_flight.join_next().await.is_some() {}
@@ -91,11 +100,11 @@ impl Deliverer {
         self: &Arc<Self>,
         in_flight: &mut JoinSet<()>,
         abort: &CancellationToken,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Claimed, StoreError> {
         let now = self.sources.now();
         let quotas = self.admission.reserve(now);
         if quotas.is_empty() {
-            return Ok(());
+            return Ok(Claimed::Nothing);
         }
         let claims = match self.store.claim_deliveries(now, &quotas, later(now, DELIVERY_LEASE)).await {
             Ok(claims) => claims,
@@ -106,53 +115,52 @@ impl Deliverer {
                 return Err(error);
             }
         };
-        for quota in quotas {
-            let claim =
-                claims.iter().find(|c| c.endpoint.id == quota.endpoint_id && c.schema == quota.schema);
-            let (claimed, next_due_at) =
-                claim.map_or((0, None), |claim| (claim.work.len(), claim.next_due_at));
-            let claimed = u32::try_from(claimed).unwrap_or(quota.max);
-            self.admission.claimed(&(quota.schema, quota.endpoint_id), quota.max, claimed, next_due_at);
-        }
-        for EndpointClaim { schema, endpoint, work, .. } in claims {
-            for lease in work {
-                let (deliverer, schema, endpoint) = (Arc::clone(self), schema.clone(), Arc::clone(&endpoint));
-                let abort = abort.clone();
-                in_flight.spawn(async move { deliverer.deliver(&schema, &endpoint, lease, &abort).await });
+        let mut claims: HashMap<Key, EndpointClaim> =
+            claims.into_iter().map(|claim| ((claim.schema.clone(), claim.endpoint.id), claim)).collect();
+        for EndpointQuota { schema, endpoint_id, max } in quotas {
+            let key = (schema, endpoint_id);
+            let Some(claim) = claims.remove(&key) else {
+                self.admission.claimed(&key, max, 0, None);
+                continue;
+            };
+            let claimed = u32::try_from(claim.work.len()).unwrap_or(max);
+            self.admission.claimed(&key, max, claimed, claim.next_due_at);
+            for lease in claim.work {
+                let place = Arc::clone(&self.admission).place(key.clone());
+                let (deliverer, endpoint, abort) =
+                    (Arc::clone(self), Arc::clone(&claim.endpoint), abort.clone());
+                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &abort).await });
             }
         }
-        Ok(())
+        Ok(Claimed::Something)
     }
 
-    /// Until something is due, a hint comes or it is time to sweep; at least `pace`.
-    async fn wait(&self, pace: Duration) {
-        if !pace.is_zero() {
-            tokio::time::sleep(pace).await;
-        }
+    /// Until something is due and there is room for it, a hint comes, or it is time to sweep.
+    async fn wait(&self) {
         let now = self.sources.now();
-        let until_due = self.admission.next_due_at(now).map(|at| at.duration_since(now));
-        let until_due = until_due.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(SWEEP_INTERVAL);
+        let until_due = self.admission.next_claim_at(now).map(|at| at.duration_since(now));
+        let until_due = until_due.map_or(SWEEP_INTERVAL, |wait| Duration::try_from(wait).unwrap_or_default());
         let _ = tokio::time::timeout(until_due.min(SWEEP_INTERVAL), self.admission.changed()).await;
     }
 
     /// One delivery: effect, decision, record.
     async fn deliver(
         &self,
-        schema: &Schema,
+        mut place: Place,
         endpoint: &Endpoint,
         lease: Lease<DeliveryWork>,
         abort: &CancellationToken,
     ) {
-        let key: Key = (schema.clone(), endpoint.id);
-        let mut place = self.admission.place(&key);
-        let performed = abort.run_until_cancelled(self.webhook.perform(schema, endpoint, lease.work())).await;
+        let schema = place.schema().clone();
+        let performed =
+            abort.run_until_cancelled(self.webhook.perform(&schema, endpoint, lease.work())).await;
         let Some(attempt) = performed else {
             return self.give_back(lease).await;
         };
         let DeliveryWork { progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
         place.bearing = bearing(&attempt);
-        self.usage.endpoint_used(schema, endpoint.id, attempt.attempted_at);
+        self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, abort).await;
     }
 

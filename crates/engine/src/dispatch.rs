@@ -15,6 +15,8 @@ use crate::{Sources, admission::Admission, registry::Registry, usage::UsageLog};
 
 /// Most events claimed at a time.
 const DISPATCH_BATCH_MAX: u32 = 256;
+/// Deliveries after which a transaction is closed; one event may exceed it.
+const SETTLE_DELIVERIES_MAX: usize = 2000;
 /// How long a claimed dispatch may take before others may claim it.
 const DISPATCH_LEASE: SignedDuration = SignedDuration::from_secs(60);
 /// How often the tables are looked at though nobody woke us.
@@ -62,10 +64,38 @@ impl Dispatcher {
                 self.store.release_dispatches(owed).await?;
                 return Err(error);
             }
-            let dispatched = owed.into_iter().map(|lease| self.dispatch(registry, lease)).collect();
-            self.settle(dispatched, stop).await?;
+            self.dispatch_all(registry, owed, stop).await?;
         }
         Ok(events)
+    }
+
+    /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
+    /// transaction with hundreds of its like.
+    async fn dispatch_all(
+        &self,
+        registry: &Registry,
+        owed: Vec<Lease<OwedEvent>>,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut owed = owed.into_iter();
+        loop {
+            let (mut dispatched, mut deliveries) = (Vec::new(), 0);
+            for lease in owed.by_ref() {
+                let one = self.dispatch(registry, lease);
+                deliveries += one.deliveries.len();
+                dispatched.push(one);
+                if deliveries >= SETTLE_DELIVERIES_MAX {
+                    break;
+                }
+            }
+            if dispatched.is_empty() {
+                return Ok(());
+            }
+            if let Err(error) = self.settle(dispatched, stop).await {
+                self.store.release_dispatches(owed.collect()).await?;
+                return Err(error);
+            }
+        }
     }
 
     fn dispatch(&self, registry: &Registry, lease: Lease<OwedEvent>) -> Dispatched {

@@ -58,13 +58,13 @@ impl Registry {
         version: CatalogueVersion,
     ) -> Result<(), StoreError> {
         let tenant = self.tenants.entry(schema.clone()).or_default();
-        while tenant.version < version {
+        // To the end, not only to `version`: a row that mattered at `version` may have changed again since, and so
+        // have moved behind it.
+        let mut behind = tenant.version < version;
+        while behind {
             let changes = store.catalogue_changes(schema, tenant.version, CHANGES_PER_READ).await?;
-            let is_last = !changes.more;
+            behind = changes.more;
             tenant.apply(changes);
-            if is_last {
-                break;
-            }
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use neo_events_domain::{
     delivery::ReceivedResponse, endpoint::HttpMethod, request::Header, retry::FailureCode,
 };
 
-/// One HTTP request of a delivery.
-#[derive(Debug, Clone)]
+/// One HTTP request of a delivery. Not `Debug`: its headers can be credentials.
+#[derive(Clone)]
 pub struct TransportRequest<'a> {
     /// As the endpoint has it; to be judged again where it is connected to.
     pub url: Cow<'a, str>,

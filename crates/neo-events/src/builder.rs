@@ -42,8 +42,8 @@ pub enum StartError {
         "outside profile development a master key must be given: set NEO_EVENTS_MASTER_KEY to 32 random bytes in base64"
     )]
     MasterKeyMissing,
-    /// The generated key file of profile `development`.
-    #[error("the key file {path} cannot be used")]
+    /// The key file that profile `development` generates beside the data.
+    #[error("the key file {path} cannot be used: put back the one that this data was written with")]
     KeyFile {
         /// Where.
         path: PathBuf,
@@ -103,11 +103,16 @@ impl Builder {
 
     /// Opens the database, brings its schema up to date and starts delivering.
     pub async fn start(self) -> Result<NeoEvents, StartError> {
-        let keys = self.keys()?;
         let egress = self.egress()?;
+        // The file first: its lock also guards the key file beside it.
+        let sqlite = SqliteStore::open(SqliteOptions::new(self.database.clone()))?;
+        let sealed = sqlite.any_sealed_secret(&Schema::admin()).await?;
+        let keys = self.keys(sealed.is_some())?;
         let keyring = Arc::new(Keyring::new(&keys, self.sources.clone())?);
-        let options = SqliteOptions::new(self.database.clone());
-        let sqlite = SqliteStore::open(options)?;
+        if let Some((endpoint_id, sealed)) = sealed {
+            // Better not to start than to fail every delivery for want of its secret.
+            keyring.open(&Schema::admin(), endpoint_id, &sealed)?;
+        }
         let store: Arc<dyn Store> = Arc::new(sqlite.clone());
         let newest = store.events(&Schema::admin(), &EventQuery::default(), PageRequest::first(1)).await?;
         if let Some(newest) = newest.items.first() {
@@ -118,13 +123,14 @@ impl Builder {
         let engine = Engine::start(Arc::clone(&store), transport, Arc::clone(&keyring), self.sources.clone());
         let shared = Shared {
             store,
+            sqlite,
             keyring,
             egress,
             sources: self.sources,
             limits: self.profile.endpoint_limits(),
             hints: engine.hints(),
         };
-        Ok(NeoEvents { shared: Arc::new(shared), engine, sqlite })
+        Ok(NeoEvents { shared: Arc::new(shared), engine })
     }
 
     fn egress(&self) -> Result<Egress, EgressError> {
@@ -141,7 +147,7 @@ impl Builder {
         }
     }
 
-    fn keys(&self) -> Result<Vec<MasterKey>, StartError> {
+    fn keys(&self, is_needed: bool) -> Result<Vec<MasterKey>, StartError> {
         if !self.master_keys.is_empty() {
             return Ok(self.master_keys.clone());
         }
@@ -151,40 +157,28 @@ impl Builder {
         let mut path = self.database.clone().into_os_string();
         path.push(".key");
         let path = PathBuf::from(path);
-        development_key(&path, &self.sources).map(|key| vec![key]).map_err(|error| match error {
-            KeyFileError::Io(source) => StartError::KeyFile { path, source },
-            KeyFileError::Malformed(error) => StartError::Keyring(error),
-        })
+        // A new key would open none of the secrets that are there.
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(vec![MasterKey::parse(&text)?]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_needed => {
+                let key = MasterKey::generate(&self.sources);
+                write_private(&path, &key.reveal()).map_err(|source| StartError::KeyFile { path, source })?;
+                Ok(vec![key])
+            }
+            Err(source) => Err(StartError::KeyFile { path, source }),
+        }
     }
-}
-
-enum KeyFileError {
-    Io(io::Error),
-    Malformed(KeyringError),
-}
-
-/// The key of profile `development`: made once, readable by its owner alone.
-fn development_key(path: &Path, sources: &Sources) -> Result<MasterKey, KeyFileError> {
-    match fs::read_to_string(path) {
-        Ok(text) => return MasterKey::parse(&text).map_err(KeyFileError::Malformed),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(KeyFileError::Io(error)),
-        Err(_) => {}
-    }
-    let key = MasterKey::generate(sources);
-    write_private(path, &key.reveal()).map_err(KeyFileError::Io)?;
-    Ok(key)
 }
 
 /// Whole or not at all: a key cut short by a crash would make every secret unreadable.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
     let draft = path.with_extension("key.new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&draft, path)
+    fs::rename(&draft, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
@@ -202,11 +196,12 @@ async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
 pub struct NeoEvents {
     shared: Arc<Shared>,
     engine: Engine,
-    sqlite: SqliteStore,
 }
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
+    /// The same store, for what only SQLite has: publishing in the caller's own transaction.
+    pub(crate) sqlite: SqliteStore,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) egress: Egress,
     pub(crate) sources: Sources,
@@ -246,7 +241,7 @@ impl NeoEvents {
     /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
         let shutdown = self.engine.shutdown(grace).await;
-        self.sqlite.close().await;
+        self.shared.sqlite.clone().close().await;
         shutdown
     }
 }

@@ -12,7 +12,7 @@ use neo_events_domain::{
     stats::{EndpointStats, STATS_DAYS_MAX},
     violation::{Rule, Violations},
 };
-use neo_events_store::{EndpointQuery, NewDelivery, Page, PageRequest, Updated};
+use neo_events_store::{Appended, EndpointQuery, NewDelivery, Page, PageRequest, Updated, Usage};
 
 use crate::{Conflict, Error, Tenant};
 
@@ -32,6 +32,17 @@ pub struct CreatedEndpoint {
     pub endpoint: Endpoint,
     /// Its newest secret.
     pub secret: SigningSecret,
+}
+
+/// An endpoint after its secret was rotated.
+#[derive(Debug, Clone)]
+pub struct RotatedSecret {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Its newest secret, which is shown only now.
+    pub secret: SigningSecret,
+    /// The one before, while it still signs; `None` without overlap.
+    pub previous: Option<SigningSecret>,
 }
 
 impl Tenant {
@@ -74,44 +85,55 @@ impl Tenant {
     ) -> Result<Endpoint, Error> {
         let patch = EndpointPatch { endpoint_url: url.map(|url| self.judge_url(url)), ..patch };
         let limits = self.shared.limits;
-        self.change(id, |endpoint, now| Ok(endpoint.patched(patch.clone(), now, limits)?)).await
+        self.change_endpoint(id, |endpoint, now| Ok(endpoint.patched(patch.clone(), now, limits)?)).await
     }
 
     /// Takes new deliveries, and its held ones go on.
     pub async fn activate_endpoint(&self, id: EndpointId) -> Result<Endpoint, Error> {
-        self.change(id, |endpoint, now| Ok(endpoint.activated(now))).await
+        self.change_endpoint(id, |endpoint, now| Ok(endpoint.activated(now))).await
     }
 
     /// Takes no new deliveries, and its pending ones are held.
     pub async fn deactivate_endpoint(&self, id: EndpointId) -> Result<Endpoint, Error> {
-        self.change(id, |endpoint, now| Ok(endpoint.deactivated(now))).await
+        self.change_endpoint(id, |endpoint, now| Ok(endpoint.deactivated(now))).await
     }
 
     /// Notes that its owner showed to own the URL, by whatever means.
     pub async fn mark_endpoint_verified(&self, id: EndpointId) -> Result<Endpoint, Error> {
-        self.change(id, |endpoint, now| Ok(endpoint.verified(now))).await
+        self.change_endpoint(id, |endpoint, now| Ok(endpoint.verified(now))).await
     }
 
     /// The URL must be verified again.
     pub async fn unverify_endpoint(&self, id: EndpointId) -> Result<Endpoint, Error> {
-        self.change(id, |endpoint, now| Ok(endpoint.unverified(now))).await
+        self.change_endpoint(id, |endpoint, now| Ok(endpoint.unverified(now))).await
     }
 
-    /// Signs with a new secret from now on; the one before goes on signing for `overlap`.
+    /// Signs with a new secret from now on; the one before, which is answered too, goes on signing for `overlap`.
     pub async fn rotate_secret(
         &self,
         id: EndpointId,
         secret_token: Option<&str>,
         overlap: SignedDuration,
-    ) -> Result<CreatedEndpoint, Error> {
+    ) -> Result<RotatedSecret, Error> {
         let secret = self.secret(secret_token)?;
-        let rotated = self
-            .change(id, |endpoint, now| {
+        let endpoint = self
+            .change_endpoint(id, |endpoint, now| {
                 let sealed = self.seal(id, &secret);
                 Ok(endpoint.with_rotated_secret(sealed, overlap, now))
             })
             .await?;
-        Ok(CreatedEndpoint { endpoint: rotated, secret })
+        let previous = endpoint.secrets.get(1).and_then(|previous| {
+            let token = self.shared.keyring.open(&self.schema, id, &previous.sealed).ok()?;
+            SigningSecret::try_new(&token, 1).ok()
+        });
+        Ok(RotatedSecret { endpoint, secret, previous })
+    }
+
+    /// Notes that an endpoint was used by other means than a delivery.
+    pub async fn mark_endpoint_used(&self, id: EndpointId) -> Result<(), Error> {
+        self.endpoint(id).await?;
+        let usage = Usage { endpoints: vec![(id, self.sources().now())], subscriptions: Vec::new() };
+        Ok(self.store().note_usage(&self.schema, usage).await?)
     }
 
     /// Deletes an endpoint with its subscriptions. Deliveries that are not over are cancelled.
@@ -157,7 +179,11 @@ impl Tenant {
             retry: endpoint.retry,
         };
         let delivery_id = delivery.id;
-        self.store().append_directed(&self.schema, event, delivery, self.sources().now()).await?;
+        let appended =
+            self.store().append_directed(&self.schema, event, delivery, self.sources().now()).await?;
+        if appended == Appended::TypeDisabled {
+            return Err(Error::type_disabled());
+        }
         self.shared.hints.due_now(&self.schema, id);
         let patience = Duration::from_secs(endpoint.timeout_seconds.into()) + TEST_PATIENCE;
         let ended = async {
@@ -176,7 +202,7 @@ impl Tenant {
     }
 
     /// Reads, decides and writes, again if somebody else wrote meanwhile.
-    async fn change(
+    pub(crate) async fn change_endpoint(
         &self,
         id: EndpointId,
         decide: impl Fn(Endpoint, Timestamp) -> Result<Endpoint, Error>,

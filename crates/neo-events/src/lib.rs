@@ -12,7 +12,7 @@ mod transport;
 mod verification;
 
 pub use builder::{Builder, NeoEvents, StartError, Tenant};
-pub use endpoints::CreatedEndpoint;
+pub use endpoints::{CreatedEndpoint, RotatedSecret};
 pub use error::{Conflict, Error};
 pub use events::EventPages;
 pub use publishing::{BATCH_EVENTS_MAX, Published};

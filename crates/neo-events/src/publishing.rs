@@ -8,7 +8,7 @@ use neo_events_domain::{
     violation::{Rule, Violations},
 };
 use neo_events_store::Appended;
-use neo_events_store_sqlite::{SqliteStore, rusqlite};
+use neo_events_store_sqlite::rusqlite;
 
 use crate::{Conflict, Error, Tenant};
 
@@ -63,7 +63,8 @@ impl Tenant {
     }
 
     /// Publishes inside the caller's own transaction on the tenant's file. If the caller commits, the events will
-    /// be delivered (they are found within a fifth of a second); if not, nothing happened.
+    /// be delivered; if not, nothing happened. Begin it `IMMEDIATE` and keep it short: writers wait for each other.
+    /// After the commit [`Self::announce`] them, or they are found within a fifth of a second.
     pub fn publish_in(
         &self,
         transaction: &rusqlite::Transaction<'_>,
@@ -71,8 +72,13 @@ impl Tenant {
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
         let (answers, events) = self.sort_out(drafts)?;
-        let appended = SqliteStore::append_in(transaction, &events, now)?;
+        let appended = self.shared.sqlite.append_in(&self.schema, transaction, &events, now)?;
         Ok(fill_in(answers, appended))
+    }
+
+    /// Says that events were committed by [`Self::publish_in`]: they are dispatched at once.
+    pub fn announce(&self) {
+        self.shared.sqlite.announce();
     }
 
     fn validate(&self, draft: EventDraft) -> Result<NewEvent, Violations> {

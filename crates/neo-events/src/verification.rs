@@ -9,7 +9,7 @@ use neo_events_domain::{
 };
 use neo_events_egress::{ProbeOutcome, ProbeReport, Timings};
 
-use crate::{Error, Tenant};
+use crate::{Conflict, Error, Tenant};
 
 /// Seconds a connectivity test may take unless the caller says otherwise.
 const TIMEOUT_SECONDS_DEFAULT: u32 = 10;
@@ -64,11 +64,14 @@ impl Tenant {
     pub async fn verify_endpoint(&self, id: EndpointId) -> Result<VerificationReport, Error> {
         let url = self.endpoint(id).await?.endpoint_url;
         let connectivity = self.test_connectivity(&url, None).await?;
-        let endpoint = if connectivity.reachable {
-            self.mark_endpoint_verified(id).await?
-        } else {
-            self.unverify_endpoint(id).await?
-        };
+        let endpoint = self
+            .change_endpoint(id, |endpoint, now| match connectivity.reachable {
+                // What was probed must still be what is verified.
+                _ if endpoint.endpoint_url != url => Err(Conflict::Contended.into()),
+                true => Ok(endpoint.verified(now)),
+                false => Ok(endpoint.unverified(now)),
+            })
+            .await?;
         Ok(VerificationReport { endpoint, connectivity })
     }
 }

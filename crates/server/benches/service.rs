@@ -7,6 +7,8 @@
 //! cargo bench -p neo-events-server --bench service -- backlog    # memory beside a million undelivered events
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../tests/process/mod.rs"]
 mod process;
 

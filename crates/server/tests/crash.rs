@@ -8,6 +8,8 @@
 //!     cargo test --release -p neo-events-server --test crash -- --nocapture
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod process;
 
 use std::{

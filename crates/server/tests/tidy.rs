@@ -1,5 +1,7 @@
 //! Style that matters, as a test: layering, documentation, statement files.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

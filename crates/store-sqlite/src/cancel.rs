@@ -1,10 +1,11 @@
 //! Ending deliveries without an attempt: by a person, with their endpoint, or late, because the attempt that a
-//! cancellation waited for never ended.
+//! cancellation waited for never ended. And tending, which finishes such ends and brings back what a clock that ran
+//! ahead put off.
 
 use std::sync::Arc;
 
 use neo_events_domain::{
-    Timestamp,
+    SignedDuration, Timestamp,
     delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState},
     id::{DeliveryId, EndpointId},
 };
@@ -12,6 +13,7 @@ use neo_events_store::Changed;
 use rusqlite::Connection;
 
 use crate::{
+    columns::Micros,
     deliveries::{self, Change, Standing},
     endpoints,
     failure::Failure,
@@ -22,6 +24,12 @@ use crate::{
 
 /// Deliveries that one step ends at most.
 const CANCELLED_PER_STEP_MAX: usize = 500;
+
+/// The longest wait that a retry policy, a receiver's wish and jitter can bring is an hour and a tenth; a minute more
+/// for what is settled while tending looks.
+const WAIT_MAX: SignedDuration = SignedDuration::from_mins(67);
+/// Deliveries that one step brings back at most.
+const BROUGHT_BACK_PER_STEP_MAX: usize = 500;
 
 /// Cancels one delivery, or asks for it if an attempt is in flight.
 pub(crate) struct CancelDelivery {
@@ -83,12 +91,16 @@ impl Step for DeleteEndpoint {
     }
 }
 
-/// Finishes cancellations that were begun, at most a step's worth.
-pub(crate) struct Tend(Sweep);
+/// Finishes cancellations that were begun and brings back what waits too long, at most a step's worth.
+pub(crate) struct Tend {
+    sweep: Sweep,
+    put_off: Vec<i64>,
+}
 
 impl Tend {
-    pub(crate) fn new(leases: &Arc<Leases>, now: Timestamp) -> Self {
-        Self(Sweep::new(leases, now))
+    /// `put_off` is what [`put_off`] found.
+    pub(crate) fn new(leases: &Arc<Leases>, now: Timestamp, put_off: Vec<i64>) -> Self {
+        Self { sweep: Sweep::new(leases, now), put_off }
     }
 }
 
@@ -97,13 +109,36 @@ impl Step for Tend {
     type Answer = bool;
 
     fn run(&mut self, conn: &Connection) -> Result<bool, Failure> {
-        self.0.restart();
-        self.0.finish_requests(conn)?;
+        self.sweep.restart();
+        self.sweep.finish_requests(conn)?;
         for endpoint_no in listed(conn, sql::ENDPOINT_REMOVALS_LIST)? {
-            self.0.end_deliveries_of(conn, endpoint_no)?;
+            self.sweep.end_deliveries_of(conn, endpoint_no)?;
         }
-        Ok(self.0.cut_short)
+        bring_back(conn, &self.put_off, self.sweep.now)?;
+        Ok(self.sweep.cut_short || self.put_off.len() == BROUGHT_BACK_PER_STEP_MAX)
     }
+}
+
+/// Deliveries that wait longer than anything makes them: their due time is that of a clock that ran ahead. At most a
+/// step's worth.
+pub(crate) fn put_off(conn: &Connection, now: Timestamp) -> Result<Vec<i64>, Failure> {
+    deliveries::due_after(conn, latest_due(now), BROUGHT_BACK_PER_STEP_MAX)
+}
+
+fn latest_due(now: Timestamp) -> Timestamp {
+    now.checked_add(WAIT_MAX).unwrap_or(Timestamp::MAX)
+}
+
+/// Makes due now what still waits too long. An attempt in flight settles over it.
+fn bring_back(conn: &Connection, seqs: &[i64], now: Timestamp) -> Result<(), Failure> {
+    let latest = Micros::from(latest_due(now));
+    for seq in seqs {
+        let Some(standing) = Standing::of(conn, *seq)? else { continue };
+        if standing.due_at.is_some_and(|due_at| due_at > latest) {
+            deliveries::set_due(conn, *seq, &standing, now)?;
+        }
+    }
+    Ok(())
 }
 
 /// Ends deliveries that nobody works on, and asks for the end of those in flight.

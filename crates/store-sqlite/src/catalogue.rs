@@ -154,7 +154,7 @@ impl Catalogue for SqliteStore {
         since: CatalogueVersion,
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
-        self.file(schema)?.read(move |conn| changes(conn, since, limit)).await
+        self.file(schema)?.look(move |conn| changes(conn, since, limit)).await
     }
 }
 

@@ -37,7 +37,7 @@ impl Edge {
         Ok(Self { newest_seq, created_at: newest.max(now), due_at: now })
     }
 
-    /// Writes a delivery, due at once; `false` if it is there already.
+    /// Writes a delivery, due at once, a test before whatever its endpoint owes; `false` if it is there already.
     pub(crate) fn insert(
         &mut self,
         conn: &Connection,
@@ -45,6 +45,10 @@ impl Edge {
         delivery: &NewDelivery,
     ) -> Result<bool, Failure> {
         let seq = self.newest_seq + 1;
+        let due_at = match delivery.trigger {
+            Trigger::Event => self.due_at,
+            Trigger::Test => before_all(conn, endpoint_no, self.due_at)?,
+        };
         let subscriptions: Vec<u8> = delivery.subscription_ids.iter().flat_map(|id| key(*id)).collect();
         let inserted = conn.prepare_cached(sql::DELIVERIES_INSERT)?.execute(params![
             seq,
@@ -52,7 +56,7 @@ impl Edge {
             event_seq,
             endpoint_no,
             delivery.trigger.as_str(),
-            self.due_at,
+            due_at,
             delivery.max_attempts,
             delivery.retry.max_retry_attempts,
             delivery.retry.backoff_seconds,
@@ -64,9 +68,17 @@ impl Edge {
             return Ok(false);
         }
         self.newest_seq = seq;
-        enqueue(conn, endpoint_no, self.due_at, seq)?;
+        enqueue(conn, endpoint_no, due_at, seq)?;
         Ok(true)
     }
+}
+
+/// A time before everything that the endpoint owes, so that a claim takes what is due then first: somebody waits for
+/// the answer.
+fn before_all(conn: &Connection, endpoint_no: i64, now: Micros) -> Result<Micros, Failure> {
+    let mut head = conn.prepare_cached(sql::DELIVERY_QUEUE_BY_ENDPOINT)?;
+    let earliest = head.query_row([endpoint_no], |row| row.get::<_, Micros>(0)).optional()?;
+    Ok(earliest.map_or(now, |Micros(earliest)| now.min(Micros(earliest - 1))))
 }
 
 /// What a change of state must know of a row.
@@ -144,19 +156,44 @@ pub(crate) fn change(
         reason,
         change.cancel_requested,
     ])?;
-    if due_at != before.due_at {
-        if let Some(before) = before.due_at.map(|at| params_of(before.endpoint_no, at, seq)) {
-            conn.prepare_cached(sql::DELIVERY_QUEUE_DELETE)?.execute(before)?;
-        }
-        if let Some(due_at) = due_at {
-            enqueue(conn, before.endpoint_no, due_at, seq)?;
-        }
-    }
+    requeue(conn, seq, before, due_at)?;
     match (&before.cancel_requested, change.cancel_requested) {
         (None, Some(_)) => conn.prepare_cached(sql::CANCEL_REQUESTS_INSERT)?.execute([seq])?,
         (Some(_), None) => conn.prepare_cached(sql::CANCEL_REQUESTS_DELETE)?.execute([seq])?,
         _ => 0,
     };
+    Ok(())
+}
+
+/// The keys of deliveries that are due after a time, at most `limit`.
+pub(crate) fn due_after(conn: &Connection, at: Timestamp, limit: usize) -> Result<Vec<i64>, Failure> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = conn.prepare_cached(sql::DELIVERY_QUEUE_DUE_AFTER)?;
+    Ok(statement.query_map(params![Micros::from(at), limit], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Makes a delivery that is not over due at another time, whatever its state.
+pub(crate) fn set_due(
+    conn: &Connection,
+    seq: i64,
+    before: &Standing,
+    due_at: Timestamp,
+) -> Result<(), Failure> {
+    let due_at = Micros::from(due_at);
+    conn.prepare_cached(sql::DELIVERIES_SET_DUE)?.execute(params![seq, due_at])?;
+    requeue(conn, seq, before, Some(due_at))
+}
+
+fn requeue(conn: &Connection, seq: i64, before: &Standing, due_at: Option<Micros>) -> Result<(), Failure> {
+    if due_at == before.due_at {
+        return Ok(());
+    }
+    if let Some(before) = before.due_at.map(|at| params_of(before.endpoint_no, at, seq)) {
+        conn.prepare_cached(sql::DELIVERY_QUEUE_DELETE)?.execute(before)?;
+    }
+    if let Some(due_at) = due_at {
+        enqueue(conn, before.endpoint_no, due_at, seq)?;
+    }
     Ok(())
 }
 
@@ -223,7 +260,8 @@ fn list_statement(query: &DeliveryQuery) -> &'static str {
         (Some(_), _, _) => sql::DELIVERIES_LIST_BY_EVENT,
         (None, Some(_), Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_ENDPOINT_AND_STATUS,
         (None, None, Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_STATUS,
-        (None, _, Some(Pending)) => sql::DELIVERIES_LIST_PENDING,
+        (None, Some(_), Some(Pending)) => sql::DELIVERIES_LIST_PENDING_BY_ENDPOINT,
+        (None, None, Some(Pending)) => sql::DELIVERIES_LIST_PENDING,
         (None, Some(_), _) => sql::DELIVERIES_LIST_BY_ENDPOINT,
         (None, None, _) => sql::DELIVERIES_LIST,
     }
@@ -290,5 +328,26 @@ pub(crate) fn as_stored(state: DeliveryState) -> DeliveryState {
             DeliveryState::Retrying { next_retry_at: to_micros(next_retry_at) }
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pending_of_an_endpoint_is_sought_by_it() {
+        let endpoint_id = Some(Id::from_uuid(Uuid::nil()));
+        let status = Some(DeliveryStatus::Pending);
+        let of_endpoint = DeliveryQuery { endpoint_id, status, ..DeliveryQuery::default() };
+        let conn = crate::open::migrated();
+        let plan = |query: &DeliveryQuery| -> Vec<String> {
+            let text = format!("explain query plan {}", list_statement(query));
+            let mut statement = conn.prepare(&text).unwrap();
+            statement.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().unwrap()
+        };
+        let steps = plan(&of_endpoint);
+        assert!(steps[0].starts_with("SEARCH q USING") && steps[0].contains("(endpoint_no=?)"), "{steps:?}");
+        assert!(steps[1].starts_with("SEARCH d USING"), "{steps:?}");
     }
 }

@@ -93,6 +93,7 @@ fn write_revision(conn: &Connection, no: i64, endpoint: &Endpoint) -> Result<(),
         endpoint.http_method.as_str(),
         endpoint.signature_header,
         headers_json(&endpoint.custom_headers.redacted())?,
+        endpoint.is_active,
     ])?;
     Ok(())
 }
@@ -179,6 +180,21 @@ pub(crate) fn look_as_of(conn: &Connection, no: i64, revision: u32) -> Result<Re
         })
     };
     Ok(conn.prepare_cached(sql::ENDPOINT_REVISIONS_AS_OF)?.query_row(params![no, revision], look)?)
+}
+
+/// Whether what a receiver said to a request of some revision still concerns the endpoint.
+pub(crate) fn still_stands(conn: &Connection, no: i64, revision: u32) -> Result<bool, Failure> {
+    let stands = params![no, revision];
+    Ok(conn.prepare_cached(sql::ENDPOINT_REVISIONS_STILL_STANDS)?.query_row(stands, |row| row.get(0))?)
+}
+
+/// The secret that signs for the endpoint that was written last.
+pub(crate) fn newest_secret(conn: &Connection) -> Result<Option<(EndpointId, Vec<u8>)>, Failure> {
+    let secret = |row: &Row<'_>| {
+        let mut columns = Columns::of(row);
+        Ok((columns.id()?, columns.take()?))
+    };
+    Ok(conn.prepare_cached(sql::ENDPOINT_SECRETS_NEWEST)?.query_row([], secret).optional()?)
 }
 
 fn with_secrets(conn: &Connection, (no, endpoint): (i64, Endpoint)) -> Result<(i64, Endpoint), Failure> {

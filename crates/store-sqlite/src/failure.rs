@@ -1,5 +1,7 @@
 //! What can go wrong inside, and what it is called outside.
 
+use std::time::Duration;
+
 use neo_events_domain::tenant::Schema;
 use neo_events_store::StoreError;
 use rusqlite::ErrorCode;
@@ -15,6 +17,10 @@ pub(crate) enum Failure {
     Cursor,
     #[error("there is no schema {0}")]
     Schema(Schema),
+    #[error("the transaction is on another database file")]
+    ForeignTransaction,
+    #[error("the query took longer than {} s", .0.as_secs_f64())]
+    TooSlow(Duration),
     #[error("the store is closed")]
     Closed,
     #[error("a step panicked")]
@@ -26,7 +32,8 @@ impl From<Failure> for StoreError {
         match failure {
             Failure::Cursor => Self::BadCursor,
             Failure::Schema(schema) => Self::UnknownSchema(schema),
-            Failure::Closed => Self::Unavailable(failure.into()),
+            Failure::ForeignTransaction => Self::ForeignTransaction,
+            Failure::Closed | Failure::TooSlow(_) => Self::Unavailable(failure.into()),
             Failure::Stored(_) | Failure::Panicked => Self::Broken(failure.into()),
             Failure::Sql(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => Self::Full(error.into()),
@@ -54,6 +61,7 @@ pub(crate) fn again(error: &StoreError) -> StoreError {
     match error {
         StoreError::UnknownSchema(schema) => StoreError::UnknownSchema(schema.clone()),
         StoreError::BadCursor => StoreError::BadCursor,
+        StoreError::ForeignTransaction => StoreError::ForeignTransaction,
         StoreError::Unavailable(source) => StoreError::Unavailable(cause(source)),
         StoreError::Full(source) => StoreError::Full(cause(source)),
         StoreError::ReadOnly(source) => StoreError::ReadOnly(cause(source)),

@@ -5,7 +5,8 @@
 //!
 //! - A claim reads a snapshot. A lease that ends while it reads (the row is settled and committed) must still count,
 //!   for the snapshot shows the row as it was. Such leases stay until the claim is over. Claims run one at a time.
-//! - A step that settles or cancels a row pins it from its check until its commit, whatever the lease's expiry.
+//! - A step that settles or cancels a row pins it from its check until its commit, whatever the lease's expiry. What
+//!   was performed stays with its holder also if the commit fails, until it is settled or released.
 
 use std::{
     collections::HashMap,
@@ -198,6 +199,13 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
+    /// The row stays with its holder if the step is not committed, however long it is tried again: what it records
+    /// has happened, and must not happen twice.
+    pub(crate) fn without_expiry(mut self) -> Self {
+        self.back_to = self.back_to.map(|_| Timestamp::MAX);
+        self
+    }
+
     /// The step was committed: the lease is over.
     pub(crate) fn end(mut self) {
         self.back_to = None;
@@ -269,6 +277,16 @@ mod tests {
         assert_eq!(granted(&leases, 7, 100, 110), None, "pinned, whatever the time");
         drop(pin);
         leases.pin(7, token).unwrap().end();
+    }
+
+    #[test]
+    fn what_was_performed_stays_with_its_holder_until_it_is_settled() {
+        let leases = leases();
+        let token = granted(&leases, 7, 0, 10).unwrap();
+        drop(leases.pin(7, token).unwrap().without_expiry());
+        assert_eq!(granted(&leases, 7, 1_000_000, 1_000_010), None, "long after its lease");
+        leases.pin(7, token).unwrap().without_expiry().end();
+        assert!(granted(&leases, 7, 0, 10).is_some());
     }
 
     #[test]

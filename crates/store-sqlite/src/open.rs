@@ -12,10 +12,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 /// `neoE`: what `pragma application_id` of our files says.
 const APPLICATION_ID: i32 = 0x6e65_6f45;
 /// Each is applied once, in its own transaction; `pragma user_version` counts them. Never change one that was released.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/0001_events.sql"),
     include_str!("../migrations/0002_catalogue.sql"),
     include_str!("../migrations/0003_deliveries.sql"),
+    include_str!("../migrations/0004_activations.sql"),
 ];
 
 /// How long a transaction of another connection is waited for: the embedding program's own.
@@ -38,15 +39,23 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// The writer's page cache, in KiB.
     pub cache_kib: u32,
+    /// How long a list, a look-up or a count may take, its wait for a connection included. Claims have no such limit.
+    pub read_timeout: Duration,
     /// Most pages of the file, for tests of what happens when a disk is full.
     #[doc(hidden)]
     pub pages_max: Option<u32>,
 }
 
 impl SqliteOptions {
-    /// 2 readers, 16 MiB of cache.
+    /// 2 readers, 16 MiB of cache, 5 s for a read.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: 2, cache_kib: 16 * 1024, pages_max: None }
+        Self {
+            path: path.into(),
+            readers: 2,
+            cache_kib: 16 * 1024,
+            read_timeout: Duration::from_secs(5),
+            pages_max: None,
+        }
     }
 }
 
@@ -101,6 +110,17 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// Where it is, SQLite cannot write ahead: readers and the writer would block each other.
+    #[error(
+        "{} allows no write-ahead log (its journal stays \"{journal}\"): put it on a local disk, not on a network's",
+        .path.display()
+    )]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite uses instead.
+        journal: String,
+    },
     /// The operating system refuses.
     #[error("{} cannot be opened", .path.display())]
     Io {
@@ -121,6 +141,8 @@ pub enum OpenError {
 
 /// What an open file consists of.
 pub(crate) struct Opened {
+    /// Where the file is, whatever way leads there.
+    pub(crate) path: PathBuf,
     pub(crate) writer: Connection,
     pub(crate) claims: Connection,
     pub(crate) readers: Vec<Connection>,
@@ -131,37 +153,39 @@ pub(crate) struct Opened {
 /// Opens the file, makes it if it is not there, brings it up to date and locks it.
 pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
     let path = options.path.as_path();
-    let lock = prepare_file(path).map_err(|source| io_error(path, source))?;
+    let (file, lock) = prepare_file(path).map_err(|source| io_error(path, source))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.into() }),
         Err(TryLockError::Error(source)) => return Err(io_error(path, source)),
     }
     let sql_error = |source| sql_error(path, source);
-    let mut writer =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | NO_MUTEX).map_err(sql_error)?;
+    let mut writer = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_WRITE | NO_MUTEX)
+        .map_err(sql_error)?;
     if writer.is_readonly("main").map_err(sql_error)? {
         return Err(OpenError::ReadOnly { path: path.into() });
     }
     judge(&writer, path)?;
-    set_up_writer(&writer, options).map_err(sql_error)?;
+    set_up_writer(&writer, options)?;
     migrate(&mut writer).map_err(sql_error)?;
     let opening =
         writer.query_row(crate::sql::STORE_OPEN, [], |row| row.get::<_, i64>(0)).map_err(sql_error)?;
-    let reader = || open_reader(path).map_err(sql_error);
+    let reader = || open_reader(&file).map_err(sql_error);
     Ok(Opened {
         claims: reader()?,
         readers: (0..options.readers.max(1)).map(|_| reader()).collect::<Result<_, _>>()?,
         writer,
         opening: opening.unsigned_abs(),
         lock,
+        path: file,
     })
 }
 
 const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
 
-/// Directories 0700 and files 0600: what is inside is nobody else's. The log beside it gets the same mode.
-fn prepare_file(path: &Path) -> io::Result<File> {
+/// Directories 0700 and files 0600: what is inside is nobody else's. The log beside it gets the same mode. Answers
+/// where the file is, links resolved, and the lock beside it: whatever way leads to a file, it has one lock.
+fn prepare_file(path: &Path) -> io::Result<(PathBuf, File)> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         let mut builder = DirBuilder::new();
         builder.recursive(true);
@@ -169,9 +193,11 @@ fn prepare_file(path: &Path) -> io::Result<File> {
         builder.create(directory)?;
     }
     private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(path)?;
+    let path = path.canonicalize()?;
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
-    private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(lock_path)
+    let lock = private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(lock_path)?;
+    Ok((path, lock))
 }
 
 #[cfg(unix)]
@@ -214,9 +240,20 @@ fn schema_version(migrations: usize) -> i32 {
 }
 
 /// An acknowledged publish is durable: every commit is synced. No memory map: an I/O error would be a signal.
-fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
-    set_up(conn, options.cache_kib)?;
-    conn.pragma_update(None, "journal_mode", "wal")?;
+fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> Result<(), OpenError> {
+    let path = options.path.as_path();
+    let sql_error = |source| sql_error(path, source);
+    set_up(conn, options.cache_kib).map_err(sql_error)?;
+    // It answers the mode that is in force, which need not be the one asked for.
+    let journal: String =
+        conn.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(sql_error)?;
+    if journal != "wal" {
+        return Err(OpenError::NoWriteAheadLog { path: path.into(), journal });
+    }
+    set_up_log(conn, options).map_err(sql_error)
+}
+
+fn set_up_log(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
     conn.pragma_update(None, "synchronous", "full")?;
     conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
@@ -279,4 +316,21 @@ pub(crate) fn migrated() -> Connection {
     let mut conn = Connection::open_in_memory().unwrap();
     migrate(&mut conn).unwrap();
     conn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_without_a_write_ahead_log_is_refused() {
+        // A database in memory keeps its journal there, whatever it is asked for.
+        let conn = Connection::open_in_memory().unwrap();
+        let error = set_up_writer(&conn, &SqliteOptions::new("data/admin.db")).unwrap_err();
+        assert!(
+            matches!(&error, OpenError::NoWriteAheadLog { journal, .. } if journal == "memory"),
+            "{error:?}"
+        );
+        assert!(error.to_string().starts_with("data/admin.db allows no write-ahead log"), "{error}");
+    }
 }

@@ -20,7 +20,7 @@ use neo_events_store::{
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{
-    cancel::Tend,
+    cancel::{Tend, put_off},
     columns::{Columns, Micros},
     dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
     endpoints, events,
@@ -85,7 +85,7 @@ impl WorkQueue for SqliteStore {
         let mut due = Vec::new();
         for file in self.files() {
             let (leases, schema) = (Arc::clone(&file.delivery_leases), file.schema.clone());
-            due.extend(file.read(move |conn| due_endpoints(conn, &leases, &schema, now)).await?);
+            due.extend(file.look(move |conn| due_endpoints(conn, &leases, &schema, now)).await?);
         }
         Ok(due)
     }
@@ -134,7 +134,9 @@ impl WorkQueue for SqliteStore {
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
         let mut more = false;
         for file in self.files() {
-            more |= file.write(Tend::new(&file.delivery_leases, now)).await?;
+            // Found beside the writer, so that nobody's commit waits for the search.
+            let put_off = file.look(move |conn| put_off(conn, now)).await?;
+            more |= file.write(Tend::new(&file.delivery_leases, now, put_off)).await?;
         }
         Ok(more)
     }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use neo_events_domain::{Timestamp, delivery::DeliveryState, retry::Verdict};
+use neo_events_domain::{
+    delivery::{AttemptRecord, DeliveryState},
+    retry::Verdict,
+};
 use neo_events_store::{Settled, Settlement, Updated};
 use rusqlite::Connection;
 
@@ -18,16 +21,18 @@ use crate::{
 /// What the owner of an endpoint reads that answered 410.
 const DISABLED_REASON_GONE: &str = "the receiver answered 410 Gone";
 
-/// Settles if the lease still holds.
+/// Settles if the lease still holds. From here on it does: what was performed is not claimed again while recording it
+/// fails, for want of room or for somebody's lock, and is tried again.
 pub(crate) struct Settle {
-    leases: Arc<Leases>,
     settlement: Arc<Settlement>,
     pin: Option<Pin>,
 }
 
 impl Settle {
     pub(crate) fn new(leases: &Arc<Leases>, settlement: &Arc<Settlement>) -> Self {
-        Self { leases: Arc::clone(leases), settlement: Arc::clone(settlement), pin: None }
+        let lease = &settlement.lease;
+        let pin = leases.pin(lease.key(), lease.token()).map(Pin::without_expiry);
+        Self { settlement: Arc::clone(settlement), pin }
     }
 }
 
@@ -36,9 +41,6 @@ impl Step for Settle {
 
     fn run(&mut self, conn: &Connection) -> Result<Settled, Failure> {
         let Settlement { lease, attempt, verdict } = &*self.settlement;
-        if self.pin.is_none() {
-            self.pin = self.leases.pin(lease.key(), lease.token());
-        }
         // The lease is what counts; the row's own state guards against whatever the memory of leases cannot know.
         let standing = match self.pin {
             Some(_) => Standing::of(conn, lease.key())?,
@@ -59,7 +61,7 @@ impl Step for Settle {
         };
         deliveries::change(conn, lease.key(), &standing, &change)?;
         if *verdict == Verdict::Gone {
-            disable_endpoint(conn, standing.endpoint_no, attempt.completed_at)?;
+            disable_endpoint(conn, standing.endpoint_no, attempt)?;
         }
         Ok(Settled::Recorded(state))
     }
@@ -71,10 +73,14 @@ impl Step for Settle {
     }
 }
 
-/// The receiver asked for no more.
-fn disable_endpoint(conn: &Connection, no: i64, now: Timestamp) -> Result<(), Failure> {
+/// The receiver asked for no more; unless the endpoint was moved or activated since, for then it was not asked.
+fn disable_endpoint(conn: &Connection, no: i64, attempt: &AttemptRecord) -> Result<(), Failure> {
+    if !endpoints::still_stands(conn, no, attempt.endpoint_revision)? {
+        return Ok(());
+    }
     if let Some(endpoint) = endpoints::by_no(conn, no)?.filter(|endpoint| endpoint.is_active) {
-        let updated = endpoints::update(conn, &endpoint.disabled(DISABLED_REASON_GONE, now))?;
+        let disabled = endpoint.disabled(DISABLED_REASON_GONE, attempt.completed_at);
+        let updated = endpoints::update(conn, &disabled)?;
         debug_assert_eq!(updated, Updated::Written, "read in the same transaction");
     }
     Ok(())

@@ -32,12 +32,15 @@ statements! {
     DELIVERIES_LIST_BY_EVENT = "deliveries/list_by_event",
     DELIVERIES_LIST_BY_STATUS = "deliveries/list_by_status",
     DELIVERIES_LIST_PENDING = "deliveries/list_pending",
+    DELIVERIES_LIST_PENDING_BY_ENDPOINT = "deliveries/list_pending_by_endpoint",
     DELIVERIES_NEWEST = "deliveries/newest",
+    DELIVERIES_SET_DUE = "deliveries/set_due",
     DELIVERIES_STANDING = "deliveries/standing",
     DELIVERIES_UPDATE = "deliveries/update",
     DELIVERIES_WORK = "deliveries/work",
     DELIVERY_QUEUE_BY_ENDPOINT = "delivery_queue/by_endpoint",
     DELIVERY_QUEUE_DELETE = "delivery_queue/delete",
+    DELIVERY_QUEUE_DUE_AFTER = "delivery_queue/due_after",
     DELIVERY_QUEUE_ENDPOINTS = "delivery_queue/endpoints",
     DELIVERY_QUEUE_INSERT = "delivery_queue/insert",
     DISPATCHES_LIST_OWED = "dispatches/list_owed",
@@ -50,9 +53,11 @@ statements! {
     ENDPOINT_REMOVALS_LIST = "endpoint_removals/list",
     ENDPOINT_REVISIONS_AS_OF = "endpoint_revisions/as_of",
     ENDPOINT_REVISIONS_INSERT = "endpoint_revisions/insert",
+    ENDPOINT_REVISIONS_STILL_STANDS = "endpoint_revisions/still_stands",
     ENDPOINT_SECRETS_BY_ENDPOINT = "endpoint_secrets/by_endpoint",
     ENDPOINT_SECRETS_DELETE = "endpoint_secrets/delete",
     ENDPOINT_SECRETS_INSERT = "endpoint_secrets/insert",
+    ENDPOINT_SECRETS_NEWEST = "endpoint_secrets/newest",
     ENDPOINTS_ANY_NO_BY_ID = "endpoints/any_no_by_id",
     ENDPOINTS_BY_ID = "endpoints/by_id",
     ENDPOINTS_BY_NO = "endpoints/by_no",
@@ -111,14 +116,16 @@ mod tests {
     use std::{collections::BTreeSet, fs, path::Path};
 
     /// Statements that walk a whole table or list, and why they may.
-    const WALKS: [(&str, &str); 8] = [
+    const WALKS: [(&str, &str); 10] = [
         ("cancel_requests/list", "a handful of rows"),
         ("catalogue/changes", "the merged ranges, up to the limit"),
         ("deliveries/list_pending", "what is owed, for a person"),
+        ("delivery_queue/due_after", "the recursion's own rows"),
         ("delivery_queue/endpoints", "the recursion's own rows"),
         ("dispatches/list_owed", "the reader stops at its limit"),
         ("dispatches/processed_at", "the one row of a subquery"),
         ("endpoint_removals/list", "a handful of rows"),
+        ("endpoint_secrets/newest", "from the newest change to the first that is not deleted"),
         ("event_types/categories", "a small table, by its index"),
     ];
 
@@ -163,7 +170,12 @@ mod tests {
         // One aggregate's events, one event's deliveries, and what is owed.
         assert_eq!(
             sorting,
-            ["deliveries/list_by_event", "deliveries/list_pending", "events/list_by_aggregate"]
+            [
+                "deliveries/list_by_event",
+                "deliveries/list_pending",
+                "deliveries/list_pending_by_endpoint",
+                "events/list_by_aggregate"
+            ]
         );
     }
 }

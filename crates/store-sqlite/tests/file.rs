@@ -5,15 +5,21 @@
 use std::{path::Path, time::Duration};
 
 use neo_events_domain::{
-    Timestamp,
+    SignedDuration, Timestamp,
+    delivery::{AttemptRecord, DeliveryState, ReceivedResponse, Trigger},
+    endpoint::{Endpoint, EndpointDraft, Profile, SealedSecret},
     event::{EventDraft, NewEvent},
-    id::EventId,
+    id::{EventId, Id},
+    retry::{Outcome, Verdict},
     tenant::Schema,
 };
-use neo_events_store::{Appended, Catalogue, Dispatched, EventLog, EventQuery, StoreError, WorkQueue};
+use neo_events_store::{
+    Appended, Catalogue, Dispatched, EndpointQuota, EventLog, EventQuery, Health, NewDelivery, Settled,
+    Settlement, StoreError, Unsettled, Updated, WorkQueue,
+};
 use neo_events_store_sqlite::{
     OpenError, SqliteOptions, SqliteStore,
-    rusqlite::{self, Connection, TransactionBehavior},
+    rusqlite::{Connection, TransactionBehavior},
 };
 use tempfile::TempDir;
 
@@ -128,7 +134,7 @@ fn foreign_files_are_refused_and_left_alone() {
     newer.pragma_update(None, "user_version", 1000).unwrap();
     drop(newer);
     let error = refused(&path("newer"));
-    assert!(matches!(error, OpenError::NewerSchema { found: 1000, known: 3, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 1000, known: 4, .. }), "{error}");
     assert!(error.to_string().ends_with("use the version that wrote it, or a later one"));
 
     drop(open(&path("damaged")).unwrap());
@@ -196,7 +202,7 @@ async fn publishing_in_the_callers_transaction_is_all_or_nothing() {
     let mut order = |n: u64, commit: bool| {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         tx.execute("insert into orders values (?1)", [i64::try_from(n).unwrap()]).unwrap();
-        let appended = SqliteStore::append_in(&tx, &[small(n)], at(0)).unwrap();
+        let appended = store.append_in(&Schema::admin(), &tx, &[small(n)], at(0)).unwrap();
         assert!(matches!(appended[..], [Appended::Stored { .. }]));
         if commit { tx.commit().unwrap() } else { tx.rollback().unwrap() }
     };
@@ -221,11 +227,12 @@ async fn the_writer_waits_for_a_callers_transaction() {
     let store = open(&path).unwrap();
     let mut conn = callers(&path);
     let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let appending = store.clone();
     let caller = tokio::task::spawn_blocking(move || {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         begun.send(()).unwrap();
         std::thread::sleep(Duration::from_secs(1));
-        SqliteStore::append_in(&tx, &[small(1)], at(0)).unwrap();
+        appending.append_in(&Schema::admin(), &tx, &[small(1)], at(0)).unwrap();
         tx.commit().unwrap();
     });
     has_begun.await.unwrap();
@@ -301,9 +308,117 @@ async fn a_schema_without_a_file_is_unknown() {
     );
 }
 
-#[test]
-fn a_caller_with_another_file_is_told() {
-    let mut conn = rusqlite::Connection::open_in_memory().unwrap();
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_has_one_lock_whatever_way_leads_to_it() {
+    let (directory, path) = place();
+    let store = open(&path).unwrap();
+    let linked = directory.path().join("linked");
+    std::os::unix::fs::symlink(path.parent().unwrap(), &linked).unwrap();
+    assert!(matches!(open(&linked.join("admin.db")), Err(OpenError::Locked { .. })), "a linked directory");
+    let file = directory.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &file).unwrap();
+    assert!(matches!(open(&file), Err(OpenError::Locked { .. })), "a linked file");
+    assert!(matches!(open(&path.parent().unwrap().join("../it/admin.db")), Err(OpenError::Locked { .. })));
+    store.close().await;
+    open(&file).unwrap().ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_caller_with_another_file_is_told() {
+    let (directory, path) = place();
+    let store = open(&path).unwrap();
+    let refused = |mut conn: Connection| {
+        let tx = conn.transaction().unwrap();
+        store.append_in(&Schema::admin(), &tx, &[small(1)], at(0)).unwrap_err()
+    };
+    assert!(matches!(refused(Connection::open_in_memory().unwrap()), StoreError::ForeignTransaction));
+    let copy = directory.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    let error = refused(Connection::open(&copy).unwrap());
+    assert!(matches!(error, StoreError::ForeignTransaction) && !error.is_transient());
+    assert_eq!(error.to_string(), "the transaction is on another database file");
+
+    let mut conn = callers(&path.parent().unwrap().join("../it/admin.db"));
     let tx = conn.transaction().unwrap();
-    assert!(matches!(SqliteStore::append_in(&tx, &[small(1)], at(0)), Err(StoreError::Broken(_))));
+    store.holds(&Schema::admin(), &tx).expect("the same file, spelled in another way");
+    let tenant = Schema::tenant("acme").unwrap();
+    let error = store.append_in(&tenant, &tx, &[small(1)], at(0)).unwrap_err();
+    assert!(matches!(error, StoreError::UnknownSchema(schema) if schema == tenant));
+}
+
+fn endpoint(n: u8, sealed: u8) -> Endpoint {
+    let draft = EndpointDraft::standard("receiver", "https://example.com/hook");
+    let url = Ok(draft.endpoint_url.clone());
+    let limits = Profile::Production.endpoint_limits();
+    let endpoint = draft.validate(Id::new(at(0), [n; 10]), at(0), limits, url).unwrap();
+    Endpoint { secrets: vec![SealedSecret { sealed: vec![sealed], expires_at: None }], ..endpoint }
+}
+
+#[tokio::test]
+async fn the_secret_that_was_stored_last_is_at_hand() {
+    let (_directory, path) = place();
+    let store = open(&path).unwrap();
+    let admin = Schema::admin();
+    let newest = async || store.any_sealed_secret(&admin).await.unwrap();
+    assert_eq!(newest().await, None);
+    let (one, two) = (endpoint(1, 11), endpoint(2, 12));
+    store.insert_endpoint(&admin, &one).await.unwrap();
+    store.insert_endpoint(&admin, &two).await.unwrap();
+    assert_eq!(newest().await, Some((two.id, vec![12])));
+    let rotated = one.clone().with_rotated_secret(vec![21], SignedDuration::from_hours(1), at(1));
+    assert_eq!(store.update_endpoint(&admin, &rotated).await.unwrap(), Updated::Written);
+    assert_eq!(newest().await, Some((one.id, vec![21])));
+    store.delete_endpoint(&admin, one.id, at(2)).await.unwrap();
+    assert_eq!(newest().await, Some((two.id, vec![12])));
+}
+
+#[tokio::test]
+async fn what_was_performed_is_not_claimed_again_while_it_cannot_be_recorded() {
+    let (_directory, path) = place();
+    let store =
+        SqliteStore::open(SqliteOptions { pages_max: Some(200), ..SqliteOptions::new(&path) }).unwrap();
+    let (admin, endpoint) = (Schema::admin(), endpoint(1, 1));
+    store.insert_endpoint(&admin, &endpoint).await.unwrap();
+    let delivery = NewDelivery {
+        id: Id::new(at(0), [7; 10]),
+        endpoint_id: endpoint.id,
+        trigger: Trigger::Test,
+        subscription_ids: Vec::new(),
+        max_attempts: 1,
+        retry: endpoint.retry,
+    };
+    store.append_directed(&admin, small(1), delivery, at(0)).await.unwrap();
+    let quota = [EndpointQuota { schema: admin, endpoint_id: endpoint.id, max: 1 }];
+    let claim = async |second| {
+        let claims = store.claim_deliveries(at(second), &quota, at(second + 60)).await.unwrap();
+        claims.into_iter().flat_map(|claim| claim.work).collect::<Vec<_>>()
+    };
+    let lease = claim(1).await.remove(0);
+    let large = ReceivedResponse {
+        status: 200,
+        headers: Vec::new(),
+        body: vec![b'x'; 2_000_000],
+        body_truncated: false,
+    };
+    let attempt = AttemptRecord {
+        request_id: Id::new(at(1), [8; 10]),
+        attempt_number: 1,
+        endpoint_revision: 1,
+        signatures: None,
+        outcome: Outcome::Answered { status: 200, retry_after: None },
+        response: Some(large),
+        error_message: None,
+        connection_reused: false,
+        attempted_at: at(1),
+        completed_at: at(2),
+        response_time: Duration::from_secs(1),
+    };
+    let settlement = Settlement { lease, attempt, verdict: Verdict::Succeeded };
+    let Unsettled { mut work, error } = store.settle(settlement).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+    assert!(claim(100_000).await.is_empty(), "its lease ended long ago");
+    assert!(store.due_endpoints(at(100_000)).await.unwrap().is_empty());
+    work.attempt.response = None;
+    assert_eq!(store.settle(work).await.unwrap(), Settled::Recorded(DeliveryState::Success));
 }

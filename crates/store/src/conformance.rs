@@ -51,6 +51,7 @@ macro_rules! for_each_scenario {
             expired_dispatches_are_claimed_again
             one_delivery_per_event_endpoint_and_trigger
             directed_events_owe_no_dispatch
+            tests_do_not_wait_for_the_backlog
             claims_respect_quotas_and_due_order
             claims_share_events_between_endpoints
             inactive_endpoints_hold_their_deliveries
@@ -59,6 +60,8 @@ macro_rules! for_each_scenario {
             late_settlements_are_lost
             released_work_is_claimed_again
             gone_disables_the_endpoint
+            gone_spares_what_was_moved_or_activated_since
+            nothing_waits_longer_than_any_policy_says
             due_endpoints_are_those_with_open_work
             waiting_deliveries_are_cancelled_at_once
             deliveries_in_flight_are_cancelled_when_they_land

@@ -11,6 +11,9 @@ pub enum StoreError {
     /// A cursor that this store did not make.
     #[error("the cursor is not one of this list")]
     BadCursor,
+    /// The caller's own transaction is not on the tenant's file.
+    #[error("the transaction is on another database file")]
+    ForeignTransaction,
     /// The database cannot serve now: locked, restarting, unreachable, shutting down. Trying again may help.
     #[error("the database is not available")]
     Unavailable(#[source] Cause),

@@ -113,6 +113,15 @@ async fn the_callers_transaction_decides() {
 }
 
 #[tokio::test]
+async fn a_transaction_on_another_file_is_refused() {
+    let (world, other) = (World::new().await, World::new().await);
+    let mut connection = rusqlite::Connection::open(other.database()).unwrap();
+    let transaction = connection.transaction().unwrap();
+    let refused = world.tenant().publish_in(&transaction, vec![EventDraft::new("a.b", "{}")]);
+    assert!(matches!(refused, Err(Error::Store(StoreError::ForeignTransaction))));
+}
+
+#[tokio::test]
 async fn other_tenants_are_not_there() {
     let world = World::new().await;
     let nobody = world.neo.tenant(Schema::tenant("nobody").unwrap());

@@ -1,8 +1,11 @@
 //! Shutting down, starting again, and what a crash leaves.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use neo_events::{DeliveryStatus, EventDraft, EventQuery, NeoEvents, Shutdown, StartError};
+use neo_events::{
+    Clock, DeliveryStatus, EventDraft, EventQuery, MasterKey, NeoEvents, Shutdown, SignedDuration, Sources,
+    StartError, SystemClock, SystemRandom, Timestamp,
+};
 
 use crate::{
     receiver::{Answer, Receiver, eventually},
@@ -90,4 +93,56 @@ async fn a_master_key_is_required_outside_development() {
     let folder = tempfile::tempdir().unwrap();
     let builder = NeoEvents::builder(folder.path().join("admin.db")).profile(neo_events::Profile::Production);
     assert!(matches!(builder.start().await, Err(StartError::MasterKeyMissing)));
+}
+
+#[tokio::test]
+async fn a_wrong_or_lost_master_key_is_found_before_anything_is_delivered() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    world.endpoint(&receiver.url).await;
+    let World { neo, folder } = world;
+    neo.shutdown(Duration::from_secs(5)).await;
+    let builder = || NeoEvents::builder(folder.path().join("admin.db"));
+    let other = vec![MasterKey::generate(&Sources::system())];
+    assert!(matches!(builder().master_keys(other).start().await, Err(StartError::Keyring(_))));
+    let key_file = folder.path().join("admin.db.key");
+    let kept = std::fs::read_to_string(&key_file).unwrap();
+    std::fs::remove_file(&key_file).unwrap();
+    assert!(
+        matches!(builder().start().await, Err(StartError::KeyFile { .. })),
+        "a new key would open nothing"
+    );
+    assert!(!key_file.exists());
+    let right = vec![MasterKey::parse(&kept).unwrap()];
+    assert!(builder().master_keys(right).start().await.is_ok());
+}
+
+/// The wall, some hours back.
+struct SetBack(SystemClock);
+
+impl Clock for SetBack {
+    fn wall(&self) -> Timestamp {
+        self.0.wall() - SignedDuration::from_hours(5)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_meanwhile_delays_nothing() {
+    let (world, receiver) = (
+        World::new().await,
+        Receiver::answering(|_, before| Answer::status(if before == 0 { 503 } else { 200 })).await,
+    );
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    world.only_delivery(DeliveryStatus::Retrying).await;
+    let World { neo, folder } = world;
+    neo.shutdown(Duration::from_secs(5)).await;
+    let sources = Sources::new(Arc::new(SetBack(SystemClock::new())), Arc::new(SystemRandom::new()));
+    let neo = NeoEvents::builder(folder.path().join("admin.db")).sources(sources).start().await.unwrap();
+    let requests = receiver.wait_for(2).await;
+    assert_eq!(requests[0].id(), requests[1].id());
+    World { neo, folder }.only_delivery(DeliveryStatus::Success).await;
 }

@@ -20,17 +20,17 @@ use tokio::{
     task::JoinSet,
 };
 
-pub const ADMIN_KEY: &str = "neo_admin_for_tests_only";
+pub(crate) const ADMIN_KEY: &str = "neo_admin_for_tests_only";
 
 /// A server on a data folder; killed when dropped.
-pub struct ServerProcess {
+pub(crate) struct ServerProcess {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl ServerProcess {
     /// Starts the program and waits until it is ready.
-    pub async fn start(folder: &Path) -> Self {
+    pub(crate) async fn start(folder: &Path) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let log = std::fs::File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
@@ -50,25 +50,25 @@ impl ServerProcess {
         server
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// SIGKILL: no line of the program runs any more.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// SIGTERM, and how it ended.
-    pub fn terminate(mut self) -> std::process::ExitStatus {
+    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap()
     }
 
     /// Resident memory now, in MiB.
-    pub fn resident_mib(&self) -> u64 {
+    pub(crate) fn resident_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
@@ -99,21 +99,21 @@ impl Drop for ServerProcess {
     }
 }
 
-pub fn database(folder: &Path) -> PathBuf {
+pub(crate) fn database(folder: &Path) -> PathBuf {
     folder.join("admin.db")
 }
 
 /// One kept-alive connection to the API.
-pub struct Client {
+pub(crate) struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     host: String,
     _connection: JoinSet<()>,
 }
 
-pub type Broken = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Result<Self, Broken> {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self, Broken> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -122,11 +122,11 @@ impl Client {
         Ok(Self { sender, host: address.to_string(), _connection: driver })
     }
 
-    pub async fn get(&mut self, path: &str) -> Result<(u16, serde_json::Value), Broken> {
+    pub(crate) async fn get(&mut self, path: &str) -> Result<(u16, serde_json::Value), Broken> {
         self.call("GET", path, Bytes::new()).await
     }
 
-    pub async fn post(
+    pub(crate) async fn post(
         &mut self,
         path: &str,
         body: impl Into<Bytes>,
@@ -156,7 +156,7 @@ impl Client {
     }
 
     /// Registers an endpoint that gets everything, and answers its id.
-    pub async fn subscribe_to_everything(&mut self, url: &str) -> String {
+    pub(crate) async fn subscribe_to_everything(&mut self, url: &str) -> String {
         let endpoint = serde_json::json!({"name": "test", "endpoint_url": url, "retry_backoff_seconds": 1});
         let (status, created) = self.post("/v1/endpoints", endpoint.to_string()).await.unwrap();
         assert_eq!(status, 201, "{created}");
@@ -170,31 +170,31 @@ impl Client {
 
 /// Every arrival at a receiver, by `webhook-id`.
 #[derive(Default)]
-pub struct Arrivals(Mutex<HashMap<String, Vec<Instant>>>);
+pub(crate) struct Arrivals(Mutex<HashMap<String, Vec<Instant>>>);
 
 impl Arrivals {
     fn add(&self, id: String, at: Instant) {
         self.0.lock().unwrap().entry(id).or_default().push(at);
     }
 
-    pub fn events(&self) -> usize {
+    pub(crate) fn events(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
-    pub fn all(&self) -> HashMap<String, Vec<Instant>> {
+    pub(crate) fn all(&self) -> HashMap<String, Vec<Instant>> {
         self.0.lock().unwrap().clone()
     }
 }
 
 /// Answers everything with 204 and notes when the first bytes came.
-pub struct Receiver {
-    pub url: String,
-    pub arrivals: Arc<Arrivals>,
+pub(crate) struct Receiver {
+    pub(crate) url: String,
+    pub(crate) arrivals: Arc<Arrivals>,
     _server: JoinSet<()>,
 }
 
 impl Receiver {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let arrivals: Arc<Arrivals> = Arc::default();

@@ -1,3 +1,3 @@
 insert into endpoint_revisions (
-    endpoint_no, revision, endpoint_url, http_method, signature_header, custom_headers_redacted
-) values (?1, ?2, ?3, ?4, ?5, ?6)
+    endpoint_no, revision, endpoint_url, http_method, signature_header, custom_headers_redacted, is_active
+) values (?1, ?2, ?3, ?4, ?5, ?6, ?7)

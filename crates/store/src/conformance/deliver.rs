@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use neo_events_domain::{
     delivery::{AttemptStatus, DeliveryState, ReceivedResponse},
-    endpoint::EndpointDraft,
+    endpoint::{Endpoint, EndpointDraft},
     event::EventDraft,
     retry::{FailureCode, Outcome, Verdict},
     signing::Signatures,
@@ -233,6 +233,77 @@ pub async fn gone_disables_the_endpoint(store: &dyn Store) {
         Updated::Written
     );
     assert_eq!(world.claim_one(&endpoint, 10).await.work().delivery_id, held);
+}
+
+/// What is written of an endpoint while an attempt is in flight.
+type Revisions = fn(Endpoint) -> Vec<Endpoint>;
+
+/// A 410 that lands late disables neither another URL nor what was activated after the attempt began.
+pub async fn gone_spares_what_was_moved_or_activated_since(store: &dyn Store) {
+    let world = World::new(store);
+    let cases: [(&str, Revisions, bool); 4] = [
+        ("as it was", |_| Vec::new(), false),
+        ("renamed", |endpoint| vec![Endpoint { name: "renamed".into(), ..endpoint.verified(at(3)) }], false),
+        (
+            "moved",
+            |endpoint| {
+                let elsewhere = "https://example.com/elsewhere".into();
+                vec![Endpoint { endpoint_url: elsewhere, ..endpoint.verified(at(3)) }]
+            },
+            true,
+        ),
+        (
+            "activated again",
+            |endpoint| {
+                let inactive = endpoint.deactivated(at(3));
+                vec![inactive.clone(), inactive.activated(at(4))]
+            },
+            true,
+        ),
+    ];
+    for (what, revisions, stays_active) in cases {
+        let endpoint = world.endpoint().await;
+        let id = world.delivery_to(&endpoint, 0).await;
+        let lease = world.claim_one(&endpoint, 1).await;
+        for changed in revisions(endpoint.clone()) {
+            assert_eq!(done(store.update_endpoint(&world.schema, &changed).await), Updated::Written);
+        }
+        let attempt = world.attempt(1, GONE, 2);
+        world.record(Settlement { lease, attempt, verdict: Verdict::Gone }).await;
+        assert_eq!(world.delivery_now(id).await.state, DeliveryState::Failed { max_attempts_reached: false });
+        let now = world.endpoint_now(endpoint.id).await.expect("there");
+        assert_eq!(now.is_active, stays_active, "{what}");
+    }
+}
+
+/// What a clock that ran ahead put off is due once the clock is right; what a policy puts off keeps waiting.
+pub async fn nothing_waits_longer_than_any_policy_says(store: &dyn Store) {
+    const AHEAD: i64 = 400 * 24 * 3600;
+    let world = World::new(store);
+    let endpoint = world.endpoint().await;
+    let (patient, retrying) = (world.delivery_to(&endpoint, 0).await, world.delivery_to(&endpoint, 0).await);
+    let longest = at(10 + 3960);
+    for lease in world.claim(&endpoint, 2, 0).await {
+        let far = lease.work().delivery_id == retrying;
+        world.settle(lease, Verdict::Retry(if far { at(AHEAD) } else { longest }), 1).await;
+    }
+    let events = (0..1100).map(|_| world.event(EventDraft::new("user.created", "{}"), 0)).collect();
+    world.append(events, 0).await;
+    let pending = world.dispatch(&[&endpoint], AHEAD).await;
+    assert!(world.claim(&endpoint, 10, 10).await.is_empty());
+
+    world.tend(10).await;
+    let state = DeliveryState::Retrying { next_retry_at: at(10) };
+    assert_eq!(world.delivery_now(retrying).await.state, state);
+    assert_eq!(world.delivery_now(patient).await.state, DeliveryState::Retrying { next_retry_at: longest });
+    assert_eq!(world.delivery_now(pending[0]).await.state, DeliveryState::Pending);
+    let claimed = world.claim(&endpoint, 5000, 10).await;
+    assert_eq!(claimed.len(), pending.len() + 1);
+    for lease in claimed.into_iter().take(3) {
+        world.settle(lease, Verdict::Succeeded, 11).await;
+    }
+    // The others' leases expire; nothing is queued twice.
+    assert_eq!(world.claim(&endpoint, 5000, 100).await.len(), pending.len() + 1 - 3);
 }
 
 /// The endpoints that owe something are known, with when, and without what is in somebody's hands.

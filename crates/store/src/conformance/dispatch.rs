@@ -107,3 +107,24 @@ pub async fn directed_events_owe_no_dispatch(store: &dyn Store) {
     assert_eq!(Arc::strong_count(&claimed.work().event), 1);
     assert_eq!(world.delivery_now(delivery.id).await.trigger, Trigger::Test);
 }
+
+/// A test is claimed before everything that its endpoint owes, and shown like any other delivery.
+pub async fn tests_do_not_wait_for_the_backlog(store: &dyn Store) {
+    let world = World::new(store);
+    let (endpoint, idle) = (world.endpoint().await, world.endpoint().await);
+    for second in 0..5 {
+        world.delivery_to(&endpoint, second).await;
+    }
+    let month = 30 * 24 * 3600;
+    for to in [&endpoint, &idle] {
+        let delivery = NewDelivery { trigger: Trigger::Test, ..world.new_delivery(to, month) };
+        let event = world.event(draft(), month);
+        let appended = done(store.append_directed(&world.schema, event, delivery.clone(), at(month)).await);
+        assert!(matches!(appended, Appended::Stored { .. }));
+        let stored = world.delivery_now(delivery.id).await;
+        assert_eq!((stored.state, stored.created_at), (DeliveryState::Pending, at(month)));
+        let claimed = world.claim(to, 1, month).await;
+        assert_eq!(claimed[0].work().delivery_id, delivery.id, "however old the backlog is");
+    }
+    assert_eq!(world.claim(&endpoint, 10, month).await.len(), 5);
+}

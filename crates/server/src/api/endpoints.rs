@@ -6,7 +6,7 @@ use axum::{
     routing::{get, post},
 };
 use neo_events::{
-    EndpointQuery, SignedDuration, Tenant,
+    CreatedEndpoint, EndpointQuery, RotatedSecret, SignedDuration, Tenant,
     domain::{
         endpoint::ROTATION_OVERLAP_DEFAULT,
         id::kind,
@@ -113,7 +113,9 @@ async fn rotate_secret(
             return Err(Refusal::breaks("/overlap_seconds", rule));
         }
     };
-    ok(&Endpoint::from(tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap).await?))
+    let RotatedSecret { endpoint, secret, .. } =
+        tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap).await?;
+    ok(&Endpoint::from(CreatedEndpoint { endpoint, secret }))
 }
 
 async fn test(

@@ -14,8 +14,8 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{
-    Appended, Catalogue, Dispatched, EndpointQuota, EventLog, EventQuery, Health, NewDelivery, Settled,
-    Settlement, StoreError, Unsettled, Updated, WorkQueue,
+    Appended, Catalogue, DeliveryWork, Dispatched, EndpointQuota, EventLog, EventQuery, Health, Lease,
+    NewDelivery, Settled, Settlement, StoreError, Unsettled, Updated, WorkQueue,
 };
 use neo_events_store_sqlite::{
     OpenError, SqliteOptions, SqliteStore,
@@ -373,52 +373,92 @@ async fn the_secret_that_was_stored_last_is_at_hand() {
     assert_eq!(newest().await, Some((two.id, vec![12])));
 }
 
+/// A store with an endpoint that one delivery was claimed for.
+struct Claimed {
+    store: SqliteStore,
+    quota: EndpointQuota,
+    lease: Option<Lease<DeliveryWork>>,
+}
+
+impl Claimed {
+    async fn on(store: SqliteStore) -> Self {
+        let (admin, endpoint) = (Schema::admin(), endpoint(1, 1));
+        store.insert_endpoint(&admin, &endpoint).await.unwrap();
+        let delivery = NewDelivery {
+            id: Id::new(at(0), [7; 10]),
+            endpoint_id: endpoint.id,
+            trigger: Trigger::Test,
+            subscription_ids: Vec::new(),
+            max_attempts: 1,
+            retry: endpoint.retry,
+        };
+        store.append_directed(&admin, small(1), delivery, at(0)).await.unwrap();
+        let quota = EndpointQuota { schema: admin, endpoint_id: endpoint.id, max: 1 };
+        let mut claimed = Self { store, quota, lease: None };
+        claimed.lease = claimed.claim(1).await;
+        claimed
+    }
+
+    async fn claim(&self, second: i64) -> Option<Lease<DeliveryWork>> {
+        let quota = std::slice::from_ref(&self.quota);
+        let claims = self.store.claim_deliveries(at(second), quota, at(second + 60)).await.unwrap();
+        claims.into_iter().flat_map(|claim| claim.work).next()
+    }
+
+    /// What became of the claimed delivery: a success, with an answer as long as this.
+    fn success(&mut self, body_bytes: usize) -> Settlement {
+        let response = ReceivedResponse {
+            status: 200,
+            headers: Vec::new(),
+            body: vec![b'x'; body_bytes],
+            body_truncated: false,
+        };
+        let attempt = AttemptRecord {
+            request_id: Id::new(at(1), [8; 10]),
+            attempt_number: 1,
+            endpoint_revision: 1,
+            signatures: None,
+            outcome: Outcome::Answered { status: 200, retry_after: None },
+            response: Some(response),
+            error_message: None,
+            connection_reused: false,
+            attempted_at: at(1),
+            completed_at: at(2),
+            response_time: Duration::from_secs(1),
+        };
+        Settlement { lease: self.lease.take().unwrap(), attempt, verdict: Verdict::Succeeded }
+    }
+
+    /// Long after the lease ended.
+    async fn is_claimable(&self) -> bool {
+        let due = self.store.due_endpoints(at(100_000)).await.unwrap();
+        !due.is_empty() || self.claim(100_000).await.is_some()
+    }
+}
+
 #[tokio::test]
-async fn what_was_performed_is_not_claimed_again_while_it_cannot_be_recorded() {
+async fn what_was_performed_is_not_claimed_again_while_the_disk_is_full() {
     let (_directory, path) = place();
-    let store =
-        SqliteStore::open(SqliteOptions { pages_max: Some(200), ..SqliteOptions::new(&path) }).unwrap();
-    let (admin, endpoint) = (Schema::admin(), endpoint(1, 1));
-    store.insert_endpoint(&admin, &endpoint).await.unwrap();
-    let delivery = NewDelivery {
-        id: Id::new(at(0), [7; 10]),
-        endpoint_id: endpoint.id,
-        trigger: Trigger::Test,
-        subscription_ids: Vec::new(),
-        max_attempts: 1,
-        retry: endpoint.retry,
-    };
-    store.append_directed(&admin, small(1), delivery, at(0)).await.unwrap();
-    let quota = [EndpointQuota { schema: admin, endpoint_id: endpoint.id, max: 1 }];
-    let claim = async |second| {
-        let claims = store.claim_deliveries(at(second), &quota, at(second + 60)).await.unwrap();
-        claims.into_iter().flat_map(|claim| claim.work).collect::<Vec<_>>()
-    };
-    let lease = claim(1).await.remove(0);
-    let large = ReceivedResponse {
-        status: 200,
-        headers: Vec::new(),
-        body: vec![b'x'; 2_000_000],
-        body_truncated: false,
-    };
-    let attempt = AttemptRecord {
-        request_id: Id::new(at(1), [8; 10]),
-        attempt_number: 1,
-        endpoint_revision: 1,
-        signatures: None,
-        outcome: Outcome::Answered { status: 200, retry_after: None },
-        response: Some(large),
-        error_message: None,
-        connection_reused: false,
-        attempted_at: at(1),
-        completed_at: at(2),
-        response_time: Duration::from_secs(1),
-    };
-    let settlement = Settlement { lease, attempt, verdict: Verdict::Succeeded };
-    let Unsettled { mut work, error } = store.settle(settlement).await.unwrap_err();
+    let options = SqliteOptions { pages_max: Some(200), ..SqliteOptions::new(&path) };
+    let mut claimed = Claimed::on(SqliteStore::open(options).unwrap()).await;
+    let settlement = claimed.success(2_000_000);
+    let Unsettled { mut work, error } = claimed.store.settle(settlement).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
-    assert!(claim(100_000).await.is_empty(), "its lease ended long ago");
-    assert!(store.due_endpoints(at(100_000)).await.unwrap().is_empty());
+    assert!(!claimed.is_claimable().await);
     work.attempt.response = None;
-    assert_eq!(store.settle(work).await.unwrap(), Settled::Recorded(DeliveryState::Success));
+    assert_eq!(claimed.store.settle(work).await.unwrap(), Settled::Recorded(DeliveryState::Success));
+}
+
+#[tokio::test]
+async fn what_was_performed_is_not_claimed_again_while_the_file_is_locked() {
+    let (_directory, path) = place();
+    let mut claimed = Claimed::on(open(&path).unwrap()).await;
+    let settlement = claimed.success(10);
+    let mut conn = callers(&path);
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let Unsettled { work, error } = claimed.store.settle(settlement).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(!claimed.is_claimable().await);
+    drop(tx);
+    assert_eq!(claimed.store.settle(work).await.unwrap(), Settled::Recorded(DeliveryState::Success));
 }

@@ -1,7 +1,7 @@
 //! The command line: what there is to say, and saying it to a server over HTTP.
 //!
 //! Every command but `serve` and `demo` is a client of the public API and shows its answers in two forms: tables and
-//! records for people, and with `--json` the answer as it came, for programs. See [`failure`] for exit codes.
+//! records for people, and with `--json` the answer as it came, for programs. Module `failure` has the exit codes.
 
 mod arguments;
 mod connections;

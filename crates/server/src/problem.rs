@@ -337,7 +337,9 @@ impl From<StoreError> for Refusal {
             )
             .retry_after(RETRY_SECONDS_REPAIR)
             .caused_by(&error),
-            StoreError::Broken(_) | StoreError::ForeignTransaction => Self::internal(String::new()).caused_by(&error),
+            StoreError::Broken(_) | StoreError::ForeignTransaction => {
+                Self::internal(String::new()).caused_by(&error)
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ const PUBLISHERS: usize = 32;
 const IN_FLIGHT_MAX: usize = 64;
 /// How soon after the restart everything has arrived, in a release build.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[expect(clippy::disallowed_methods, reason = "the full run is asked for by the environment")]
 fn setting(name: &str, default: usize) -> usize {

@@ -76,6 +76,7 @@ kinds! {
     BODY_TOO_LARGE = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large"
     UNSUPPORTED_MEDIA_TYPE = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported"
     VALIDATION_FAILED = UNPROCESSABLE_ENTITY "validation_failed" "The input breaks rules"
+    TARGET_NOT_ALLOWED = UNPROCESSABLE_ENTITY "target_not_allowed" "The target is not allowed"
     BATCH_REJECTED = UNPROCESSABLE_ENTITY "batch_rejected" "Every event of the batch was rejected"
     INTERNAL = INTERNAL_SERVER_ERROR "internal_error" "The server failed"
     DATABASE_UNAVAILABLE = SERVICE_UNAVAILABLE "database_unavailable" "The database cannot serve now"
@@ -212,11 +213,15 @@ impl Refusal {
 
     /// Faults of the body, each with its place.
     pub(crate) fn invalid(errors: Vec<Fault>) -> Self {
+        Self::with_faults(&VALIDATION_FAILED, errors)
+    }
+
+    fn with_faults(kind: &Kind, errors: Vec<Fault>) -> Self {
         let subject =
             |fault: &Fault| if fault.pointer.is_empty() { "the body" } else { &fault.pointer }.to_owned();
         let detail: Vec<_> =
             errors.iter().map(|fault| format!("{}: {}", subject(fault), fault.detail)).collect();
-        let mut refusal = Self::new(&VALIDATION_FAILED, detail.join("; "));
+        let mut refusal = Self::new(kind, detail.join("; "));
         refusal.0.problem.errors = errors;
         refusal
     }
@@ -290,7 +295,9 @@ impl From<Violations> for Refusal {
             pointer: violation.pointer.to_string(),
             detail: violation.rule.to_string(),
         };
-        Self::invalid(violations.iter().map(fault).collect())
+        let only_target = violations.iter().all(|violation| matches!(violation.rule, Rule::Target(_)));
+        let kind = if only_target { &TARGET_NOT_ALLOWED } else { &VALIDATION_FAILED };
+        Self::with_faults(kind, violations.iter().map(fault).collect())
     }
 }
 

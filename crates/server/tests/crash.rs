@@ -71,6 +71,26 @@ async fn what_was_acknowledged_arrives_through_any_number_of_kills() {
     judge(&receiver, &kills);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graceful_stop_under_load_repeats_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start().await;
+    let mut server = ServerProcess::start(folder.path()).await;
+    Client::connect(server.address).await.unwrap().subscribe_to_everything(&receiver.url).await;
+    let acknowledged = Arc::<Mutex<HashSet<String>>>::default();
+    for _ in 0..3 {
+        let publishers = publish(&server, 3000, &acknowledged, 1000).await;
+        let status = server.terminate();
+        assert!(status.success(), "{status}");
+        publishers.join_all().await;
+        server = ServerProcess::start(folder.path()).await;
+    }
+    wait_for_all(&receiver, &acknowledged).await;
+    assert!(server.terminate().success());
+    let twice = receiver.arrivals.all().into_iter().filter(|(_, times)| times.len() > 1).count();
+    assert_eq!(twice, 0, "events were sent twice though every stop was graceful");
+}
+
 /// Publishes `events` events one by one on many connections. Returns, with the publishers still at it, when
 /// `kill_after` answers came.
 async fn publish(

@@ -93,8 +93,7 @@ async fn rules_are_kept() {
     for (field, value, pointer) in [
         ("name", json!(" "), "/name"),
         ("name", json!("a\0b"), "/name"),
-        ("endpoint_url", json!("ftp://example.com/"), "/endpoint_url"),
-        ("endpoint_url", json!("http://169.254.169.254/"), "/endpoint_url"),
+        ("endpoint_url", Value::Null, "/endpoint_url"),
         ("http_method", json!("GET"), "/http_method"),
         ("http_method", json!("post"), "/http_method"),
         ("timeout_seconds", json!(61), "/timeout_seconds"),
@@ -122,13 +121,38 @@ async fn rules_are_kept() {
     let path = format!("/v1/endpoints/{}", created["id"].as_str().unwrap());
     for (field, value) in [
         ("name", Value::Null),
-        ("endpoint_url", json!("http://0.0.0.0/")),
+        ("endpoint_url", Value::Null),
         ("secret_token", json!("another-secret-of-it")),
         ("context_id", json!(NOBODY)),
         ("is_verified", json!(true)),
     ] {
         server.patch(&path, json!({ field: value })).await.invalid_at(&[&format!("/{field}")]);
     }
+}
+
+#[tokio::test]
+async fn targets_that_are_not_allowed_have_one_refusal() {
+    let server = Server::start().await;
+    let endpoint = |url: &str| json!({"name": "n", "endpoint_url": url});
+    let created = server.post("/v1/endpoints", endpoint("http://127.0.0.1:1/")).await.expect(201);
+    let path = format!("/v1/endpoints/{}", created["id"].as_str().unwrap());
+    for url in [
+        "ftp://example.com/",
+        "http://169.254.169.254/",
+        "http://0.0.0.0/",
+        "http://metadata.google.internal/",
+    ] {
+        for answer in [
+            server.post("/v1/endpoints", endpoint(url)).await,
+            server.patch(&path, json!({"endpoint_url": url})).await,
+            server.post("/v1/connectivity-test", json!({"url": url})).await,
+        ] {
+            let problem = answer.expect(422);
+            assert_eq!(problem["code"], "target_not_allowed", "{url}: {problem}");
+        }
+    }
+    let both = server.post("/v1/endpoints", json!({"name": "", "endpoint_url": "http://0.0.0.0/"})).await;
+    both.invalid_at(&["/name", "/endpoint_url"]);
 }
 
 #[tokio::test]

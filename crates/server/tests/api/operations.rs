@@ -24,8 +24,7 @@ async fn connectivity_is_tested_within_the_policy() {
     let nobody = server.post(path, json!({"url": "http://127.0.0.1:1/"})).await.expect(200);
     assert_eq!((&nobody["reachable"], &nobody["error_code"]), (&json!(false), &json!("connection_refused")));
     for (body, pointer) in [
-        (json!({"url": "http://169.254.169.254/"}), "/url"),
-        (json!({"url": "nonsense"}), "/url"),
+        (json!({"url": 1}), "/url"),
         (json!({"url": receiver.url, "timeout_seconds": 0}), "/timeout_seconds"),
         (json!({"url": receiver.url, "timeout_seconds": 61}), "/timeout_seconds"),
         (json!({}), "/url"),

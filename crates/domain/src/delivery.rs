@@ -10,7 +10,7 @@
 //!
 //! A delivery in flight is still `pending` or `retrying`; cancelling it takes effect when the attempt ends.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -330,6 +330,8 @@ pub struct Attempt {
     pub request_method: String,
     /// As sent, secrets redacted.
     pub request_headers: Vec<(String, String)>,
+    /// As sent: made of the event again.
+    pub request_body: Arc<str>,
     /// `webhook-signature` as sent.
     pub signature: Option<String>,
     /// The answer, as far as it came.

@@ -1,11 +1,12 @@
 //! Attempts: written once, read with what can be rebuilt from their event and their endpoint's revision.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use neo_events_domain::{
     delivery::{Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
     event::DomainEvent,
     id::RequestId,
+    payload,
     request::{RequestFacts, headers},
     signing::Signatures,
     stats::ResponseTimeHistogram,
@@ -73,7 +74,8 @@ pub(crate) fn of_delivery(
     let mut statement = conn.prepare_cached(sql::ATTEMPTS_BY_DELIVERY)?;
     let parameters: [&dyn ToSql; 1] = [&delivery_seq];
     let rows = statement.query_map(parameters, stored)?.collect::<Result<Vec<_>, _>>()?;
-    rows.into_iter().map(|row| shown(conn, row, common)).collect()
+    let body = Arc::from(payload::standard(common.event));
+    rows.into_iter().map(|row| shown(conn, row, common, &body)).collect()
 }
 
 /// An attempt's row.
@@ -102,6 +104,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         request_url: String::new(),
         request_method: String::new(),
         request_headers: Vec::new(),
+        request_body: Arc::default(),
         signature: None,
         response: None,
         error_message: None,
@@ -130,7 +133,12 @@ fn response(columns: &mut Columns<'_>) -> rusqlite::Result<Option<ReceivedRespon
 }
 
 /// Adds what the request looked like.
-fn shown(conn: &Connection, stored: Stored, common: &Common<'_>) -> Result<Attempt, Failure> {
+fn shown(
+    conn: &Connection,
+    stored: Stored,
+    common: &Common<'_>,
+    body: &Arc<str>,
+) -> Result<Attempt, Failure> {
     let look = endpoints::look_as_of(conn, common.endpoint_no, stored.endpoint_revision)?;
     let facts = RequestFacts {
         schema: common.schema,
@@ -148,7 +156,8 @@ fn shown(conn: &Connection, stored: Stored, common: &Common<'_>) -> Result<Attem
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
     let RequestLook { url: request_url, method: request_method, .. } = look;
-    Ok(Attempt { request_url, request_method, request_headers, ..stored.attempt })
+    let request_body = Arc::clone(body);
+    Ok(Attempt { request_url, request_method, request_headers, request_body, ..stored.attempt })
 }
 
 #[derive(Debug, thiserror::Error)]

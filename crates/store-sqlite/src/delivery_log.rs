@@ -20,7 +20,7 @@ use crate::{
     deliveries::{self, Change, TIMELINE},
     endpoints, events,
     failure::Failure,
-    page::{limit_of, page},
+    page::{limit_of, page, small},
     sql,
     store::SqliteStore,
     subscriptions,
@@ -43,7 +43,7 @@ impl DeliveryLog for SqliteStore {
         let list = move |conn: &Connection| {
             let span = TIMELINE.span(conn, query.created)?.continued(request.cursor.as_ref())?;
             let seqs = deliveries::seqs(conn, &query, span, limit_of(&request))?;
-            page(seqs, &request, |seq| Ok(deliveries::by_seq(conn, seq)?.map(|row| row.delivery)))
+            page(&seqs, &request, |seq| Ok(deliveries::by_seq(conn, seq)?.map(|row| row.delivery)), small)
         };
         self.file(schema)?.read(list).await
     }

@@ -14,7 +14,7 @@ use crate::{
     catalogue,
     columns::{Columns, Micros, headers_json, key, optional_key, optional_micros},
     failure::Failure,
-    page::{Named, Span, bind, keys, limit_of, page},
+    page::{Named, Span, bind, keys, limit_of, page, small},
     sql,
 };
 
@@ -150,7 +150,7 @@ pub(crate) fn list(
             (":category_pattern", &event_type.map(|of| format!("{}.*", of.category()))),
         ],
     )?;
-    page(nos, request, |no| by_no(conn, no))
+    page(&nos, request, |no| by_no(conn, no), small)
 }
 
 /// Notes when it was last sent to.

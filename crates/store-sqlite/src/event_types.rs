@@ -61,9 +61,10 @@ pub(crate) fn list(
             (":is_enabled", &query.is_enabled),
         ],
     )?;
-    page(nos, request, |no| {
-        Ok(conn.prepare_cached(sql::EVENT_TYPES_BY_NO)?.query_row([no], entry).optional()?)
-    })
+    let load = |no| Ok(conn.prepare_cached(sql::EVENT_TYPES_BY_NO)?.query_row([no], entry).optional()?);
+    let bytes =
+        |entry: &EventTypeEntry| entry.example_payload.as_ref().map_or(0, |payload| payload.as_str().len());
+    page(&nos, request, load, bytes)
 }
 
 pub(crate) fn categories(conn: &Connection) -> Result<Vec<String>, Failure> {

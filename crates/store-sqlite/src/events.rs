@@ -53,7 +53,10 @@ impl EventLog for SqliteStore {
         let list = move |conn: &Connection| {
             let span = TIMELINE.span(conn, query.created)?.continued(request.cursor.as_ref())?;
             let seqs = seqs(conn, list_statement(&query), &query, (span, limit_of(&request)))?;
-            page(seqs, &request, |seq| stored(conn, seq))
+            let bytes = |StoredEvent { event, .. }: &StoredEvent| {
+                event.event_data.as_str().len() + event.event_metadata.as_str().len()
+            };
+            page(&seqs, &request, |seq| stored(conn, seq), bytes)
         };
         self.file(schema)?.read(list).await
     }

@@ -49,26 +49,42 @@ pub(crate) fn keys(conn: &Connection, sql: &str, parameters: &[Named<'_>]) -> Re
     Ok(keys)
 }
 
+/// How large the rows of a page may be together, in bytes; the last one may exceed it.
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// How many rows to ask for, so as to know whether more follow.
 pub(crate) fn limit_of(page: &PageRequest) -> i64 {
     i64::from(page.limit.max(1)) + 1
 }
 
 /// Loads the page that begins a list of keys; those that are gone are left out.
+///
+/// It ends early once its items are as large as [`PAGE_BYTES_MAX`] by `size`, so that a page of the largest events does
+/// not fill the memory.
 pub(crate) fn page<T>(
-    mut keys: Vec<i64>,
+    keys: &[i64],
     request: &PageRequest,
     mut load: impl FnMut(i64) -> Result<Option<T>, Failure>,
+    size: impl Fn(&T) -> usize,
 ) -> Result<Page<T>, Failure> {
     let limit = usize::try_from(request.limit.max(1)).unwrap_or(usize::MAX);
-    let more = keys.len() > limit;
-    keys.truncate(limit);
-    let next = keys.last().filter(|_| more).map(|key| Cursor::new(key.to_string()));
-    let mut items = Vec::with_capacity(keys.len());
-    for key in keys {
-        items.extend(load(key)?);
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    for (index, key) in keys.iter().enumerate() {
+        if index > 0 && (index == limit || bytes >= PAGE_BYTES_MAX) {
+            let next = Some(Cursor::new(keys[index - 1].to_string()));
+            return Ok(Page { items, next });
+        }
+        if let Some(item) = load(*key)? {
+            bytes += size(&item);
+            items.push(item);
+        }
     }
-    Ok(Page { items, next })
+    Ok(Page { items, next: None })
+}
+
+/// For rows that are small whatever they hold: a thousand of them are no burden.
+pub(crate) const fn small<T>(_: &T) -> usize {
+    0
 }
 
 /// The statements that bisect a table whose `created_at` never decreases along its key.

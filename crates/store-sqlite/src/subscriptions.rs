@@ -119,7 +119,7 @@ pub(crate) fn list(
             (":is_active", &query.is_active),
         ],
     )?;
-    page(nos, request, |no| by_no(conn, no))
+    page(&nos, request, |no| by_no(conn, no), |subscription| subscription.filter.as_json().len())
 }
 
 /// Notes when it last matched an event.

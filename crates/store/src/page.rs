@@ -37,7 +37,7 @@ impl PageRequest {
 /// A page of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
-    /// At most `limit` items.
+    /// At most `limit` items; fewer where they are large, though more follow.
     pub items: Vec<T>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<Cursor>,

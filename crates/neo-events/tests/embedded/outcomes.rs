@@ -45,6 +45,7 @@ async fn a_published_event_arrives_signed_with_its_bytes_unchanged() {
     assert_eq!(attempt.response.as_ref().unwrap().status, 204);
     assert_eq!(attempt.request_url, receiver.url);
     assert_eq!(attempt.signature.as_deref(), Some(request.header("webhook-signature")));
+    assert_eq!(attempt.request_body.as_bytes(), request.body);
     for (name, value) in &attempt.request_headers {
         assert_eq!(request.header(name), value, "the attempt shows what was sent");
     }

@@ -82,6 +82,24 @@ async fn a_batch_answers_for_each_item() {
 }
 
 #[tokio::test]
+async fn pages_of_large_events_are_short_and_complete() {
+    let world = World::new().await;
+    let large = format!("{{\"x\":\"{}\"}}", "x".repeat(100_000));
+    for _ in 0..2 {
+        let answers =
+            world.tenant().publish_batch(vec![EventDraft::new("a.b", large.clone()); 100]).await.unwrap();
+        assert!(answers.iter().all(Result::is_ok));
+    }
+    let mut pages = world.tenant().event_pages(EventQuery::default(), 1000);
+    let mut sizes = vec![];
+    while let Some(page) = pages.next().await.unwrap() {
+        sizes.push(page.len());
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 200);
+    assert!(sizes.iter().all(|size| *size <= 84), "{sizes:?}: eight MiB a page");
+}
+
+#[tokio::test]
 async fn the_callers_transaction_decides() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
     world.endpoint(&receiver.url).await;

@@ -170,6 +170,7 @@ fn show_attempt(output: &Output, attempt: &wire::Attempt, detail: Detail) -> Res
     }
     if detail == Detail::Full {
         show_headers(output, ">", &attempt.request_headers)?;
+        output.line(format_args!("  > {}", printable(&attempt.request_body)))?;
         if let Some(headers) = &attempt.response_headers {
             show_headers(output, "<", headers)?;
         }

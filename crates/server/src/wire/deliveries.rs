@@ -85,6 +85,8 @@ pub(crate) struct Attempt {
     pub(crate) request_method: String,
     /// As sent, secrets redacted.
     pub(crate) request_headers: Pairs<String>,
+    /// The signed bytes.
+    pub(crate) request_body: String,
     pub(crate) signature: Option<String>,
     pub(crate) response_status: Option<u16>,
     pub(crate) response_headers: Option<Pairs<String>>,
@@ -111,6 +113,7 @@ impl From<neo_events::Attempt> for Attempt {
             request_url: attempt.request_url,
             request_method: attempt.request_method,
             request_headers: Pairs::of_message(attempt.request_headers),
+            request_body: attempt.request_body.to_string(),
             signature: attempt.signature,
             response_status: response.as_ref().map(|response| response.status),
             response_body,

@@ -21,7 +21,7 @@ const FIELDS: [&str; 14] = [
     "webhook_event_id",
 ];
 
-const ATTEMPT_FIELDS: [&str; 16] = [
+const ATTEMPT_FIELDS: [&str; 17] = [
     "attempt_number",
     "attempted_at",
     "completed_at",
@@ -29,6 +29,7 @@ const ATTEMPT_FIELDS: [&str; 16] = [
     "delivery_status",
     "error_code",
     "error_message",
+    "request_body",
     "request_headers",
     "request_method",
     "request_url",

@@ -120,7 +120,8 @@ pub struct Settlement {
     pub lease: Lease<DeliveryWork>,
     /// What happened.
     pub attempt: AttemptRecord,
-    /// What it means. [`Verdict::Gone`] also disables the endpoint.
+    /// What it means. [`Verdict::Gone`] also disables the endpoint, unless its URL was changed or it was activated
+    /// again since the attempt began.
     pub verdict: Verdict,
 }
 
@@ -186,7 +187,8 @@ pub trait WorkQueue {
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError>;
 
-    /// Records an attempt and what it means, in one transaction.
+    /// Records an attempt and what it means, in one transaction. If that fails, the work is not claimed again while
+    /// its holder tries to settle it.
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>>;
 
     /// Gives work back unattempted: it can be claimed again at once.
@@ -196,7 +198,8 @@ pub trait WorkQueue {
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError>;
 
     /// Finishes what was begun, a bounded step at a time: cancels deliveries of deleted endpoints and those whose
-    /// cancellation waited for an attempt that never ended. Answers whether more is left.
+    /// cancellation waited for an attempt that never ended, and brings back what waits longer than any policy says,
+    /// because a clock ran ahead when it was scheduled. Answers whether more is left.
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError>;
 }
 

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use super::{JsonError, Reader, Reason};
+use super::{JsonError, Reason, read::Reader};
 
 /// A number of a JSON text, as written. `Eq`, `Ord` and `Hash` go by its value, in time linear in its text.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ mod read;
 
 pub use number::Number;
 pub use object::Object;
-use read::{Tree, Verdict, read};
+use read::{Members, Tree, Verdict, read};
 
 /// The deepest nesting that [`parse`] and [`check`] ever accept, whatever the caller's `depth_max`: the
 /// reader recurses once per level, and no input may exhaust the stack.
@@ -145,6 +145,15 @@ pub fn parse(text: &str, depth_max: usize) -> Result<Json<'_>, JsonError> {
 /// Whether [`parse`] would accept `text`, without building anything; answers the kind of the value.
 pub fn check(text: &str, depth_max: usize) -> Result<Kind, JsonError> {
     read::<Verdict>(text, depth_max)
+}
+
+/// A key with the text of its value.
+pub type Member<'a> = (Cow<'a, str>, &'a str);
+
+/// The members of an object, in the order of the text, each with the text of its value; `None` if `text` is something
+/// else. Duplicates are all there.
+pub fn members(text: &str, depth_max: usize) -> Result<Option<Vec<Member<'_>>>, JsonError> {
+    read::<Members>(text, depth_max)
 }
 
 impl<'a> Json<'a> {

@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;
+mod event_json;
 pub mod event_type;
 pub mod filter;
 pub mod headers;

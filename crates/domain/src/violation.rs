@@ -21,6 +21,12 @@ pub enum Rule {
     /// A field that must be given is missing.
     #[error("is required")]
     Required,
+    /// A field that is not known here.
+    #[error("is not a known field")]
+    Unknown,
+    /// A field that is given twice.
+    #[error("is given twice")]
+    Repeated,
     /// Text that must say something is blank.
     #[error("must not be empty")]
     Empty,

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::{DEPTH_LIMIT, Json, JsonError, Kind, Number, Object, Reason};
+use super::{DEPTH_LIMIT, Json, JsonError, Kind, Member, Number, Object, Reason};
 
 /// What a reading leaves behind: a tree, or just the verdict.
 pub(super) trait Output<'a> {
@@ -13,7 +13,7 @@ pub(super) trait Output<'a> {
 
     fn scalar(scalar: Scalar<'a>) -> Self::Value;
     fn item(items: &mut Self::Items, value: Self::Value);
-    fn member(members: &mut Self::Members, key: RawString<'a>, value: Self::Value);
+    fn member(members: &mut Self::Members, key: RawString<'a>, value: Self::Value, raw: &'a str);
     fn array(items: Self::Items) -> Self::Value;
     fn object(members: Self::Members) -> Self::Value;
 }
@@ -72,7 +72,7 @@ impl<'a> Output<'a> for Tree {
         items.push(value);
     }
 
-    fn member(members: &mut Self::Members, key: RawString<'a>, value: Json<'a>) {
+    fn member(members: &mut Self::Members, key: RawString<'a>, value: Json<'a>, _raw: &'a str) {
         members.push((key.unescape(), value));
     }
 
@@ -104,7 +104,7 @@ impl<'a> Output<'a> for Verdict {
 
     fn item((): &mut (), _value: Kind) {}
 
-    fn member((): &mut (), _key: RawString<'a>, _value: Kind) {}
+    fn member((): &mut (), _key: RawString<'a>, _value: Kind, _raw: &'a str) {}
 
     fn array((): ()) -> Kind {
         Kind::Array
@@ -112,6 +112,33 @@ impl<'a> Output<'a> for Verdict {
 
     fn object((): ()) -> Kind {
         Kind::Object
+    }
+}
+
+/// Reads an object into its members, each with its own text; anything else into nothing.
+pub(super) struct Members;
+
+impl<'a> Output<'a> for Members {
+    type Value = Option<Vec<Member<'a>>>;
+    type Items = ();
+    type Members = Vec<Member<'a>>;
+
+    fn scalar(_scalar: Scalar<'a>) -> Self::Value {
+        None
+    }
+
+    fn item((): &mut (), _value: Self::Value) {}
+
+    fn member(members: &mut Self::Members, key: RawString<'a>, _value: Self::Value, raw: &'a str) {
+        members.push((key.unescape(), raw));
+    }
+
+    fn array((): ()) -> Self::Value {
+        None
+    }
+
+    fn object(members: Self::Members) -> Self::Value {
+        Some(members)
     }
 }
 
@@ -185,8 +212,9 @@ impl<'a> Reader<'a> {
                 return Err(self.expected("a colon"));
             }
             self.skip_whitespace();
+            let start = self.at;
             let value = self.value::<O>(depth)?;
-            O::member(&mut members, key, value);
+            O::member(&mut members, key, value, &self.text[start..self.at]);
             self.skip_whitespace();
             if self.accept(b'}') {
                 return Ok(O::object(members));

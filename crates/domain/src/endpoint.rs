@@ -42,7 +42,7 @@ pub enum Profile {
     Development,
     /// Both blocked, plain http allowed, ≤ 5 retries, ≤ 120 s.
     Staging,
-    /// https required, loopback and private blocked.
+    /// https required with verified certificates, loopback and private blocked.
     Production,
 }
 
@@ -55,24 +55,31 @@ pub struct EndpointLimits {
     pub timeout_seconds_max: u32,
     /// Shortest secret, in bytes.
     pub secret_bytes_min: usize,
+    /// Whether certificates must be verified.
+    pub tls_is_verified: bool,
 }
 
 impl Profile {
     /// The profile's limits.
     pub const fn endpoint_limits(self) -> EndpointLimits {
         match self {
-            Self::Development => {
-                EndpointLimits { retries_max: 3, timeout_seconds_max: 60, secret_bytes_min: 1 }
-            }
+            Self::Development => EndpointLimits {
+                retries_max: 3,
+                timeout_seconds_max: 60,
+                secret_bytes_min: 1,
+                tls_is_verified: false,
+            },
             Self::Staging => EndpointLimits {
                 retries_max: 5,
                 timeout_seconds_max: 120,
                 secret_bytes_min: SECRET_BYTES_MIN,
+                tls_is_verified: false,
             },
             Self::Production => EndpointLimits {
                 retries_max: RETRIES_MAX,
                 timeout_seconds_max: TIMEOUT_SECONDS_MAX,
                 secret_bytes_min: SECRET_BYTES_MIN,
+                tls_is_verified: true,
             },
         }
     }
@@ -434,6 +441,9 @@ impl Endpoint {
         let retries_max = RETRIES_MAX.min(limits.retries_max);
         let header = headers::judge_signature_header(&self.signature_header);
         faults.take("/signature_header", header);
+        faults.require(self.verify_ssl || !limits.tls_is_verified, "/verify_ssl", || {
+            Rule::Conflict("must be true in profile production")
+        });
         let collides = |name: &str| {
             name.eq_ignore_ascii_case(&self.signature_header)
                 || name.eq_ignore_ascii_case(&previous_signature_header(&self.signature_header))
@@ -509,6 +519,8 @@ mod tests {
             Some("/retry_backoff_multiplier"),
         );
         check(EndpointDraft { signature_header: Some("Host".into()), ..base() }, Some("/signature_header"));
+        check(EndpointDraft { verify_ssl: Some(false), ..base() }, Some("/verify_ssl"));
+        check(EndpointDraft { name: "a\nb".into(), ..base() }, Some("/name"));
         let headers = |name: &str| vec![(name.to_owned(), "v".to_owned())];
         check(
             EndpointDraft {

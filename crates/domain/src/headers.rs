@@ -108,11 +108,8 @@ pub fn is_secret(name: &str) -> bool {
 pub fn judge_signature_header(name: &str) -> Result<(), Rule> {
     judge_syntax(name)?;
     let lower = name.to_ascii_lowercase();
-    if lower.starts_with("x-neo-") && !lower.starts_with("x-neo-signature") {
-        return Err(refused(name, "it is one of ours"));
-    }
     match forbidden(&lower) {
-        Some("it is one of ours") if lower.starts_with("x-neo-signature") => Ok(()),
+        Some(_) if lower == SIGNATURE_HEADER_DEFAULT.to_ascii_lowercase() => Ok(()),
         Some(reason) => Err(refused(name, reason)),
         None if lower == "authorization" => Err(refused(name, "it carries credentials")),
         None => Ok(()),
@@ -248,6 +245,7 @@ mod tests {
             ("X-Neo-Signature", true),
             ("X-Hub-Signature-256", true),
             ("X-Neo-Attempt", false),
+            ("X-Neo-Signature-Previous", false),
             ("webhook-signature", false),
             ("Authorization", false),
             ("Content-Type", false),

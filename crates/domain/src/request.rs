@@ -67,6 +67,14 @@ pub fn headers<'a>(
     headers
 }
 
+/// Whether a header is one of ours whatever the endpoint: it is the same for every receiver, or signed for all to see.
+pub fn is_ours(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    ["content-type", "user-agent", "traceparent"].contains(&lower.as_str())
+        || lower.starts_with("webhook-")
+        || lower.starts_with("x-neo-")
+}
+
 /// W3C Trace Context, level 1: the trace is the event, the span is the request.
 fn traceparent(event_id: EventId, request_id: RequestId) -> String {
     let (_, span) = request_id.uuid().as_u64_pair();

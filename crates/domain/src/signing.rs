@@ -42,6 +42,9 @@ impl SigningSecret {
         if token.len() < bytes_min.max(1) {
             return Err(Rule::TooShort { min: bytes_min.max(1), unit: "bytes" });
         }
+        if token.contains(char::is_control) {
+            return Err(Rule::Malformed { expected: "text without control characters" });
+        }
         let Some(encoded) = token.strip_prefix(PREFIX) else {
             return Ok(Self { token: token.to_owned(), standard_key: token.as_bytes().to_vec() });
         };
@@ -196,6 +199,7 @@ mod tests {
             ("fifteen bytes..", false),
             ("whsec_not base64 at all!", false),
             ("whsec_AAAA", false),
+            ("sixteen bytes\nok", false),
             ("", false),
         ] {
             assert_eq!(SigningSecret::try_new(token, SECRET_BYTES_MIN).is_ok(), accepted, "{token}");

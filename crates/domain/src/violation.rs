@@ -186,18 +186,25 @@ impl Faults {
     pub fn name(&mut self, pointer: &'static str, text: &str, chars_max: usize) -> String {
         let trimmed = text.trim();
         self.require(!trimmed.is_empty(), pointer, || Rule::Empty);
-        self.text(pointer, trimmed, chars_max)
+        self.require(!trimmed.contains(char::is_control), pointer, || Rule::Malformed {
+            expected: "one line of text without control characters",
+        });
+        self.length(pointer, trimmed, chars_max)
     }
 
     /// Text of at most `chars_max` characters.
     pub fn text(&mut self, pointer: &'static str, text: &str, chars_max: usize) -> String {
+        self.require(!text.contains('\0'), pointer, || Rule::Malformed { expected: "text without NUL" });
+        self.length(pointer, text, chars_max)
+    }
+
+    fn length(&mut self, pointer: &'static str, text: &str, chars_max: usize) -> String {
         let actual = text.chars().count();
         self.require(actual <= chars_max, pointer, || Rule::TooLong {
             actual,
             max: chars_max,
             unit: "characters",
         });
-        self.require(!text.contains('\0'), pointer, || Rule::Malformed { expected: "text without NUL" });
         text.to_owned()
     }
 

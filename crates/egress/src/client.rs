@@ -139,12 +139,13 @@ impl Egress {
         }
     }
 
-    /// Tests whether `target` can be reached: HEAD over a fresh connection and a fresh DNS answer, with verified TLS.
-    pub async fn probe(&self, target: &Target, total_timeout: Duration) -> ProbeReport {
+    /// Tests whether `target` can be reached: HEAD over a fresh connection and a fresh DNS answer.
+    pub async fn probe(&self, target: &Target, verify_tls: bool, total_timeout: Duration) -> ProbeReport {
         let begun = Instant::now();
         let total_timeout = total_timeout.min(TOTAL_TIMEOUT_MAX);
         let mut progress = Progress::default();
-        let outcome = timeout(total_timeout, self.0.knock(target, total_timeout, &mut progress)).await;
+        let outcome =
+            timeout(total_timeout, self.0.knock(target, verify_tls, total_timeout, &mut progress)).await;
         let outcome = match outcome.unwrap_or_else(|_| Err(Fault::timeout_total())) {
             Ok(status) => ProbeOutcome::Answered(status),
             Err(fault) => ProbeOutcome::Failed(self.0.failure(fault, &progress, begun.elapsed())),
@@ -228,6 +229,7 @@ impl Shared {
     async fn knock(
         &self,
         target: &Target,
+        verify_tls: bool,
         total_timeout: Duration,
         progress: &mut Progress,
     ) -> Result<StatusCode, Fault> {
@@ -235,7 +237,7 @@ impl Shared {
         let mut message = Message::new(Full::default());
         *message.method_mut() = Method::HEAD;
         let way = (Dns::Anew, &mut progress.timings);
-        let mut connection = self.connector.connect(target, true, total_timeout, way).await?;
+        let mut connection = self.connector.connect(target, verify_tls, total_timeout, way).await?;
         let begun = Instant::now();
         let response = match connection.send(message, target).await {
             Ok(response) => response,

@@ -36,10 +36,16 @@ pub(crate) fn next_target(
     Ok(target)
 }
 
-/// Removes from `headers` what another origin must not learn.
+/// Removes from `headers` what another origin must not learn: credentials by name, and whatever the caller marked as
+/// sensitive.
 pub(crate) fn strip_credentials(headers: &mut HeaderMap, from: &Target, to: &Target) {
     if from.origin() != to.origin() {
         for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
+            headers.remove(name);
+        }
+        let sensitive =
+            headers.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.clone());
+        for name in sensitive.collect::<Vec<_>>() {
             headers.remove(name);
         }
     }

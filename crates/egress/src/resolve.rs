@@ -65,7 +65,8 @@ impl SystemResolver {
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = ResolveHosts::Always;
         options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
-        options.cache_size = 1024;
+        // The one cache is ours: its entries live as long as the configuration says.
+        options.cache_size = 0;
         options.timeout = QUERY_TIMEOUT;
         options.attempts = QUERY_RETRIES;
         builder.build().map(Self).map_err(failed)

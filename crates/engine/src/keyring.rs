@@ -33,7 +33,9 @@ pub enum KeyringError {
     #[error("there is no master key")]
     NoKey,
     /// Sealed under a key that the keyring does not have.
-    #[error("the secret was sealed under another master key")]
+    #[error(
+        "secrets were sealed under another master key: give the one that this data was written with (NEO_EVENTS_MASTER_KEY)"
+    )]
     UnknownKey,
     /// Damaged, or moved from another tenant or row.
     #[error("the sealed secret is damaged or belongs to another row")]

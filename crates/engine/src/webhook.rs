@@ -127,8 +127,9 @@ fn read(
 fn retry_after(response: &ReceivedResponse, now: Timestamp) -> Option<Duration> {
     let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("retry-after");
     let value = response.headers.iter().find(named)?.1.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than any number we know is as long as any.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
     Duration::try_from(at.duration_since(now)).ok()
@@ -157,6 +158,7 @@ mod tests {
         check("Sat, 21 Nov 2026 11:59:00 GMT", None);
         check("-1", None);
         check("soon", None);
-        check("99999999999999999999999", None);
+        check("99999999999999999999999", Some(u64::MAX));
+        check("", None);
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use neo_events_domain::{
     delivery::{RESPONSE_BODY_BYTES_KEPT, ReceivedResponse},
     endpoint::HttpMethod,
-    request::Header,
+    request::{self, Header},
     retry::FailureCode,
 };
 use neo_events_egress::{Egress, Failure, FailureKind, Request, Response};
@@ -52,7 +52,10 @@ fn header_map(headers: &[Header<'_>]) -> Option<HeaderMap> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-        map.append(name, HeaderValue::from_str(value).ok()?);
+        let mut value = HeaderValue::from_str(value).ok()?;
+        // An endpoint's own headers may be credentials for its own origin: a redirect to another must not carry them.
+        value.set_sensitive(!request::is_ours(name.as_str()));
+        map.append(name, value);
     }
     Some(map)
 }

@@ -53,17 +53,21 @@ impl Tenant {
             let rule = Rule::OutOfRange { min: 1.0, max: TIMEOUT_SECONDS_MAX.into() };
             return Err(Violations::one("/timeout_seconds", rule).into());
         }
+        self.probe(url, true, seconds).await
+    }
+
+    async fn probe(&self, url: &str, verify_tls: bool, seconds: u32) -> Result<ConnectivityReport, Error> {
         let target = self.shared.egress.policy().judge_url(url);
         let target = target.map_err(|refused| Violations::one("/url", Rule::Target(refused.to_string())))?;
-        let report = self.shared.egress.probe(&target, Duration::from_secs(seconds.into())).await;
+        let report = self.shared.egress.probe(&target, verify_tls, Duration::from_secs(seconds.into())).await;
         Ok(report.into())
     }
 
     /// Verifies an endpoint at level `basic`: it counts as verified if its URL answers HEAD with less than 500, and
     /// as unverified otherwise.
     pub async fn verify_endpoint(&self, id: EndpointId) -> Result<VerificationReport, Error> {
-        let url = self.endpoint(id).await?.endpoint_url;
-        let connectivity = self.test_connectivity(&url, None).await?;
+        let Endpoint { endpoint_url: url, verify_ssl, .. } = self.endpoint(id).await?;
+        let connectivity = self.probe(&url, verify_ssl, TIMEOUT_SECONDS_DEFAULT).await?;
         let endpoint = self
             .change_endpoint(id, |endpoint, now| match connectivity.reachable {
                 // What was probed must still be what is verified.

@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -28,6 +29,10 @@ const STOP_REQUESTS: Duration = Duration::from_secs(6);
 const CONNECTIONS_MAX: usize = 4096;
 /// From the first moment a request could come to the end of its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may not read its answer: one that never does must not hold its place for ever.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Open files wanted: connections on both sides, and the database.
+const OPEN_FILES_WANTED: u64 = 65_536;
 /// A request's line and headers, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
@@ -64,6 +69,10 @@ pub async fn serve(
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> Result<Shutdown, ServeError> {
+    // The usual limit is lower than the connections that we take; what cannot be raised is no reason not to serve.
+    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_WANTED) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
     let neo = start(&settings).await?;
     let listener = match listen(settings.listen).await {
         Ok(listener) => listener,
@@ -156,6 +165,9 @@ async fn accept(places: &Arc<Semaphore>, listener: &TcpListener) -> (OwnedSemaph
 async fn converse(stream: TcpStream, api: Arc<Api>, finish: CancellationToken, _place: OwnedSemaphorePermit) {
     // Without it answers would wait for acknowledgements of the ones before; a failure only costs latency.
     let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let mut stream = pin!(stream);
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
         async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
@@ -165,7 +177,7 @@ async fn converse(stream: TcpStream, api: Arc<Api>, finish: CancellationToken, _
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream.as_mut()), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

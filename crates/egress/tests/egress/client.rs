@@ -259,7 +259,7 @@ async fn literal_addresses_are_judged_where_they_are_connected_to() {
 async fn probes_tell_where_the_time_went() {
     let receiver = Receiver::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\n").await;
     let egress = egress();
-    let report = egress.probe(&receiver.target("/hook"), PATIENCE).await;
+    let report = egress.probe(&receiver.target("/hook"), true, PATIENCE).await;
     assert!(report.is_success(), "{report:?}");
     assert_eq!(report.status(), Some(StatusCode::NOT_FOUND));
     assert!(report.timings.connect.is_some() && report.timings.response.is_some());
@@ -267,8 +267,8 @@ async fn probes_tell_where_the_time_went() {
     assert!(receiver.tally.head(0).starts_with("HEAD /hook HTTP/1.1\r\n"));
 
     let broken = Receiver::answering("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n").await;
-    assert!(!egress.probe(&broken.target("/"), PATIENCE).await.is_success());
-    let report = egress.probe(&target("http://nowhere.example/"), PATIENCE).await;
+    assert!(!egress.probe(&broken.target("/"), true, PATIENCE).await.is_success());
+    let report = egress.probe(&target("http://nowhere.example/"), true, PATIENCE).await;
     assert!(!report.is_success() && report.timings.dns.is_some());
 }
 

@@ -123,5 +123,5 @@ async fn the_system_resolver_knows_localhost() {
     let egress = Egress::new(config()).unwrap();
     let target = target(&format!("http://localhost:{}/", receiver.address.port()));
     egress.send(post(&target)).await.unwrap();
-    assert!(egress.probe(&target, PATIENCE).await.is_success());
+    assert!(egress.probe(&target, true, PATIENCE).await.is_success());
 }

@@ -112,9 +112,15 @@ async fn credentials_stay_with_the_origin() {
     request.headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
     request.headers.insert(header::COOKIE, HeaderValue::from_static("a=b"));
     request.headers.insert("webhook-id", HeaderValue::from_static("evt_1"));
+    let mut private = HeaderValue::from_static("secret");
+    private.set_sensitive(true);
+    request.headers.insert("x-api-key", private);
     egress().send(request).await.unwrap();
     assert!(first.tally.head(0).contains("authorization: Bearer x\r\n"));
     let head = last.tally.head(0);
-    assert!(!head.contains("authorization") && !head.contains("cookie"), "{head}");
+    assert!(first.tally.head(0).contains("x-api-key: secret\r\n"));
+    for word in ["authorization", "cookie", "x-api-key"] {
+        assert!(!head.contains(word), "{head}");
+    }
     assert!(head.contains("webhook-id: evt_1\r\n"));
 }

@@ -333,7 +333,7 @@ async fn redirects_never_leave_tls() {
 async fn probes_time_the_handshake() {
     let authority = Authority::new("ours");
     let receiver = Secure::start(authority.acceptor("hooks.example", &["h2"]), echo).await;
-    let report = egress(Some(&authority)).probe(&receiver.target(), PATIENCE).await;
+    let report = egress(Some(&authority)).probe(&receiver.target(), true, PATIENCE).await;
     assert!(report.is_success(), "{report:?}");
     assert!(report.timings.dns.is_some() && report.timings.tls.is_some());
 }

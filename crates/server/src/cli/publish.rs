@@ -208,11 +208,17 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
-            let Some(bytes) = self.read_line()? else { return Ok(None) };
+            let Some(mut bytes) = self.read_line()? else { return Ok(None) };
             self.number += 1;
             let number = self.number;
+            let is_whole = bytes.ends_with(b"\n");
+            while bytes.ends_with(b"\n") || bytes.ends_with(b"\r") {
+                bytes.pop();
+            }
             if bytes.len() > LINE_BYTES_MAX {
-                self.skip_line()?;
+                if !is_whole {
+                    self.skip_line()?;
+                }
                 return Ok(Some(Line {
                     number,
                     event: Err(format!("is longer than {LINE_BYTES_MAX} bytes")),
@@ -239,7 +245,7 @@ impl Lines<'_> {
         let rest_max = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
         let mut rest = Vec::new();
         self.reader.by_ref().take(rest_max + 1).read_to_end(&mut rest)?;
-        let text = format!("{first}{}", String::from_utf8_lossy(&rest));
+        let text = format!("{first}\n{}", String::from_utf8_lossy(&rest));
         if rest.len() <= LINE_BYTES_MAX && matches!(parse_event(&text), Parsed::Event) {
             // White space between tokens means nothing; on one line it can go into a batch.
             return Ok(Ok(text.replace(['\n', '\r'], " ")));
@@ -257,10 +263,10 @@ impl Lines<'_> {
         }))
     }
 
-    /// A line, or of a longer one [`LINE_BYTES_MAX`] and a byte.
+    /// A line with its end, or of a longer one enough to tell that it is too long.
     fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+        let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(2);
         let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
         Ok((read > 0).then_some(bytes))
     }
@@ -478,5 +484,15 @@ mod tests {
         let long = format!("{{\"a\":\"{}\"}}\n{{}}", "x".repeat(2 * LINE_BYTES_MAX));
         let found = read(&long);
         assert!(matches!(found.as_slice(), [(1, Err(_)), (2, Ok(_))]), "{}", found.len());
+        for end in ["\n", "\r\n"] {
+            for (bytes, fits) in
+                [(LINE_BYTES_MAX, true), (LINE_BYTES_MAX + 1, false), (LINE_BYTES_MAX + 2, false)]
+            {
+                let line = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
+                let found = read(&format!("{line}{end}{{}}{end}"));
+                let [(1, first), (2, Ok(_))] = found.as_slice() else { panic!("{bytes}: {}", found.len()) };
+                assert_eq!(first.is_ok(), fits, "{bytes}");
+            }
+        }
     }
 }

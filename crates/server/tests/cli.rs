@@ -272,6 +272,25 @@ fn many_lines_go_in_several_batches() {
 }
 
 #[test]
+fn publishing_goes_on_when_nobody_reads_its_results() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    let file = folder.path("events.ndjson");
+    std::fs::write(&file, numbered_events(2500)).unwrap();
+    let mut publishing = std::process::Command::new(env!("CARGO_BIN_EXE_neo-events"))
+        .args(["--json", "--url", &server.url(), "publish", "--file"])
+        .arg(&file)
+        .current_dir(file.parent().unwrap())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(publishing.stdout.take());
+    assert!(publishing.wait().unwrap().success());
+    assert_eq!(folder.json(&["events", "list", "--all"])["data"].as_array().unwrap().len(), 2500);
+}
+
+#[test]
 fn catalogue_and_endpoints_make_the_round() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

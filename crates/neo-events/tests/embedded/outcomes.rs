@@ -60,7 +60,7 @@ async fn a_failure_is_tried_again_with_the_same_id_and_the_next_number() {
     world.publish("{}").await;
     let requests = receiver.wait_for(2).await;
     let waited = requests[1].at - requests[0].at;
-    assert!((Duration::from_secs(1)..Duration::from_millis(2500)).contains(&waited), "{waited:?}");
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
     assert_eq!(requests[0].id(), requests[1].id());
     assert_eq!((requests[0].header("x-neo-attempt"), requests[1].header("x-neo-attempt")), ("1", "2"));
     assert_eq!(requests[0].body, requests[1].body);

@@ -193,6 +193,14 @@ async fn publish_file(session: &Session, path: &Path) -> Result<(), Failure> {
     import.finish(outcome)
 }
 
+/// Nobody reading the results (`| head`) is no reason to stop publishing half-way.
+fn shown_or_unread(shown: io::Result<()>) -> io::Result<()> {
+    match shown {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        shown => shown,
+    }
+}
+
 /// An event of a file, or why it is none.
 struct Line {
     number: u64,
@@ -326,7 +334,7 @@ struct Import<'a> {
 impl<'a> Import<'a> {
     fn new(session: &'a Session) -> Result<Self, Failure> {
         if session.is_json {
-            session.output.line("{\"results\":[")?;
+            shown_or_unread(session.output.line("{\"results\":["))?;
         }
         Ok(Self {
             session,
@@ -391,7 +399,7 @@ impl<'a> Import<'a> {
     fn show_result(&mut self, line: u64, members: &str) -> Result<(), Failure> {
         if self.session.is_json {
             let comma = if self.results_shown == 0 { "" } else { "," };
-            self.session.output.line(format_args!("{comma}{{\"line\":{line},{members}}}"))?;
+            shown_or_unread(self.session.output.line(format_args!("{comma}{{\"line\":{line},{members}}}")))?;
         }
         self.results_shown += 1;
         Ok(())
@@ -425,13 +433,15 @@ impl<'a> Import<'a> {
             write!(io::stderr(), "\r\x1b[K")?;
         }
         if self.session.is_json {
-            self.session.output.line(format_args!(
+            shown_or_unread(self.session.output.line(format_args!(
                 "],\"accepted\":{accepted},\"duplicates\":{duplicates},\"rejected\":{rejected}}}"
-            ))?;
+            )))?;
         } else {
             let already =
                 if duplicates > 0 { format!(", {duplicates} were there already") } else { String::new() };
-            self.session.output.line(format_args!("{accepted} published{already}, {rejected} rejected"))?;
+            shown_or_unread(
+                self.session.output.line(format_args!("{accepted} published{already}, {rejected} rejected")),
+            )?;
         }
         if let Err(failure) = outcome {
             let next = self.settled_to + 1;

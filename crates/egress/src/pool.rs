@@ -142,10 +142,16 @@ impl Pool {
         let mut shard = self.shard(&place.origin);
         let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
         lane.http2_gate.get_or_insert_default();
-        match &lane.http2 {
+        let in_use = match &lane.http2 {
             Some(present) if self.limits.admits_http2(present, now) => present.clone(),
             _ => lane.http2.insert(connection).clone(),
+        };
+        let evicted = pop_unused_http2(&mut shard, self.limits.idle_total_max.div_ceil(SHARDS));
+        drop(shard);
+        if evicted.is_some() {
+            self.counters.pool_exhausted.increment();
         }
+        in_use
     }
 
     /// Takes an HTTP/2 connection out of use that refused a request. Exchanges in flight end as they may.
@@ -211,6 +217,23 @@ fn pop_longest_idle(shard: &mut HashMap<Arc<Origin>, Lanes>) -> Option<Idle> {
         .min_by_key(|lane| lane.idle.front().map(|idle| idle.since))?
         .idle
         .pop_front()
+}
+
+/// The HTTP/2 connection that nobody has used for longest, if there are more than `kept_max` of them in a shard: they
+/// count for the total per shard, since every origin has at most one.
+fn pop_unused_http2(shard: &mut HashMap<Arc<Origin>, Lanes>, kept_max: usize) -> Option<Arc<Http2>> {
+    let kept = shard.values().flat_map(|lanes| &lanes.0).filter(|lane| lane.http2.is_some()).count();
+    if kept <= kept_max {
+        return None;
+    }
+    let unused = |lane: &&mut Lane| lane.http2.as_ref().is_some_and(|http2| Arc::strong_count(http2) == 1);
+    shard
+        .values_mut()
+        .flat_map(|lanes| &mut lanes.0)
+        .filter(unused)
+        .min_by_key(|lane| lane.http2.as_ref().map(|http2| http2.used()))?
+        .http2
+        .take()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -58,6 +58,7 @@ impl Authority {
 struct Secure {
     port: u16,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     hang_up: Arc<Notify>,
     gone: Arc<Notify>,
     _tasks: JoinSet<()>,
@@ -76,12 +77,16 @@ impl Secure {
         let connections = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         let seen = connections.clone();
+        let open = Arc::new(AtomicUsize::new(0));
+        let still = open.clone();
         let (hang_up, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (asked, done) = (hang_up.clone(), gone.clone());
         tasks.spawn(async move {
             let mut peers = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 seen.fetch_add(1, Ordering::SeqCst);
+                still.fetch_add(1, Ordering::SeqCst);
+                let still = still.clone();
                 let (acceptor, service) = (acceptor.clone(), service.clone());
                 let (asked, done) = (asked.clone(), done.clone());
                 peers.spawn(async move {
@@ -93,7 +98,10 @@ impl Secure {
                         let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                         let mut connection = pin!(builder.serve_connection(io, service));
                         tokio::select! {
-                            _ = connection.as_mut() => return,
+                            _ = connection.as_mut() => {
+                                still.fetch_sub(1, Ordering::SeqCst);
+                                return;
+                            }
                             () = asked.notified() => connection.as_mut().graceful_shutdown(),
                         }
                         connection.await.ok();
@@ -104,7 +112,7 @@ impl Secure {
                 });
             }
         });
-        Self { port, connections, hang_up, gone, _tasks: tasks }
+        Self { port, connections, open, hang_up, gone, _tasks: tasks }
     }
 
     fn target(&self) -> Target {
@@ -294,6 +302,26 @@ async fn unverified_connections_serve_only_the_unverified() {
     assert!(egress.send(lax).await.unwrap().connection_reused);
     let failure = egress.send(post(&receiver.target())).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Tls);
+}
+
+#[tokio::test]
+async fn http2_connections_to_many_origins_are_bounded() {
+    let receiver = Secure::start(Authority::new("ours").acceptor("other.example", &["h2"]), echo).await;
+    let mut config = config();
+    config.idle_total_max = 1;
+    let egress = Egress::with_resolver(config, Script::new(&[&["127.0.0.1"]], PATIENCE)).unwrap();
+    for n in 0..100 {
+        let origin = target(&format!("https://origin-{n}.example:{}/", receiver.port));
+        let request = Request { verify_tls: false, ..post(&origin) };
+        assert_eq!(egress.send(request).await.unwrap().status, StatusCode::OK);
+    }
+    // One a shard at the most.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while receiver.open.load(Ordering::SeqCst) > 16 {
+        assert!(tokio::time::Instant::now() < deadline, "{} are open", receiver.open.load(Ordering::SeqCst));
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(receiver.connections(), 100);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     id::{DeliveryId, EndpointId, EventId, RequestId, SubscriptionId},
-    retry::{FailureCode, Outcome, Progress, RetryPolicy, Verdict},
+    retry::{FailureCode, Outcome, RetryPolicy, Verdict},
     signing::Signatures,
 };
 
@@ -229,11 +229,6 @@ impl Delivery {
         } else {
             Self { state: DeliveryState::Cancelled { reason }, cancel_requested: None, ..self }
         })
-    }
-
-    /// The attempt about to be made.
-    pub fn next_progress(&self) -> Progress {
-        Progress { attempt: self.current_attempt + 1, max_attempts: self.max_attempts }
     }
 }
 
@@ -464,5 +459,41 @@ mod tests {
         let cancelled = DeliveryState::Cancelled { reason: "why".into() };
         assert_eq!(DeliveryState::after(Verdict::Retry(at), requested.clone()), cancelled);
         assert_eq!(DeliveryState::after(Verdict::Succeeded, requested), DeliveryState::Success);
+    }
+
+    fn attempt(number: u32, status: AttemptStatus, from: i64, to: i64) -> Attempt {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        Attempt {
+            attempt_number: number,
+            delivery_status: status,
+            request_url: "https://example.com/".into(),
+            request_method: "POST".into(),
+            request_headers: vec![],
+            request_body: Arc::default(),
+            signature: None,
+            response: None,
+            response_time_ms: 0,
+            error_message: None,
+            error_code: None,
+            connection_reused: false,
+            attempted_at: at(from),
+            completed_at: at(to),
+        }
+    }
+
+    #[test]
+    fn a_history_answers_for_its_attempts() {
+        let none = DeliveryHistory { delivery: delivery(DeliveryState::Pending), attempts: vec![] };
+        assert_eq!((none.latest_attempt(), none.success_rate()), (None, None));
+        assert_eq!(none.total_duration(), SignedDuration::ZERO);
+        let attempts =
+            vec![attempt(1, AttemptStatus::Timeout, 10, 40), attempt(2, AttemptStatus::Success, 45, 46)];
+        let history = DeliveryHistory { delivery: delivery(DeliveryState::Success), attempts };
+        assert_eq!(history.latest_attempt().unwrap().attempt_number, 2);
+        assert_eq!(history.successful_attempt().unwrap().attempt_number, 2);
+        assert_eq!(history.total_duration(), SignedDuration::from_secs(36));
+        assert_eq!(history.success_rate(), Some(0.5));
+        // Five seconds, doubled four times: what a failure of the fifth attempt would bring.
+        assert_eq!(history.delivery.next_delay(), Duration::from_secs(80));
     }
 }

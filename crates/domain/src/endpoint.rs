@@ -550,6 +550,8 @@ mod tests {
         assert!(same.is_verified);
         let moved = verified.patched(with_url("https://example.com/b"), at(2), LIMITS).unwrap();
         assert!(!moved.is_verified && moved.verified_at.is_none());
+        assert!(same.may_subscribe_to_verified_only() && !moved.may_subscribe_to_verified_only());
+        assert!(!same.deactivated(at(3)).may_subscribe_to_verified_only());
         assert_eq!(moved.revision, 3);
     }
 

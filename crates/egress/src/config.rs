@@ -13,7 +13,7 @@ pub struct EgressConfig {
     pub policy: TargetPolicy,
     /// Idle HTTP/1.1 connections kept per origin. 30.
     pub idle_per_origin_max: usize,
-    /// Idle HTTP/1.1 connections kept in all. 100.
+    /// Unused connections kept in all; of HTTP/2 ones about as many again. 100.
     pub idle_total_max: usize,
     /// An unused connection is closed after this time. 30 s.
     pub idle_timeout: Duration,

@@ -233,11 +233,6 @@ impl NeoEvents {
         Tenant { shared: Arc::clone(&self.shared), schema }
     }
 
-    /// What the outgoing connections did so far.
-    pub fn connection_stats(&self) -> ConnectionStats {
-        self.shared.egress.stats()
-    }
-
     /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
         let shutdown = self.engine.shutdown(grace).await;

@@ -43,13 +43,6 @@ pub struct Page<T> {
     pub next: Option<Cursor>,
 }
 
-impl<T> Page<T> {
-    /// The same page of something else.
-    pub fn map<U>(self, convert: impl FnMut(T) -> U) -> Page<U> {
-        Page { items: self.items.into_iter().map(convert).collect(), next: self.next }
-    }
-}
-
 /// `from` ≤ time < `to`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TimeRange {

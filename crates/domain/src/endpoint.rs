@@ -28,6 +28,9 @@ pub const ROTATION_OVERLAP_DEFAULT: SignedDuration = SignedDuration::from_hours(
 /// Most secrets that sign at once; rotating further ends the oldest at once.
 pub const VALID_SECRETS_MAX: usize = 5;
 
+/// What the owner of an endpoint reads that answered 410.
+pub const DISABLED_REASON_GONE: &str = "the receiver answered 410 Gone";
+
 const TIMEOUT_SECONDS_MIN: u32 = 5;
 const TIMEOUT_SECONDS_MAX: u32 = 300;
 const RETRIES_MAX: u32 = 10;

@@ -31,6 +31,8 @@ pub mod kind {
     pub enum Delivery {}
     /// One HTTP request of a delivery; the value of `X-Neo-Request-ID`.
     pub enum Request {}
+    /// An API key.
+    pub enum ApiKey {}
 }
 
 /// Id of a domain event.
@@ -45,6 +47,8 @@ pub type SubscriptionId = Id<kind::Subscription>;
 pub type DeliveryId = Id<kind::Delivery>;
 /// Id of one HTTP request.
 pub type RequestId = Id<kind::Request>;
+/// Id of an API key.
+pub type ApiKeyId = Id<kind::ApiKey>;
 
 impl<Kind> Id<Kind> {
     /// A UUIDv7 of this instant.

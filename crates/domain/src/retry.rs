@@ -9,6 +9,10 @@ pub const RETRY_DELAY_SECONDS_MAX: f64 = 3600.0;
 /// The random part of a delay: up to this share of it is added.
 pub const JITTER_SHARE: f64 = 0.1;
 
+/// The longest wait that a policy, a receiver's wish and jitter can bring is an hour and a tenth; a minute more for what
+/// is settled meanwhile. What waits longer was put off by a clock that ran ahead.
+pub const WAIT_MAX: SignedDuration = SignedDuration::from_mins(67);
+
 /// When and how often to try again. Copied to each delivery when it is created.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {

@@ -28,7 +28,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) struct Dispatcher {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) sources: Sources,
-    pub(crate) admission: Arc<Admission>,
+    /// Told who is owed something; `None` where this node does not deliver.
+    pub(crate) admission: Option<Arc<Admission>>,
     pub(crate) usage: Arc<UsageLog>,
 }
 
@@ -57,16 +58,28 @@ impl Dispatcher {
     async fn pass(&self, registry: &mut Registry, stop: &CancellationToken) -> Result<usize, StoreError> {
         let now = self.sources.now();
         let claims = self.store.claim_dispatches(now, DISPATCH_BATCH_MAX, later(now, DISPATCH_LEASE)).await?;
-        let mut events = 0;
-        for DispatchClaim { schema, catalogue_version, owed } in claims {
-            events += owed.len();
-            if let Err(error) = registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
-                self.store.release_dispatches(owed).await?;
-                return Err(error);
+        let (mut events, mut failed) = (0, None);
+        for claim in claims {
+            events += claim.owed.len();
+            // One tenant's trouble is not the others'.
+            if let Err(error) = self.dispatch_claim(registry, claim, stop).await {
+                failed = Some(error);
             }
-            self.dispatch_all(registry, owed, stop).await?;
         }
-        Ok(events)
+        failed.map_or(Ok(events), Err)
+    }
+
+    async fn dispatch_claim(
+        &self,
+        registry: &mut Registry,
+        DispatchClaim { schema, catalogue_version, owed }: DispatchClaim,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        if let Err(error) = registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
+            self.store.release_dispatches(owed).await?;
+            return Err(error);
+        }
+        self.dispatch_all(registry, owed, stop).await
     }
 
     /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
@@ -134,8 +147,10 @@ impl Dispatcher {
             let now = self.sources.now();
             match self.store.settle_dispatches(dispatched, now).await {
                 Ok(_) => {
-                    for key in due {
-                        self.admission.owe(key, now);
+                    if let Some(admission) = &self.admission {
+                        for key in due {
+                            admission.owe(key, now);
+                        }
                     }
                     return Ok(());
                 }

@@ -13,5 +13,5 @@ mod webhook;
 
 pub use keyring::{Keyring, KeyringError, MasterKey};
 pub use sources::{Clock, Random, Sources, SystemClock, SystemRandom};
-pub use supervisor::{Engine, EngineHints, Shutdown};
+pub use supervisor::{Engine, EngineHints, Passes, Shutdown};
 pub use transport::{Transport, TransportReport, TransportRequest};

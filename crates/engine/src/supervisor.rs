@@ -1,5 +1,7 @@
 //! Starts the passes, restarts one that panics, and stops them in two stages: first nothing new is claimed and what is
 //! in flight may end, then what remains is cut off and given back.
+//!
+//! Which passes run on a node is a choice ([`Passes`]): nodes that share a database may divide the work.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +30,22 @@ pub struct Engine {
     abort: CancellationToken,
 }
 
+/// Which passes run on this node. What is dispatched here and delivered elsewhere is found there within half a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passes {
+    /// Events become deliveries.
+    pub dispatch: bool,
+    /// Deliveries are attempted.
+    pub deliver: bool,
+}
+
+impl Passes {
+    /// Everything.
+    pub const ALL: Self = Self { dispatch: true, deliver: true };
+    /// Nothing: the node only takes events in and answers questions.
+    pub const NONE: Self = Self { dispatch: false, deliver: false };
+}
+
 /// A hand on the engine that can be shared.
 #[derive(Clone)]
 pub struct EngineHints(Arc<Parts>);
@@ -39,6 +57,7 @@ struct Parts {
     usage: Arc<UsageLog>,
     transport: Arc<dyn Transport>,
     keyring: Arc<Keyring>,
+    runs: Passes,
 }
 
 /// How a shutdown went.
@@ -57,14 +76,27 @@ impl Engine {
         transport: Arc<dyn Transport>,
         keyring: Arc<Keyring>,
         sources: Sources,
+        runs: Passes,
     ) -> Self {
         let (admission, usage) = (Arc::default(), Arc::default());
-        let parts = Arc::new(Parts { store, sources, admission, usage, transport, keyring });
+        let parts = Arc::new(Parts { store, sources, admission, usage, transport, keyring, runs });
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let mut passes = JoinSet::new();
-        passes.spawn(supervise("dispatch", Arc::clone(&parts), stop.clone(), abort.clone(), run_dispatch));
-        passes.spawn(supervise("deliver", Arc::clone(&parts), stop.clone(), abort.clone(), run_deliver));
-        passes.spawn(supervise("tend", Arc::clone(&parts), stop.clone(), abort.clone(), run_tend));
+        if runs.dispatch {
+            passes.spawn(supervise(
+                "dispatch",
+                Arc::clone(&parts),
+                stop.clone(),
+                abort.clone(),
+                run_dispatch,
+            ));
+        }
+        if runs.deliver {
+            passes.spawn(supervise("deliver", Arc::clone(&parts), stop.clone(), abort.clone(), run_deliver));
+        }
+        if runs != Passes::NONE {
+            passes.spawn(supervise("tend", Arc::clone(&parts), stop.clone(), abort.clone(), run_tend));
+        }
         Self { parts, passes, stop, abort }
     }
 
@@ -87,7 +119,9 @@ impl Engine {
 impl EngineHints {
     /// An endpoint may have deliveries due now. Without this hint they are found within half a second.
     pub fn due_now(&self, schema: &Schema, endpoint_id: EndpointId) {
-        self.0.admission.owe((schema.clone(), endpoint_id), self.0.sources.now());
+        if self.0.runs.deliver {
+            self.0.admission.owe((schema.clone(), endpoint_id), self.0.sources.now());
+        }
     }
 }
 
@@ -96,18 +130,18 @@ async fn join_all(passes: &mut JoinSet<()>) {
 }
 
 async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: CancellationToken) {
-    let Parts { store, sources, admission, usage, .. } = parts.as_ref();
+    let Parts { store, sources, admission, usage, runs, .. } = parts.as_ref();
     let dispatcher = Dispatcher {
         store: Arc::clone(store),
         sources: sources.clone(),
-        admission: Arc::clone(admission),
+        admission: runs.deliver.then(|| Arc::clone(admission)),
         usage: Arc::clone(usage),
     };
     dispatcher.run(stop).await;
 }
 
 async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: CancellationToken) {
-    let Parts { store, sources, admission, usage, transport, keyring } = parts.as_ref();
+    let Parts { store, sources, admission, usage, transport, keyring, .. } = parts.as_ref();
     let webhook =
         Webhook { transport: Arc::clone(transport), keyring: Arc::clone(keyring), sources: sources.clone() };
     let deliverer = Deliverer {

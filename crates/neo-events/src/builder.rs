@@ -10,24 +10,34 @@ use std::{
 };
 
 use neo_events_domain::{
+    Uuid,
     catalogue::{EventTypeDraft, SEEDED_TYPES},
     endpoint::{EndpointLimits, Profile},
-    id::Id,
+    id::{EndpointId, Id},
     tenant::Schema,
 };
 use neo_events_egress::{ConnectionStats, Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
-use neo_events_engine::{Engine, EngineHints, Keyring, KeyringError, MasterKey, Shutdown, Sources};
+use neo_events_engine::{Engine, EngineHints, Keyring, KeyringError, MasterKey, Passes, Shutdown, Sources};
 use neo_events_store::{EventQuery, PageRequest, Store, StoreError};
-use neo_events_store_sqlite::{OpenError, SqliteOptions, SqliteStore};
+use neo_events_store_postgres::{OpenError as PostgresOpenError, PostgresOptions};
+use neo_events_store_sqlite::{OpenError as SqliteOpenError, SqliteOptions};
 
-use crate::transport::HttpTransport;
+use crate::{
+    Directory,
+    backend::{Backend, Database},
+    keys::{KeyMemory, Upkeep},
+    transport::HttpTransport,
+};
 
 /// Why it did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The database file.
     #[error("{0}")]
-    Open(#[from] OpenError),
+    Sqlite(#[from] SqliteOpenError),
+    /// The database server.
+    #[error("{0}")]
+    Postgres(#[from] PostgresOpenError),
     /// The database, after it was opened.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -54,7 +64,9 @@ pub enum StartError {
 
 /// Settings of an embedded neo-events.
 pub struct Builder {
-    database: PathBuf,
+    database: Database,
+    key_file: Option<PathBuf>,
+    passes: Passes,
     profile: Profile,
     master_keys: Vec<MasterKey>,
     target_policy: Option<TargetPolicy>,
@@ -75,6 +87,20 @@ impl Builder {
     #[must_use]
     pub fn master_keys(self, master_keys: Vec<MasterKey>) -> Self {
         Self { master_keys, ..self }
+    }
+
+    /// Where profile `development` keeps the master key that it generates; beside the data if not called. A database
+    /// server has no such place: without this or [`Self::master_keys`] nothing starts.
+    #[must_use]
+    pub fn key_file(self, path: PathBuf) -> Self {
+        Self { key_file: Some(path), ..self }
+    }
+
+    /// What this process does beside answering calls; everything if not called. For processes that share a PostgreSQL
+    /// database.
+    #[must_use]
+    pub fn passes(self, passes: Passes) -> Self {
+        Self { passes, ..self }
     }
 
     /// Which targets are allowed; the profile's policy if not called.
@@ -104,33 +130,37 @@ impl Builder {
     /// Opens the database, brings its schema up to date and starts delivering.
     pub async fn start(self) -> Result<NeoEvents, StartError> {
         let egress = self.egress()?;
-        // The file first: its lock also guards the key file beside it.
-        let sqlite = SqliteStore::open(SqliteOptions::new(self.database.clone()))?;
-        let sealed = sqlite.any_sealed_secret(&Schema::admin()).await?;
+        // The database first: its lock, if it is a file, also guards the key file beside it.
+        let backend = self.database.open().await?;
+        let store = backend.store();
+        let sealed = any_sealed_secret(store.as_ref()).await?;
         let keys = self.keys(sealed.is_some())?;
         let keyring = Arc::new(Keyring::new(&keys, self.sources.clone())?);
-        if let Some((endpoint_id, sealed)) = sealed {
+        if let Some((schema, endpoint_id, sealed)) = sealed {
             // Better not to start than to fail every delivery for want of its secret.
-            keyring.open(&Schema::admin(), endpoint_id, &sealed)?;
+            keyring.open(&schema, endpoint_id, &sealed)?;
         }
-        let store: Arc<dyn Store> = Arc::new(sqlite.clone());
         let newest = store.events(&Schema::admin(), &EventQuery::default(), PageRequest::first(1)).await?;
         if let Some(newest) = newest.items.first() {
             self.sources.not_before(newest.event.created_at);
         }
         seed(store.as_ref(), &self.sources).await?;
         let transport = Arc::new(HttpTransport(egress.clone()));
-        let engine = Engine::start(Arc::clone(&store), transport, Arc::clone(&keyring), self.sources.clone());
+        let (of_engine, sources) = (Arc::clone(&store), self.sources.clone());
+        let engine = Engine::start(of_engine, transport, Arc::clone(&keyring), sources, self.passes);
         let shared = Shared {
             store,
-            sqlite,
+            backend,
             keyring,
             egress,
             sources: self.sources,
             limits: self.profile.endpoint_limits(),
             hints: engine.hints(),
+            keys: KeyMemory::default(),
         };
-        Ok(NeoEvents { shared: Arc::new(shared), engine })
+        let shared = Arc::new(shared);
+        let upkeep = Upkeep::start(Arc::clone(&shared));
+        Ok(NeoEvents { shared, engine, upkeep })
     }
 
     fn egress(&self) -> Result<Egress, EgressError> {
@@ -154,9 +184,8 @@ impl Builder {
         if self.profile != Profile::Development {
             return Err(StartError::MasterKeyMissing);
         }
-        let mut path = self.database.clone().into_os_string();
-        path.push(".key");
-        let path = PathBuf::from(path);
+        let path = self.key_file.clone().or_else(|| self.database.key_file());
+        let path = path.ok_or(StartError::MasterKeyMissing)?;
         // A new key would open none of the secrets that are there.
         match fs::read_to_string(&path) {
             Ok(text) => Ok(vec![MasterKey::parse(&text)?]),
@@ -172,13 +201,28 @@ impl Builder {
 
 /// Whole or not at all: a key cut short by a crash would make every secret unreadable.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
     let draft = path.with_extension("key.new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    fs::File::open(folder)?.sync_all()
+}
+
+/// A secret that is there, of the platform or of one of the newest tenants.
+async fn any_sealed_secret(store: &dyn Store) -> Result<Option<(Schema, EndpointId, Vec<u8>)>, StoreError> {
+    const TENANTS_ASKED: u32 = 10;
+    let newest = store.tenants(PageRequest::first(TENANTS_ASKED)).await?;
+    let schemas =
+        std::iter::once(Schema::admin()).chain(newest.items.into_iter().map(|tenant| tenant.schema));
+    for schema in schemas {
+        if let Some((id, sealed)) = store.any_sealed_secret(&schema).await? {
+            return Ok(Some((schema, id, sealed)));
+        }
+    }
+    Ok(None)
 }
 
 async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
@@ -196,24 +240,38 @@ async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
 pub struct NeoEvents {
     shared: Arc<Shared>,
     engine: Engine,
+    upkeep: Upkeep,
 }
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
-    /// The same store, for what only SQLite has: publishing in the caller's own transaction.
-    pub(crate) sqlite: SqliteStore,
+    /// The same store, for what only one of them has: publishing in the caller's own transaction.
+    pub(crate) backend: Backend,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) egress: Egress,
     pub(crate) sources: Sources,
     pub(crate) limits: EndpointLimits,
     pub(crate) hints: EngineHints,
+    pub(crate) keys: KeyMemory,
 }
 
 impl NeoEvents {
     /// Settings for a SQLite database at this path; it is made if it is not there.
     pub fn builder(database: impl Into<PathBuf>) -> Builder {
+        Self::on(Database::Sqlite(SqliteOptions::new(database)))
+    }
+
+    /// Settings for a PostgreSQL database at this URL, `postgres://user:password@host:port/database?sslmode=…`: any
+    /// number of processes may share it.
+    pub fn postgres(url: impl Into<String>) -> Builder {
+        Self::on(Database::Postgres(PostgresOptions::new(url)))
+    }
+
+    fn on(database: Database) -> Builder {
         Builder {
-            database: database.into(),
+            database,
+            key_file: None,
+            passes: Passes::ALL,
             profile: Profile::default(),
             master_keys: Vec::new(),
             target_policy: None,
@@ -230,25 +288,37 @@ impl NeoEvents {
 
     /// A tenant's handle. Calls answer [`StoreError::UnknownSchema`] if there is no such tenant.
     pub fn tenant(&self, schema: Schema) -> Tenant {
-        Tenant { shared: Arc::clone(&self.shared), schema }
+        Tenant::new(Arc::clone(&self.shared), schema)
+    }
+
+    /// Tenants, and the API keys to them.
+    pub fn directory(&self) -> Directory {
+        Directory::new(Arc::clone(&self.shared))
     }
 
     /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
         let shutdown = self.engine.shutdown(grace).await;
-        self.shared.sqlite.clone().close().await;
+        self.upkeep.end().await;
+        self.shared.backend.clone().close().await;
         shutdown
     }
 }
 
-/// The handle of one tenant: every operation on its events, endpoints, subscriptions and deliveries.
+/// The handle of one tenant: every operation on its events, endpoints, subscriptions and deliveries. Bound to a context
+/// by [`Tenant::in_context`], it sees and writes that context's rows alone.
 #[derive(Clone)]
 pub struct Tenant {
     pub(crate) shared: Arc<Shared>,
     pub(crate) schema: Schema,
+    pub(crate) context_id: Option<Uuid>,
 }
 
 impl Tenant {
+    pub(crate) const fn new(shared: Arc<Shared>, schema: Schema) -> Self {
+        Self { shared, schema, context_id: None }
+    }
+
     /// Whose handle it is.
     pub const fn schema(&self) -> &Schema {
         &self.schema

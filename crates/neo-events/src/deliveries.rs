@@ -7,12 +7,15 @@ use neo_events_domain::{
 };
 use neo_events_store::{Changed, DeliveryQuery, Page, PageRequest};
 
-use crate::{Conflict, Error, Tenant};
+use crate::{Conflict, Error, Tenant, context::no_rows};
 
 impl Tenant {
     /// One delivery with its attempts.
     pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryHistory, Error> {
-        self.store().delivery(&self.schema, id).await?.ok_or(Error::NotFound("delivery"))
+        match self.store().delivery(&self.schema, id).await? {
+            Some(history) if self.sees_delivery(&history.delivery).await? => Ok(history),
+            _ => Err(Error::NotFound("delivery")),
+        }
     }
 
     /// Deliveries, newest first.
@@ -21,11 +24,14 @@ impl Tenant {
         query: &DeliveryQuery,
         page: PageRequest,
     ) -> Result<Page<Delivery>, Error> {
-        Ok(self.store().deliveries(&self.schema, query, page).await?)
+        let Ok(context_id) = self.listed_context(query.context_id) else { return Ok(no_rows()) };
+        let query = DeliveryQuery { context_id, ..query.clone() };
+        Ok(self.store().deliveries(&self.schema, &query, page).await?)
     }
 
     /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled.
     pub async fn retry_delivery(&self, id: DeliveryId) -> Result<Delivery, Error> {
+        self.judge_sight(id).await?;
         let delivery = done(self.store().retry_delivery(&self.schema, id, self.sources().now()).await?)?;
         self.shared.hints.due_now(&self.schema, delivery.webhook_endpoint_id);
         Ok(delivery)
@@ -36,7 +42,13 @@ impl Tenant {
         let mut faults = Faults::new();
         let reason = faults.name("/reason", reason, CANCEL_REASON_CHARS_MAX);
         faults.found()?;
+        self.judge_sight(id).await?;
         done(self.store().cancel_delivery(&self.schema, id, &reason, self.sources().now()).await?)
+    }
+
+    /// Refuses a delivery of another context. What its endpoint's context is never changes.
+    async fn judge_sight(&self, id: DeliveryId) -> Result<(), Error> {
+        if self.context_id.is_some() { self.delivery(id).await.map(drop) } else { Ok(()) }
     }
 }
 

@@ -14,7 +14,7 @@ use neo_events_domain::{
 };
 use neo_events_store::{Appended, EndpointQuery, NewDelivery, Page, PageRequest, Updated, Usage};
 
-use crate::{Conflict, Error, Tenant};
+use crate::{Conflict, Error, Tenant, context::no_rows};
 
 /// How often an update is decided anew because somebody else wrote meanwhile.
 pub(crate) const UPDATE_TRIES_MAX: u32 = 20;
@@ -53,6 +53,7 @@ impl Tenant {
         secret_token: Option<&str>,
     ) -> Result<CreatedEndpoint, Error> {
         let id = self.sources().new_id();
+        let draft = EndpointDraft { context_id: self.written_context(draft.context_id)?, ..draft };
         let judged_url = self.judge_url(&draft.endpoint_url);
         let secret = self.secret(secret_token);
         let validated = draft.validate(id, self.sources().now(), self.shared.limits, judged_url);
@@ -68,12 +69,15 @@ impl Tenant {
 
     /// One endpoint.
     pub async fn endpoint(&self, id: EndpointId) -> Result<Endpoint, Error> {
-        self.store().endpoint(&self.schema, id).await?.ok_or(Error::NotFound("endpoint"))
+        let endpoint = self.store().endpoint(&self.schema, id).await?;
+        endpoint.filter(|endpoint| self.sees(endpoint.context_id)).ok_or(Error::NotFound("endpoint"))
     }
 
     /// Endpoints, newest first.
     pub async fn endpoints(&self, query: &EndpointQuery, page: PageRequest) -> Result<Page<Endpoint>, Error> {
-        Ok(self.store().endpoints(&self.schema, query, page).await?)
+        let Ok(context_id) = self.listed_context(query.context_id) else { return Ok(no_rows()) };
+        let query = EndpointQuery { context_id, ..query.clone() };
+        Ok(self.store().endpoints(&self.schema, &query, page).await?)
     }
 
     /// Changes an endpoint. Another URL drops verification. `url`, if given, is judged by the address policy.
@@ -138,6 +142,7 @@ impl Tenant {
 
     /// Deletes an endpoint with its subscriptions. Deliveries that are not over are cancelled.
     pub async fn delete_endpoint(&self, id: EndpointId) -> Result<(), Error> {
+        self.endpoint(id).await?;
         let was_there = self.store().delete_endpoint(&self.schema, id, self.sources().now()).await?;
         if was_there { Ok(()) } else { Err(Error::NotFound("endpoint")) }
     }

@@ -18,6 +18,11 @@ pub enum Error {
     /// The input is fine, but what is stored forbids it.
     #[error("{0}")]
     Conflict(#[from] Conflict),
+    /// What belongs to the whole tenant is not changed from within a context.
+    #[error(
+        "{0} belong to the whole tenant: a handle or key that is bound to a context may read them, not change them"
+    )]
+    BeyondContext(&'static str),
     /// The database.
     #[error("{0}")]
     Store(#[from] StoreError),

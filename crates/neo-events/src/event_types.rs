@@ -1,4 +1,4 @@
-//! The catalogue of event types.
+//! The catalogue of event types. It is the whole tenant's: a handle that is bound to a context reads it, no more.
 
 use neo_events_domain::{
     catalogue::{EventTypeDraft, EventTypeEntry, EventTypePatch},
@@ -11,6 +11,7 @@ use crate::{Conflict, Error, Tenant, endpoints::UPDATE_TRIES_MAX};
 impl Tenant {
     /// Adds an entry.
     pub async fn create_event_type(&self, draft: EventTypeDraft) -> Result<EventTypeEntry, Error> {
+        self.judge_catalogue_change()?;
         let entry = draft.validate(self.sources().new_id(), self.sources().now())?;
         match self.store().insert_event_type(&self.schema, &entry).await? {
             Inserted::New => Ok(entry),
@@ -45,6 +46,7 @@ impl Tenant {
         of: &EventType,
         patch: EventTypePatch,
     ) -> Result<EventTypeEntry, Error> {
+        self.judge_catalogue_change()?;
         for _ in 0..UPDATE_TRIES_MAX {
             let entry = self.event_type(of).await?.patched(patch.clone(), self.sources().now())?;
             match self.store().update_event_type(&self.schema, &entry).await? {
@@ -58,7 +60,12 @@ impl Tenant {
 
     /// Removes an entry. Events and subscriptions of the type stay.
     pub async fn delete_event_type(&self, event_type: &EventType) -> Result<(), Error> {
+        self.judge_catalogue_change()?;
         let was_there = self.store().delete_event_type(&self.schema, event_type).await?;
         if was_there { Ok(()) } else { Err(Error::NotFound("event type")) }
+    }
+
+    fn judge_catalogue_change(&self) -> Result<(), Error> {
+        if self.context_id.is_some() { Err(Error::BeyondContext("event types")) } else { Ok(()) }
     }
 }

@@ -3,17 +3,23 @@
 use neo_events_domain::{Uuid, event::normalise_aggregate_type, id::EventId, violation::Violations};
 use neo_events_store::{EventQuery, Page, PageRequest, StoredEvent};
 
-use crate::{Error, Tenant};
+use crate::{Error, Tenant, context::no_rows};
+
+/// How many events of an aggregate are read at a time where most may be another context's.
+const EVENTS_PER_PAGE: u32 = 500;
 
 impl Tenant {
     /// One event.
     pub async fn event(&self, id: EventId) -> Result<StoredEvent, Error> {
-        self.store().event(&self.schema, id).await?.ok_or(Error::NotFound("event"))
+        let stored = self.store().event(&self.schema, id).await?;
+        stored.filter(|stored| self.sees(stored.event.context_id)).ok_or(Error::NotFound("event"))
     }
 
     /// Events, newest first.
     pub async fn events(&self, query: &EventQuery, page: PageRequest) -> Result<Page<StoredEvent>, Error> {
-        Ok(self.store().events(&self.schema, query, page).await?)
+        let Ok(context_id) = self.listed_context(query.context_id) else { return Ok(no_rows()) };
+        let query = EventQuery { context_id, ..query.clone() };
+        Ok(self.store().events(&self.schema, &query, page).await?)
     }
 
     /// All events of a query, page by page, newest first, in memory for one page.
@@ -23,7 +29,9 @@ impl Tenant {
 
     /// How many events a query has.
     pub async fn count_events(&self, query: &EventQuery) -> Result<u64, Error> {
-        Ok(self.store().count_events(&self.schema, query).await?)
+        let Ok(context_id) = self.listed_context(query.context_id) else { return Ok(0) };
+        let query = EventQuery { context_id, ..query.clone() };
+        Ok(self.store().count_events(&self.schema, &query).await?)
     }
 
     /// An aggregate's events after a version, by version ascending.
@@ -35,19 +43,60 @@ impl Tenant {
         limit: u32,
     ) -> Result<Vec<StoredEvent>, Error> {
         let aggregate_type = normalised(aggregate_type)?;
+        if self.context_id.is_some() {
+            let query = EventQuery {
+                aggregate_type: Some(aggregate_type),
+                aggregate_id: Some(aggregate_id),
+                ..EventQuery::default()
+            };
+            return self.by_version(query, after_version, limit).await;
+        }
         let aggregate = (aggregate_type.as_str(), aggregate_id);
         Ok(self.store().aggregate_events(&self.schema, aggregate, after_version, limit).await?)
     }
 
-    /// The version that an aggregate's next event gets.
+    /// The first of a query's events by version ascending, then as stored, in memory for `limit` of them and a page.
+    async fn by_version(
+        &self,
+        query: EventQuery,
+        after_version: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut pages = self.event_pages(query, EVENTS_PER_PAGE);
+        let mut found: Vec<StoredEvent> = Vec::new();
+        while let Some(page) = pages.next().await? {
+            let later =
+                page.into_iter().rev().filter(|stored| stored.event.aggregate_version > after_version);
+            // Pages come newest first, so each goes in front: then sorting leaves equal versions as they were stored.
+            found.splice(0..0, later);
+            found.sort_by_key(|stored| stored.event.aggregate_version);
+            found.truncate(limit);
+        }
+        Ok(found)
+    }
+
+    /// The version that an aggregate's next event gets; 1 if the caller sees none of its events.
     pub async fn next_version(&self, aggregate_type: &str, aggregate_id: Uuid) -> Result<u32, Error> {
         let aggregate_type = normalised(aggregate_type)?;
-        Ok(self.store().newest_version(&self.schema, (&aggregate_type, aggregate_id)).await? + 1)
+        let aggregate = (aggregate_type.as_str(), aggregate_id);
+        if !self.sees_aggregate(aggregate).await? {
+            return Ok(1);
+        }
+        Ok(self.store().newest_version(&self.schema, aggregate).await? + 1)
     }
 
     /// Ends the owed dispatch of these events without delivering them. Answers how many were owed.
     pub async fn mark_processed(&self, ids: &[EventId]) -> Result<u64, Error> {
-        Ok(self.store().mark_processed(&self.schema, ids, self.sources().now()).await?)
+        let mut seen = Vec::with_capacity(ids.len());
+        for id in ids {
+            let found = if self.context_id.is_some() { self.event(*id).await.map(drop) } else { Ok(()) };
+            match found {
+                Err(Error::NotFound(_)) => {}
+                found => seen.push(found.map(|()| *id)?),
+            }
+        }
+        Ok(self.store().mark_processed(&self.schema, &seen, self.sources().now()).await?)
     }
 }
 

@@ -1,17 +1,22 @@
 #![doc = include_str!("../README.md")]
 
+mod backend;
 mod builder;
+mod context;
 mod deliveries;
+mod directory;
 mod endpoints;
 mod error;
 mod event_types;
 mod events;
+mod keys;
 mod publishing;
 mod subscriptions;
 mod transport;
 mod verification;
 
 pub use builder::{Builder, NeoEvents, StartError, Tenant};
+pub use directory::{CreatedApiKey, Directory, KeyText};
 pub use endpoints::{CreatedEndpoint, RotatedSecret};
 pub use error::{Conflict, Error};
 pub use events::EventPages;
@@ -21,6 +26,7 @@ pub use verification::{ConnectivityReport, VerificationReport};
 
 pub use neo_events_domain::{
     self as domain, SignedDuration, Timestamp, Uuid,
+    api_key::{ApiKey, ApiKeyDraft, Scope, Scopes},
     catalogue::{EventTypeDraft, EventTypeEntry, EventTypePatch},
     delivery::{Attempt, Delivery, DeliveryHistory, DeliveryState, DeliveryStatus},
     endpoint::{Endpoint, EndpointDraft, EndpointPatch, Profile, RetryPreset},
@@ -29,15 +35,15 @@ pub use neo_events_domain::{
     signing::SigningSecret,
     stats::EndpointStats,
     subscription::{Subscription, SubscriptionDraft, SubscriptionPatch},
-    tenant::Schema,
+    tenant::{Schema, Tenant as TenantRecord, TenantDraft},
 };
 pub use neo_events_egress::{
     ConnectionStats, Lookup, Resolve, ResolveError, Resolved, TargetPolicy, Timings,
 };
-pub use neo_events_engine::{Clock, MasterKey, Random, Shutdown, Sources, SystemClock, SystemRandom};
+pub use neo_events_engine::{Clock, MasterKey, Passes, Random, Shutdown, Sources, SystemClock, SystemRandom};
 pub use neo_events_store::{
-    Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest, StoreError,
-    StoredEvent, SubscriptionQuery, TimeRange,
+    ApiKeyQuery, Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest,
+    StoreError, StoredEvent, SubscriptionQuery, TimeRange,
 };
 /// The driver whose transactions [`Tenant::publish_in`] takes.
 pub use neo_events_store_sqlite::rusqlite;

@@ -1,7 +1,7 @@
 //! Publishing: one event, many, or inside the caller's own transaction.
 
 use neo_events_domain::{
-    Timestamp,
+    Timestamp, Uuid,
     event::{EventDraft, NewEvent},
     event_type::EventType,
     id::EventId,
@@ -34,11 +34,11 @@ impl Tenant {
     /// Publishes an event. When this returns, it is durable and will be delivered.
     pub async fn publish(&self, draft: EventDraft) -> Result<Published, Error> {
         let event = self.validate(draft)?;
-        let header = (event.id, event.event_type.clone());
+        let header = self.header(&event);
         let now = self.sources().now();
         let appended = self.store().append(&self.schema, vec![event], now).await?;
         let appended = appended.into_iter().next().ok_or_else(lost_answer)?;
-        published(header, appended)
+        self.published(header, appended).await
     }
 
     /// Makes an event of the two fields that must be given, and publishes it.
@@ -58,8 +58,17 @@ impl Tenant {
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
         let (answers, events) = self.sort_out(drafts)?;
-        let appended = self.store().append(&self.schema, events, now).await?;
-        Ok(fill_in(answers, appended))
+        let mut appended = self.store().append(&self.schema, events, now).await?.into_iter();
+        let mut filled = Vec::with_capacity(answers.len());
+        for answer in answers {
+            filled.push(match answer {
+                Answer::Refused(violations) => Err(violations.into()),
+                Answer::Appended(header) => {
+                    self.published(header, appended.next().ok_or_else(lost_answer)?).await
+                }
+            });
+        }
+        Ok(filled)
     }
 
     /// Publishes inside the caller's own transaction on the tenant's file. If the caller commits, the events will
@@ -72,17 +81,49 @@ impl Tenant {
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
         let (answers, events) = self.sort_out(drafts)?;
-        let appended = self.shared.sqlite.append_in(&self.schema, transaction, &events, now)?;
-        Ok(fill_in(answers, appended))
+        let mut appended =
+            self.shared.backend.sqlite()?.append_in(&self.schema, transaction, &events, now)?.into_iter();
+        let fill = |answer| match answer {
+            Answer::Refused(violations) => Err(violations.into()),
+            Answer::Appended(header) => told(header, appended.next().ok_or_else(lost_answer)?),
+        };
+        Ok(answers.into_iter().map(fill).collect())
     }
 
     /// Says that events were committed by [`Self::publish_in`]: they are dispatched at once.
     pub fn announce(&self) {
-        self.shared.sqlite.announce();
+        self.shared.backend.announce();
     }
 
     fn validate(&self, draft: EventDraft) -> Result<NewEvent, Violations> {
-        draft.validate(self.sources().now(), self.sources().bytes())
+        let context_id = self.written_context(draft.context_id);
+        let draft = EventDraft { context_id: context_id.clone().unwrap_or(draft.context_id), ..draft };
+        match (draft.validate(self.sources().now(), self.sources().bytes()), context_id) {
+            (validated, Ok(_)) => validated,
+            (Ok(_), Err(violations)) => Err(violations),
+            (Err(violations), Err(more)) => Err(violations.and(more)),
+        }
+    }
+
+    fn header(&self, event: &NewEvent) -> Header {
+        let aggregate = || (event.aggregate_type_or_default().to_owned(), event.aggregate_id_or_default());
+        Header {
+            id: event.id,
+            event_type: event.event_type.clone(),
+            aggregate: self.context_id.is_some().then(aggregate),
+        }
+    }
+
+    /// The answer to a publish. How far an aggregate of another context has come is not told.
+    async fn published(&self, header: Header, appended: Appended) -> Result<Published, Error> {
+        if let (Appended::StaleVersion { .. } | Appended::VersionsExhausted, Some((aggregate_type, id))) =
+            (appended, &header.aggregate)
+            && !self.sees_aggregate((aggregate_type, *id)).await?
+        {
+            let another = Rule::Conflict("names an aggregate of another context");
+            return Err(Violations::one("/aggregate_id", another).into());
+        }
+        told(header, appended)
     }
 
     fn sort_out(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
@@ -93,7 +134,7 @@ impl Tenant {
         let mut events = Vec::with_capacity(drafts.len());
         let answer = |draft| match self.validate(draft) {
             Ok(event) => {
-                let header = (event.id, event.event_type.clone());
+                let header = self.header(&event);
                 events.push(event);
                 Answer::Appended(header)
             }
@@ -104,23 +145,20 @@ impl Tenant {
     }
 }
 
-type Header = (EventId, EventType);
+/// What is told of an event that was stored.
+struct Header {
+    id: EventId,
+    event_type: EventType,
+    /// Only where the caller may not see it.
+    aggregate: Option<(String, Uuid)>,
+}
 
 enum Answer {
     Appended(Header),
     Refused(Violations),
 }
 
-fn fill_in(answers: Vec<Answer>, appended: Vec<Appended>) -> Vec<Result<Published, Error>> {
-    let mut appended = appended.into_iter();
-    let fill = |answer| match answer {
-        Answer::Refused(violations) => Err(violations.into()),
-        Answer::Appended(header) => published(header, appended.next().ok_or_else(lost_answer)?),
-    };
-    answers.into_iter().map(fill).collect()
-}
-
-fn published((id, event_type): Header, appended: Appended) -> Result<Published, Error> {
+fn told(header: Header, appended: Appended) -> Result<Published, Error> {
     let (created_at, aggregate_version, duplicate) = match appended {
         Appended::Stored { created_at, aggregate_version } => (created_at, aggregate_version, false),
         Appended::Duplicate { created_at, aggregate_version } => (created_at, aggregate_version, true),
@@ -129,6 +167,7 @@ fn published((id, event_type): Header, appended: Appended) -> Result<Published, 
         Appended::VersionsExhausted => return Err(Conflict::VersionsExhausted.into()),
         Appended::TypeDisabled => return Err(Error::type_disabled()),
     };
+    let Header { id, event_type, .. } = header;
     Ok(Published { id, event_type, created_at, aggregate_version, duplicate })
 }
 

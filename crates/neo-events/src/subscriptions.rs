@@ -12,7 +12,7 @@ use neo_events_domain::{
 use neo_events_store::{Inserted, Page, PageRequest, SubscriptionQuery, Updated};
 use uuid::Uuid;
 
-use crate::{Conflict, Error, Tenant, endpoints::UPDATE_TRIES_MAX};
+use crate::{Conflict, Error, Tenant, context::no_rows, endpoints::UPDATE_TRIES_MAX};
 
 /// What is explained.
 #[derive(Debug, Clone)]
@@ -62,9 +62,11 @@ impl Tenant {
         endpoint_id: EndpointId,
         draft: SubscriptionDraft,
     ) -> Result<Subscription, Error> {
-        let Some(endpoint) = self.store().endpoint(&self.schema, endpoint_id).await? else {
-            return Err(no_such_endpoint());
+        let endpoint = match self.endpoint(endpoint_id).await {
+            Err(Error::NotFound(_)) => return Err(no_such_endpoint()),
+            found => found?,
         };
+        let draft = SubscriptionDraft { context_id: self.written_context(draft.context_id)?, ..draft };
         let subscription = draft.validate(self.sources().new_id(), &endpoint, self.sources().now())?;
         match self.store().insert_subscription(&self.schema, &subscription).await? {
             Inserted::New | Inserted::Exists => self.subscription(subscription.id).await,
@@ -75,7 +77,9 @@ impl Tenant {
 
     /// One subscription.
     pub async fn subscription(&self, id: SubscriptionId) -> Result<Subscription, Error> {
-        self.store().subscription(&self.schema, id).await?.ok_or(Error::NotFound("subscription"))
+        let subscription = self.store().subscription(&self.schema, id).await?;
+        let seen = subscription.filter(|subscription| self.sees(subscription.context_id));
+        seen.ok_or(Error::NotFound("subscription"))
     }
 
     /// Subscriptions, newest first.
@@ -84,7 +88,9 @@ impl Tenant {
         query: &SubscriptionQuery,
         page: PageRequest,
     ) -> Result<Page<Subscription>, Error> {
-        Ok(self.store().subscriptions(&self.schema, query, page).await?)
+        let Ok(context_id) = self.listed_context(query.context_id) else { return Ok(no_rows()) };
+        let query = SubscriptionQuery { context_id, ..query.clone() };
+        Ok(self.store().subscriptions(&self.schema, &query, page).await?)
     }
 
     /// Changes a subscription.
@@ -107,6 +113,7 @@ impl Tenant {
 
     /// Removes a subscription. Deliveries that it caused go on.
     pub async fn delete_subscription(&self, id: SubscriptionId) -> Result<(), Error> {
+        self.subscription(id).await?;
         let was_there = self.store().delete_subscription(&self.schema, id).await?;
         if was_there { Ok(()) } else { Err(Error::NotFound("subscription")) }
     }
@@ -124,7 +131,9 @@ impl Tenant {
             }
             FilterSource::Subscription(id) => {
                 let subscription = self.subscription(id).await?;
-                let endpoint = self.endpoint(subscription.endpoint_id).await?;
+                // Not by what the caller sees: a context's subscription may be to an endpoint of the whole tenant.
+                let endpoint = self.store().endpoint(&self.schema, subscription.endpoint_id).await?;
+                let endpoint = endpoint.ok_or(Error::NotFound("endpoint"))?;
                 let context = effective_context(subscription.context_id, endpoint.context_id);
                 clauses.extend(envelope_clauses(&subscription, endpoint.is_active, context, &event));
                 subscription.filter

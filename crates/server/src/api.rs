@@ -4,6 +4,8 @@
 //! handler, catches a handler that panics and writes refusals as problems. Handlers only translate between the wire
 //! and the library. Nothing is logged for a request that succeeds.
 
+mod access;
+mod api_keys;
 mod body;
 mod deliveries;
 mod endpoints;
@@ -12,7 +14,9 @@ mod events;
 mod operations;
 mod path;
 mod query;
+mod routes;
 mod subscriptions;
+mod tenants;
 
 use std::panic::AssertUnwindSafe;
 
@@ -22,28 +26,28 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Body as HttpBody;
 use neo_events::{
-    Schema, Sources, Tenant,
+    Directory, Sources,
     domain::id::{Id, RequestId},
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use tower_service::Service;
 use uuid::Uuid;
 
+use self::access::{AdminKeyDigest, Gate};
+use self::routes::Routes;
+pub use self::routes::{Needs, Route};
 use crate::problem::{self, Refusal};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TENANT_ID: HeaderName = HeaderName::from_static("x-neo-tenant-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The API over one running neo-events.
 pub(crate) struct Api {
     router: Router,
-    admin_key: KeyDigest,
+    gate: Gate,
     sources: Sources,
 }
 
@@ -52,30 +56,28 @@ pub(crate) trait RequestBody: HttpBody<Data = Bytes, Error: Into<BoxError>> + Se
 
 impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static> RequestBody for B {}
 
-/// SHA-256 of a key: digests of equal length can be compared in constant time.
-struct KeyDigest([u8; 32]);
+fn routes() -> Routes {
+    Routes::new()
+        .and(events::routes())
+        .and(event_types::routes())
+        .and(endpoints::routes())
+        .and(subscriptions::routes())
+        .and(deliveries::routes())
+        .and(tenants::routes())
+        .and(api_keys::routes())
+        .and(operations::routes())
+}
 
-impl KeyDigest {
-    fn of(key: &[u8]) -> Self {
-        Self(Sha256::digest(key).into())
-    }
-
-    fn is_of(&self, key: &[u8]) -> bool {
-        self.0.ct_eq(&Self::of(key).0).into()
-    }
+/// Every route of the API, and what it needs of its caller.
+pub fn route_table() -> Vec<Route> {
+    routes().into_table()
 }
 
 impl Api {
-    pub(crate) fn new(platform: Tenant, admin_key: &str, sources: Sources) -> Self {
-        let router = Router::new()
-            .merge(events::routes())
-            .merge(event_types::routes())
-            .merge(endpoints::routes())
-            .merge(subscriptions::routes())
-            .merge(deliveries::routes())
-            .merge(operations::routes())
-            .with_state(platform);
-        Self { router, admin_key: KeyDigest::of(admin_key.as_bytes()), sources }
+    pub(crate) fn new(directory: Directory, admin_key: &str, sources: Sources) -> Self {
+        let router = routes().into_router(directory.clone());
+        let gate = Gate { directory, admin_key: AdminKeyDigest::of(admin_key.as_bytes()) };
+        Self { router, gate, sources }
     }
 
     /// Answers one request. Never fails: every failure is an answer.
@@ -88,55 +90,28 @@ impl Api {
         response
     }
 
-    async fn route<B: RequestBody>(&self, request: Request<B>) -> Response {
-        if let Err(refusal) = self.admit(&request) {
+    async fn route<B: RequestBody>(&self, mut request: Request<B>) -> Response {
+        if let Err(refusal) = self.admit(&mut request).await {
             return refusal.into_response();
         }
         let Ok(response) = self.router.clone().call(request).await;
         response
     }
 
-    /// What every request under `/v1` has to bring.
-    fn admit<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+    /// What every request under `/v1` has to bring. Leaves its caller and the tenant's handle with it.
+    async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
         let is_public = !request.uri().path().starts_with("/v1/");
         if is_public {
             return Ok(());
         }
-        let headers = request.headers();
-        if !bearer_key(headers).is_some_and(|key| self.admin_key.is_of(key)) {
-            return Err(Refusal::unauthorized());
-        }
-        judge_tenant(headers)?;
-        if request.method() == Method::POST && headers.contains_key(IDEMPOTENCY_KEY) {
+        let (caller, tenant) = self.gate.admit(request.headers()).await?;
+        if request.method() == Method::POST && request.headers().contains_key(IDEMPOTENCY_KEY) {
             return Err(Refusal::idempotency_key());
         }
+        request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(tenant);
         Ok(())
     }
-}
-
-/// The key of `Authorization: Bearer KEY` (RFC 6750 §2.1); the scheme's case does not matter.
-fn bearer_key(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key.trim_ascii())
-}
-
-/// The admin key acts in `admin`, the only tenant there is so far.
-fn judge_tenant(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut values = headers.get_all(TENANT_ID).iter();
-    let Some(value) = values.next() else { return Ok(()) };
-    if value == "admin" && values.next().is_none() {
-        return Ok(());
-    }
-    let named = value.to_str().ok().filter(|_| headers.get_all(TENANT_ID).iter().count() == 1);
-    let named = named.ok_or_else(Refusal::invalid_tenant_id)?;
-    let schema = match named.strip_prefix("region:") {
-        Some(region) => Schema::shared(region),
-        None => Schema::tenant(named),
-    };
-    let schema = schema.map_err(|_| Refusal::invalid_tenant_id())?;
-    Err(Refusal::tenant_not_found(&schema.tenant_header()))
 }
 
 fn header_value(id: Uuid) -> HeaderValue {
@@ -190,11 +165,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_answered_for() {
-        let api = Api {
-            router: Router::new().route("/boom", get(boom)),
-            admin_key: KeyDigest::of(b"key"),
-            sources: Sources::system(),
-        };
+        let folder = tempfile::tempdir().unwrap();
+        let neo = neo_events::NeoEvents::builder(folder.path().join("admin.db")).start().await.unwrap();
+        let router = Router::new().route("/boom", get(boom));
+        let api = Api { router, ..Api::new(neo.directory(), "key", Sources::system()) };
         let response = api.answer(Request::get("/boom").body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let request_id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
@@ -203,14 +177,5 @@ mod tests {
         assert_eq!(problem["code"], "internal_error");
         assert_eq!(problem["request_id"], request_id.as_str());
         assert!(!problem["detail"].as_str().unwrap().contains("bug"));
-    }
-
-    #[test]
-    fn keys_are_compared_whole() {
-        let digest = KeyDigest::of(b"0123456789abcdef");
-        assert!(digest.is_of(b"0123456789abcdef"));
-        for other in [&b""[..], b"0123456789abcde", b"0123456789abcdef0", b"0123456789abcdeF"] {
-            assert!(!digest.is_of(other));
-        }
     }
 }

@@ -1,9 +1,12 @@
 //! The command line: what there is to say, and saying it to a server over HTTP.
 //!
-//! Every command but `serve` and `demo` is a client of the public API and shows its answers in two forms: tables and
-//! records for people, and with `--json` the answer as it came, for programs. Module `failure` has the exit codes.
+//! Every command but `serve`, `demo` and `bench` is a client of the public API and shows its answers in two forms:
+//! tables and records for people, and with `--json` the answer as it came, for programs. Module `failure` has the exit
+//! codes.
 
+mod api_keys;
 mod arguments;
+mod bench;
 mod connections;
 pub(crate) mod deliveries;
 mod endpoints;
@@ -18,6 +21,7 @@ mod serve;
 pub(crate) mod session;
 pub(crate) mod signals;
 pub(crate) mod subscriptions;
+mod tenants;
 
 use std::{
     io::{self, Write},
@@ -67,6 +71,9 @@ enum Command {
     /// Show everything at work: a server, two endpoints, a filter, a retry
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
+    /// Measure what this machine can do: rates, latencies, CPU time, memory
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(Box<bench::BenchArgs>),
     /// Publish an event, or many from a file
     #[command(after_help = publish::EXAMPLES)]
     Publish(Box<publish::PublishArgs>),
@@ -88,6 +95,12 @@ enum Command {
     /// Keep the catalogue of event types
     #[command(subcommand)]
     EventTypes(event_types::EventTypesCommand),
+    /// Make and list tenants, with an admin key
+    #[command(subcommand, after_help = tenants::OVERVIEW)]
+    Tenants(tenants::TenantsCommand),
+    /// Make, list and revoke API keys, with an admin key
+    #[command(subcommand, after_help = api_keys::OVERVIEW)]
+    ApiKeys(api_keys::ApiKeysCommand),
     /// Look at the server's outgoing connections
     #[command(subcommand)]
     Connections(connections::ConnectionsCommand),
@@ -121,6 +134,7 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(args, server.ca_file(), &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
+        Command::Bench(args) => bench::run(*args, &output, json).await,
         Command::Listen(args) => receive::run(*args, server, output, json).await,
         Command::Publish(args) => publish::run(&open(server, output)?, *args).await,
         Command::Events(command) => events::run(&open(server, output)?, command).await,
@@ -128,6 +142,8 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
         Command::Subscriptions(command) => subscriptions::run(&open(server, output)?, command).await,
         Command::Deliveries(command) => deliveries::run(&open(server, output)?, command).await,
         Command::EventTypes(command) => event_types::run(&open(server, output)?, command).await,
+        Command::Tenants(command) => tenants::run(&open(server, output)?, command).await,
+        Command::ApiKeys(command) => api_keys::run(&open(server, output)?, command).await,
         Command::Connections(command) => connections::run(&open(server, output)?, command).await,
     }
 }

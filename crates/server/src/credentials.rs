@@ -41,9 +41,9 @@ pub(crate) struct CredentialsError {
     source: io::Error,
 }
 
-/// The file beside a database.
-pub(crate) fn beside(database: &Path) -> PathBuf {
-    database.with_file_name(FILE_NAME)
+/// The file in a folder.
+pub(crate) fn in_folder(folder: &Path) -> PathBuf {
+    folder.join(FILE_NAME)
 }
 
 impl Credentials {
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_and_private() {
         let folder = tempfile::tempdir().unwrap();
-        let path = beside(&folder.path().join("deeper/admin.db"));
+        let path = in_folder(&folder.path().join("deeper"));
         assert_eq!(Credentials::read(&path).unwrap(), None);
         for url in ["http://127.0.0.1:1", "http://127.0.0.1:2"] {
             let written = Credentials { url: url.into(), key: "k".into() };

@@ -22,7 +22,7 @@ use crate::{
     client::{Client, ClientOptions},
     listen::Receiver,
     serve::{ServeError, serve},
-    settings::{AdminKey, Database, ServeSettings},
+    settings::{AdminKey, Database, Roles, ServeSettings},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -58,6 +58,7 @@ pub(crate) async fn run(args: DemoArgs, output: &Output) -> Result<(), Failure> 
         listen: args.listen,
         database: Database::Sqlite(folder.path().join("admin.db")),
         profile: Profile::Development,
+        roles: Roles::ALL,
         admin_key,
         master_keys: Vec::new(),
         ca_file: None,

@@ -3,6 +3,7 @@
 // All modules of the binary are declared here, those of the command line too: `main.rs` only calls in, and
 // `tests/` can start the real server.
 mod api;
+mod bench;
 pub mod cli;
 mod client;
 mod credentials;
@@ -12,3 +13,5 @@ mod problem;
 pub mod serve;
 pub mod settings;
 mod wire;
+
+pub use api::{Needs, Route, route_table};

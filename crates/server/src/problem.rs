@@ -12,12 +12,15 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use neo_events::{
-    Conflict, Error, StoreError,
+    Conflict, Error, Scope, StoreError,
     domain::violation::{Rule, Violations},
 };
 use uuid::Uuid;
 
 use crate::wire::{BatchAnswer, BatchResult, Fault, Problem};
+
+/// How a tenant is named.
+pub(crate) const TENANT_FORM: &str = "`admin`, a tenant's slug (lower-case letters, digits and underscores, a letter first), or `region:` and a region";
 
 /// Seconds after which trying again may help: a database that is busy or restarting.
 const RETRY_SECONDS_BUSY: u32 = 1;
@@ -55,6 +58,8 @@ kinds! {
     IDEMPOTENCY_KEY_UNSUPPORTED =
         BAD_REQUEST "idempotency_key_unsupported" "Idempotency-Key is not supported"
     UNAUTHORIZED = UNAUTHORIZED "unauthorized" "The request needs a valid key"
+    INSUFFICIENT_SCOPE = FORBIDDEN "insufficient_scope" "The key may not do this"
+    CONTEXT_BOUND = FORBIDDEN "context_bound" "The key is bound to a context"
     UNKNOWN_PATH = NOT_FOUND "unknown_path" "There is no such path"
     TENANT_NOT_FOUND = NOT_FOUND "tenant_not_found" "There is no such tenant"
     EVENT_NOT_FOUND = NOT_FOUND "event_not_found" "There is no such event"
@@ -62,6 +67,7 @@ kinds! {
     ENDPOINT_NOT_FOUND = NOT_FOUND "endpoint_not_found" "There is no such endpoint"
     SUBSCRIPTION_NOT_FOUND = NOT_FOUND "subscription_not_found" "There is no such subscription"
     DELIVERY_NOT_FOUND = NOT_FOUND "delivery_not_found" "There is no such delivery"
+    API_KEY_NOT_FOUND = NOT_FOUND "api_key_not_found" "There is no such API key"
     AGGREGATE_NOT_FOUND = NOT_FOUND "aggregate_not_found" "There is no such aggregate"
     NOT_FOUND = NOT_FOUND "not_found" "It is not there"
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED "method_not_allowed" "The path has no such method"
@@ -117,6 +123,17 @@ impl Refusal {
         Self::new(&UNAUTHORIZED, "send the header `Authorization: Bearer KEY` with a valid key")
     }
 
+    pub(crate) fn insufficient_scope(needed: Scope) -> Self {
+        Self::new(&INSUFFICIENT_SCOPE, format!("this call needs a key with the scope `{needed}`"))
+    }
+
+    pub(crate) fn admin_key_needed() -> Self {
+        Self::new(
+            &INSUFFICIENT_SCOPE,
+            "this call needs an admin key: the configured one, or a key of tenant `admin` with the scope `admin`",
+        )
+    }
+
     pub(crate) fn unknown_path() -> Self {
         Self::new(&UNKNOWN_PATH, "the API has no such path")
     }
@@ -126,14 +143,16 @@ impl Refusal {
     }
 
     pub(crate) fn invalid_tenant_id() -> Self {
-        Self::new(
-            &INVALID_TENANT_ID,
-            "X-Neo-Tenant-ID must be `admin`, a tenant's slug, or `region:` and a region",
-        )
+        Self::new(&INVALID_TENANT_ID, format!("X-Neo-Tenant-ID must be {TENANT_FORM}"))
     }
 
     pub(crate) fn tenant_not_found(tenant: &str) -> Self {
         Self::new(&TENANT_NOT_FOUND, format!("there is no tenant `{tenant}`"))
+    }
+
+    /// A cursor that is not of this list, or not with these filters, or another caller's.
+    pub(crate) fn foreign_cursor() -> Self {
+        StoreError::BadCursor.into()
     }
 
     pub(crate) fn idempotency_key() -> Self {
@@ -205,6 +224,8 @@ impl Refusal {
             "endpoint" => &ENDPOINT_NOT_FOUND,
             "subscription" => &SUBSCRIPTION_NOT_FOUND,
             "delivery" => &DELIVERY_NOT_FOUND,
+            "API key" => &API_KEY_NOT_FOUND,
+            "tenant" => &TENANT_NOT_FOUND,
             "aggregate" => &AGGREGATE_NOT_FOUND,
             _ => &NOT_FOUND,
         };
@@ -357,6 +378,7 @@ impl From<Error> for Refusal {
             Error::Invalid(violations) => violations.into(),
             Error::NotFound(what) => Self::not_found(what),
             Error::Conflict(conflict) => conflict.into(),
+            Error::BeyondContext(_) => Self::new(&CONTEXT_BOUND, error.to_string()),
             Error::Store(error) => error.into(),
         }
     }

@@ -8,7 +8,7 @@ use std::{fs, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Dur
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use neo_events::{NeoEvents, Shutdown, Sources, StartError};
+use neo_events::{NeoEvents, Passes, Shutdown, Sources, StartError};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -19,7 +19,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
-pub use crate::settings::{AdminKey, Database, ServeSettings};
+pub use crate::settings::{AdminKey, Database, Roles, ServeSettings};
 
 /// From the signal to the end of everything; one second less than what is promised outside.
 pub const STOP_BUDGET: Duration = Duration::from_secs(14);
@@ -81,7 +81,7 @@ pub async fn serve(
             return Err(error);
         }
     };
-    let api = Arc::new(Api::new(neo.platform(), settings.admin_key.reveal(), Sources::system()));
+    let api = Arc::new(Api::new(neo.directory(), settings.admin_key.reveal(), Sources::system()));
     let mut connections = Connections::new(api);
     ready(listener.local_addr().unwrap_or(settings.listen));
 
@@ -93,9 +93,17 @@ pub async fn serve(
 }
 
 async fn start(settings: &ServeSettings) -> Result<NeoEvents, ServeError> {
-    let Database::Sqlite(path) = &settings.database;
-    let mut builder =
-        NeoEvents::builder(path).profile(settings.profile).master_keys(settings.master_keys.clone());
+    let builder = match &settings.database {
+        Database::Sqlite(path) => NeoEvents::builder(path),
+        Database::Postgres(url) => {
+            NeoEvents::postgres(url).key_file(settings.database.folder().join("master.key"))
+        }
+    };
+    let Roles { dispatch, deliver, .. } = settings.roles;
+    let mut builder = builder
+        .profile(settings.profile)
+        .master_keys(settings.master_keys.clone())
+        .passes(Passes { dispatch, deliver });
     if let Some(path) = &settings.ca_file {
         let pem = fs::read(path).map_err(|source| ServeError::CaFile { path: path.clone(), source })?;
         builder = builder.ca_file_pem(pem);

@@ -4,7 +4,11 @@
 //! A setting that cannot be used is refused with its name and what it may be; nothing is guessed. An empty variable
 //! counts as absent.
 
-use std::{env, fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    env, fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use neo_events::{MasterKey, Profile, Sources};
@@ -13,6 +17,10 @@ use neo_events::{MasterKey, Profile, Sources};
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
 /// Where the data are unless somebody says otherwise.
 pub const DATABASE_DEFAULT: &str = "sqlite:./neo-events-data/admin.db";
+/// What a server does unless somebody says otherwise.
+pub const ROLES_DEFAULT: &str = "api,dispatch,deliver";
+/// Where generated keys are left when the data are not in a folder of ours.
+pub const FOLDER_DEFAULT: &str = "neo-events-data";
 /// Shortest admin key, in characters.
 pub const ADMIN_KEY_CHARS_MIN: usize = 16;
 
@@ -20,6 +28,7 @@ const LISTEN: Setting = Setting { flag: "--listen", variable: "NEO_EVENTS_LISTEN
 const DATABASE: Setting = Setting { flag: "--database", variable: "NEO_EVENTS_DATABASE_URL" };
 const PROFILE: Setting = Setting { flag: "--profile", variable: "NEO_EVENTS_PROFILE" };
 const ADMIN_KEY: Setting = Setting { flag: "--admin-key", variable: "NEO_EVENTS_ADMIN_KEY" };
+const ROLES: Setting = Setting { flag: "--roles", variable: "NEO_EVENTS_ROLES" };
 const CA_FILE: Setting = Setting { flag: "--ca-file", variable: "NEO_EVENTS_CA_FILE" };
 const URL: Setting = Setting { flag: "--url", variable: "NEO_EVENTS_URL" };
 const KEY: Setting = Setting { flag: "--key", variable: "NEO_EVENTS_KEY" };
@@ -46,9 +55,11 @@ pub enum SettingsError {
         /// What it takes.
         expected: &'static str,
     },
-    /// A database that later versions will support.
-    #[error("PostgreSQL is not supported by this version yet; use sqlite:PATH")]
-    Postgres,
+    /// Only one process uses a SQLite database, so that it has to do everything.
+    #[error(
+        "a sqlite: database is used by one server, which needs every role; --roles divides the work of a postgres: database"
+    )]
+    RolesOnSqlite,
     /// Outside `development` no key is made up.
     #[error("outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY")]
     AdminKeyMissing,
@@ -65,6 +76,8 @@ pub struct ServeFlags {
     pub profile: Option<String>,
     /// `--admin-key KEY`
     pub admin_key: Option<String>,
+    /// `--roles api,dispatch,deliver`
+    pub roles: Option<String>,
     /// `--ca-file PATH`
     pub ca_file: Option<String>,
 }
@@ -78,6 +91,8 @@ pub struct ServeSettings {
     pub database: Database,
     /// Limits and address policy.
     pub profile: Profile,
+    /// What this server does.
+    pub roles: Roles,
     /// What callers must show.
     pub admin_key: AdminKey,
     /// The first seals, all open; empty in `development`: one is kept beside the data.
@@ -91,6 +106,54 @@ pub struct ServeSettings {
 pub enum Database {
     /// A file; it is made if it is not there.
     Sqlite(PathBuf),
+    /// `postgres://user:password@host:port/database`
+    Postgres(String),
+}
+
+impl Database {
+    /// As people may see it: without a password.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Sqlite(path) => path.display().to_string(),
+            Self::Postgres(url) => without_password(url),
+        }
+    }
+
+    /// The folder where keys that are made up are kept.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Self::Sqlite(path) => path.parent().unwrap_or(Path::new("")),
+            Self::Postgres(_) => Path::new(FOLDER_DEFAULT),
+        }
+    }
+}
+
+/// A URL whose password, in the authority or among the parameters, nobody can read.
+fn without_password(url: &str) -> String {
+    let Ok(mut url) = url::Url::parse(url) else { return "postgres://…".to_owned() };
+    if url.password().is_some() {
+        let _ = url.set_password(Some("…"));
+    }
+    if url.query().is_some_and(|query| query.contains("password")) {
+        url.set_query(None);
+    }
+    url.to_string()
+}
+
+/// What a server does. Nodes that share a database may divide the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// Answers the API. Without it only `/livez` and `/readyz` are answered.
+    pub api: bool,
+    /// Events become deliveries.
+    pub dispatch: bool,
+    /// Deliveries are attempted.
+    pub deliver: bool,
+}
+
+impl Roles {
+    /// Everything.
+    pub const ALL: Self = Self { api: true, dispatch: true, deliver: true };
 }
 
 /// The key that may do everything. Never printed by `Debug`.
@@ -193,6 +256,11 @@ fn resolve_in(flags: ServeFlags, environment: Lookup<'_>) -> Result<ServeSetting
     let database = DATABASE.find_or(flags.database, environment, DATABASE_DEFAULT)?;
     let profile = PROFILE.find_or(flags.profile, environment, Profile::Development.as_str())?;
     let profile = parse_profile(&profile)?;
+    let database = parse_database(&database)?;
+    let roles = parse_roles(&ROLES.find_or(flags.roles, environment, ROLES_DEFAULT)?)?;
+    if matches!(database, Database::Sqlite(_)) && roles != Roles::ALL {
+        return Err(SettingsError::RolesOnSqlite);
+    }
     let admin_key = match ADMIN_KEY.find(flags.admin_key, environment)? {
         Some(found) => AdminKey::given(found.value, found.setting)?,
         None if profile == Profile::Development => AdminKey::generate(&Sources::system()),
@@ -200,8 +268,9 @@ fn resolve_in(flags: ServeFlags, environment: Lookup<'_>) -> Result<ServeSetting
     };
     Ok(ServeSettings {
         listen: parse_listen(&listen)?,
-        database: parse_database(&database)?,
+        database,
         profile,
+        roles,
         admin_key,
         master_keys: parse_master_keys(environment(MASTER_KEY)?.as_deref())?,
         ca_file: CA_FILE.find(flags.ca_file, environment)?.map(|found| found.value.into()),
@@ -218,12 +287,34 @@ fn parse_profile(found: &Found) -> Result<Profile, SettingsError> {
     found.value.parse().map_err(|_| SettingsError::Malformed { setting: found.setting, expected })
 }
 
-/// `sqlite:PATH`, or as a URL: `sqlite:///absolute/path`.
+fn parse_roles(found: &Found) -> Result<Roles, SettingsError> {
+    let expected = "one or more of api, dispatch and deliver, separated by commas";
+    let malformed = || SettingsError::Malformed { setting: found.setting, expected };
+    let mut roles = Roles { api: false, dispatch: false, deliver: false };
+    for name in found.value.split(',') {
+        match name.trim() {
+            "api" => roles.api = true,
+            "dispatch" => roles.dispatch = true,
+            "deliver" => roles.deliver = true,
+            _ => return Err(malformed()),
+        }
+    }
+    Ok(roles)
+}
+
+/// The database that a command line or the environment names; the default one if neither does.
+pub fn resolve_database(flag: Option<String>) -> Result<Database, SettingsError> {
+    parse_database(&DATABASE.find_or(flag, &variable, DATABASE_DEFAULT)?)
+}
+
+/// `postgres://…`, `sqlite:PATH`, or as a URL: `sqlite:///absolute/path`.
 fn parse_database(found: &Found) -> Result<Database, SettingsError> {
-    let malformed =
-        SettingsError::Malformed { setting: found.setting, expected: "sqlite:PATH, a path to a file" };
-    if found.value.starts_with("postgres:") || found.value.starts_with("postgresql:") {
-        return Err(SettingsError::Postgres);
+    let malformed = SettingsError::Malformed {
+        setting: found.setting,
+        expected: "sqlite:PATH, a path to a file, or postgres://USER:PASSWORD@HOST:PORT/DATABASE",
+    };
+    if found.value.starts_with("postgres://") || found.value.starts_with("postgresql://") {
+        return Ok(Database::Postgres(found.value.clone()));
     }
     let path = found.value.strip_prefix("sqlite:").ok_or_else(|| malformed.clone())?;
     let path = path.strip_prefix("//").unwrap_or(path);
@@ -280,18 +371,31 @@ mod tests {
     }
 
     #[test]
-    fn databases_are_files() {
+    fn databases_are_files_or_urls() {
         let parse = |value: &str| parse_database(&Found { value: value.into(), setting: "--database" });
         for (value, path) in
             [("sqlite:a.db", "a.db"), ("sqlite:/a/b", "/a/b"), ("sqlite:///a/b", "/a/b"), ("sqlite://a", "a")]
         {
             assert_eq!(parse(value), Ok(Database::Sqlite(path.into())), "{value}");
         }
-        for value in ["postgres://localhost/x", "postgresql://localhost/x"] {
-            assert_eq!(parse(value), Err(SettingsError::Postgres));
+        for value in ["postgres://localhost/x", "postgresql://localhost/x?sslmode=require"] {
+            assert_eq!(parse(value), Ok(Database::Postgres(value.into())));
         }
-        for value in ["", "a.db", "sqlite:", "sqlite::memory:", "sqlite:a.db?mode=ro", "sqlite:a/", "mysql:x"]
-        {
+        let secret = Database::Postgres("postgres://user:s3cret@host:5432/db?sslmode=require".into());
+        assert_eq!(secret.shown(), "postgres://user:%E2%80%A6@host:5432/db?sslmode=require");
+        assert!(
+            !Database::Postgres("postgres:///db?user=u&password=s3cret".into()).shown().contains("s3cret")
+        );
+        for value in [
+            "",
+            "a.db",
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:a.db?mode=ro",
+            "sqlite:a/",
+            "mysql:x",
+            "postgres:x",
+        ] {
             assert!(matches!(parse(value), Err(SettingsError::Malformed { .. })), "{value}");
         }
     }
@@ -332,6 +436,21 @@ mod tests {
             resolved(flags, &[]).unwrap_err().to_string(),
             "--profile must be development, staging or production"
         );
+    }
+
+    #[test]
+    fn roles_divide_the_work_of_a_shared_database() {
+        let roles = |names: &str, database: &str| {
+            let environment = [("NEO_EVENTS_ROLES", names), ("NEO_EVENTS_DATABASE_URL", database)];
+            resolved(ServeFlags::default(), &environment).map(|settings| settings.roles)
+        };
+        let shared = "postgres://localhost/x";
+        assert_eq!(roles(ROLES_DEFAULT, shared), Ok(Roles::ALL));
+        assert_eq!(roles("deliver, dispatch", shared), Ok(Roles { api: false, ..Roles::ALL }));
+        assert!(matches!(roles("archive", shared), Err(SettingsError::Malformed { .. })));
+        assert!(matches!(roles("api,", shared), Err(SettingsError::Malformed { .. })));
+        assert_eq!(roles("deliver,dispatch,api", "sqlite:a.db"), Ok(Roles::ALL));
+        assert_eq!(roles("api", "sqlite:a.db"), Err(SettingsError::RolesOnSqlite));
     }
 
     #[test]

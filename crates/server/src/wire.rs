@@ -10,6 +10,7 @@
 
 #![expect(clippy::struct_field_names, reason = "names are the contract's")]
 
+mod access;
 mod deliveries;
 mod endpoints;
 mod event_types;
@@ -19,7 +20,7 @@ mod subscriptions;
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use neo_events::Page;
+use neo_events::{Cursor, Page};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{MapAccess, Visitor},
@@ -27,6 +28,7 @@ use serde::{
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+pub(crate) use access::{ApiKey, ApiKeyIn, Tenant, TenantIn};
 pub(crate) use deliveries::{Attempt, CancelIn, Delivery};
 pub(crate) use endpoints::{
     Endpoint, EndpointChanges, EndpointIn, EndpointStats, Method, RotateSecretIn, TestIn,
@@ -49,15 +51,12 @@ pub(crate) struct List<T> {
 }
 
 impl<T> List<T> {
-    /// A page of the library, item by item.
-    pub(crate) fn of<D>(page: Page<D>) -> Self
+    /// A page of the library, item by item; `hand_out` makes of its cursor what the caller gets.
+    pub(crate) fn of<D>(page: Page<D>, hand_out: impl FnOnce(Cursor) -> String) -> Self
     where
         T: From<D>,
     {
-        Self {
-            data: page.items.into_iter().map(T::from).collect(),
-            next_cursor: page.next.map(|cursor| cursor.as_str().to_owned()),
-        }
+        Self { data: page.items.into_iter().map(T::from).collect(), next_cursor: page.next.map(hand_out) }
     }
 }
 

@@ -521,3 +521,88 @@ fn help_teaches_every_command() {
     }
     assert!(folder.run(&["serve", "--help"]).stdout.contains("NEO_EVENTS_ADMIN_KEY"));
 }
+
+#[test]
+fn tenants_and_keys_are_made_used_and_revoked() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    let made = folder.done(&["tenants", "create", "acme", "--name", "Acme Ltd"]);
+    assert!(made.contains("tenant_acme") && made.contains("Acme Ltd"), "{made}");
+    folder.done(&["tenants", "create", "region:eu"]);
+    let again = folder.run(&["tenants", "create", "acme"]);
+    assert_eq!(again.code, FAILED);
+    assert!(again.stderr.contains("409"), "{again:?}");
+    let upper = folder.run(&["tenants", "create", "Acme"]);
+    assert!(upper.stderr.contains("lower-case"), "{upper:?}");
+    let listed = folder.done(&["tenants", "list"]);
+    let names: Vec<_> = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["region:eu", "acme", "admin"], "{listed}");
+    assert_eq!(folder.json(&["tenants", "get", "region:eu"])["schema"], "shared_eu");
+
+    let arguments = ["api-keys", "create", "acme", "ci", "--scope", "events:write", "--scope", "events:read"];
+    let created = folder.json(&[&arguments[..], &["--expires-at", "24h"]].concat());
+    let key = created["key"].as_str().unwrap();
+    let id = created["id"].as_str().unwrap();
+    let shown = folder.done(&["api-keys", "create", "admin", "operator", "--scope", "admin"]);
+    let operator = shown.lines().find_map(|line| line.strip_prefix("key ")).unwrap().trim();
+    assert!(operator.starts_with("neo_key_"), "{shown}");
+    let listed = folder.done(&["api-keys", "list"]);
+    assert!(listed.contains(id) && listed.contains("events:write") && !listed.contains(key), "{listed}");
+    assert!(listed.contains("operator"));
+    assert!(!folder.done(&["api-keys", "list", "--in", "acme"]).contains("operator"));
+
+    let url = server.url();
+    let run = |key: &str, arguments: &[&str]| {
+        folder.run(&[&["--url", url.as_str(), "--key", key][..], arguments].concat())
+    };
+    assert_eq!(run(key, &["publish", "order.placed", "{}"]).code, DONE);
+    let refused = run(key, &["endpoints", "list"]);
+    assert_eq!(refused.code, FAILED);
+    assert!(refused.stderr.contains("403") && refused.stderr.contains("endpoints:read"), "{refused:?}");
+    let events = |arguments: &[&str]| {
+        run(operator, &[arguments, &["events", "list", "--json"]].concat()).json()["data"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!((events(&["--tenant", "acme"]), events(&["--tenant", "region:eu"]), events(&[])), (1, 0, 0));
+    let environment = [("NEO_EVENTS_TENANT", "acme")];
+    let listed = folder.run_with_environment(&["events", "list", "--json"], &environment);
+    assert_eq!(listed.json()["data"].as_array().unwrap().len(), 1);
+    assert!(run(operator, &["--tenant", "nobody", "events", "list"]).stderr.contains("404"));
+
+    assert!(folder.done(&["api-keys", "delete", id]).contains("Revoked"));
+    until("the end of the key", || (run(key, &["events", "list"]).code == FAILED).then_some(()));
+    assert!(run(key, &["events", "list"]).stderr.contains("401"));
+
+    let logged = server.logged();
+    assert_eq!(server.terminate(), Some(DONE));
+    let data = fs::read_dir(folder.path("neo-events-data")).unwrap();
+    let written: Vec<_> = data.filter_map(|entry| fs::read(entry.unwrap().path()).ok()).collect();
+    assert!(!written.is_empty());
+    for secret in [key, operator] {
+        assert!(!logged.contains(secret));
+        let holds = |bytes: &Vec<u8>| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+        assert!(!written.iter().any(holds), "a key is stored");
+    }
+}
+
+#[test]
+fn help_teaches_tenants_and_keys() {
+    let folder = Folder::new();
+    for (arguments, taught) in [
+        (&["tenants", "--help"][..], &["--tenant acme", "api-keys create"][..]),
+        (&["tenants", "create", "--help"], &["region:", "lower-case"]),
+        (&["api-keys", "--help"], &["events:write", "deliveries:read", "one context"]),
+        (&["api-keys", "create", "--help"], &["never shown again", "--expires-at", "NEO_EVENTS_KEY"]),
+        (&["--help"], &["tenants", "api-keys", "NEO_EVENTS_TENANT"]),
+    ] {
+        let help = folder.done(arguments);
+        for text in taught {
+            assert!(help.contains(text), "{arguments:?} {text}: {help}");
+        }
+    }
+    let wrong = folder.run(&["api-keys", "create", "acme", "x", "--scope", "events"]);
+    assert_eq!(wrong.code, USAGE);
+    assert!(wrong.stderr.contains("events:write"), "{wrong:?}");
+}

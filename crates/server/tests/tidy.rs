@@ -9,10 +9,11 @@ use std::{
 };
 
 /// Which of our crates each may use: ARCHITECTURE.md, as a table.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("domain", &[]),
     ("store", &["neo-events-domain"]),
     ("store-sqlite", &["neo-events-domain", "neo-events-store"]),
+    ("store-postgres", &["neo-events-domain", "neo-events-store"]),
     ("egress", &[]),
     ("engine", &["neo-events-domain", "neo-events-store"]),
     (
@@ -21,11 +22,14 @@ const LAYERS: [(&str, &[&str]); 7] = [
             "neo-events-domain",
             "neo-events-store",
             "neo-events-store-sqlite",
+            "neo-events-store-postgres",
             "neo-events-egress",
             "neo-events-engine",
         ],
     ),
     ("server", &["neo-events"]),
+    // For tests alone: a server to test against, which knows nothing of what is tested.
+    ("test-postgres", &[]),
 ];
 
 /// What would make the pure crate impure.

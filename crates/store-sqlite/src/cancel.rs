@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use neo_events_domain::{
-    SignedDuration, Timestamp,
+    Timestamp,
     delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState},
     id::{DeliveryId, EndpointId},
+    retry::WAIT_MAX,
 };
 use neo_events_store::Changed;
 use rusqlite::Connection;
@@ -25,9 +26,6 @@ use crate::{
 /// Deliveries that one step ends at most.
 const CANCELLED_PER_STEP_MAX: usize = 500;
 
-/// The longest wait that a retry policy, a receiver's wish and jitter can bring is an hour and a tenth; a minute more
-/// for what is settled while tending looks.
-const WAIT_MAX: SignedDuration = SignedDuration::from_mins(67);
 /// Deliveries that one step brings back at most.
 const BROUGHT_BACK_PER_STEP_MAX: usize = 500;
 

@@ -28,12 +28,12 @@ impl Catalogue for SqliteStore {
         entry: &EventTypeEntry,
     ) -> Result<Inserted, StoreError> {
         let entry = entry.clone();
-        self.file(schema)?.write(move |conn: &Connection| event_types::insert(conn, &entry)).await
+        self.file(schema).await?.write(move |conn: &Connection| event_types::insert(conn, &entry)).await
     }
 
     async fn seed_event_types(&self, schema: &Schema, entries: &[EventTypeEntry]) -> Result<(), StoreError> {
         let entries = entries.to_vec();
-        self.file(schema)?.write(move |conn: &Connection| event_types::seed(conn, &entries)).await
+        self.file(schema).await?.write(move |conn: &Connection| event_types::seed(conn, &entries)).await
     }
 
     async fn event_type(
@@ -42,7 +42,7 @@ impl Catalogue for SqliteStore {
         of: &EventType,
     ) -> Result<Option<EventTypeEntry>, StoreError> {
         let of = of.clone();
-        self.file(schema)?.read(move |conn| event_types::by_type(conn, &of)).await
+        self.file(schema).await?.read(move |conn| event_types::by_type(conn, &of)).await
     }
 
     async fn event_types(
@@ -52,11 +52,11 @@ impl Catalogue for SqliteStore {
         page: PageRequest,
     ) -> Result<Page<EventTypeEntry>, StoreError> {
         let query = query.clone();
-        self.file(schema)?.read(move |conn| event_types::list(conn, &query, &page)).await
+        self.file(schema).await?.read(move |conn| event_types::list(conn, &query, &page)).await
     }
 
     async fn categories(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
-        self.file(schema)?.read(event_types::categories).await
+        self.file(schema).await?.read(event_types::categories).await
     }
 
     async fn update_event_type(
@@ -65,21 +65,21 @@ impl Catalogue for SqliteStore {
         entry: &EventTypeEntry,
     ) -> Result<Updated, StoreError> {
         let entry = entry.clone();
-        self.file(schema)?.write(move |conn: &Connection| event_types::update(conn, &entry)).await
+        self.file(schema).await?.write(move |conn: &Connection| event_types::update(conn, &entry)).await
     }
 
     async fn delete_event_type(&self, schema: &Schema, of: &EventType) -> Result<bool, StoreError> {
         let of = of.clone();
-        self.file(schema)?.write(move |conn: &Connection| event_types::delete(conn, &of)).await
+        self.file(schema).await?.write(move |conn: &Connection| event_types::delete(conn, &of)).await
     }
 
     async fn insert_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Inserted, StoreError> {
         let endpoint = endpoint.clone();
-        self.file(schema)?.write(move |conn: &Connection| endpoints::insert(conn, &endpoint)).await
+        self.file(schema).await?.write(move |conn: &Connection| endpoints::insert(conn, &endpoint)).await
     }
 
     async fn endpoint(&self, schema: &Schema, id: EndpointId) -> Result<Option<Endpoint>, StoreError> {
-        let found = self.file(schema)?.read(move |conn| endpoints::by_id(conn, id)).await?;
+        let found = self.file(schema).await?.read(move |conn| endpoints::by_id(conn, id)).await?;
         Ok(found.map(|(_, endpoint)| endpoint))
     }
 
@@ -90,12 +90,12 @@ impl Catalogue for SqliteStore {
         page: PageRequest,
     ) -> Result<Page<Endpoint>, StoreError> {
         let query = query.clone();
-        self.file(schema)?.read(move |conn| endpoints::list(conn, &query, &page)).await
+        self.file(schema).await?.read(move |conn| endpoints::list(conn, &query, &page)).await
     }
 
     async fn update_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Updated, StoreError> {
         let endpoint = endpoint.clone();
-        self.file(schema)?.write(move |conn: &Connection| endpoints::update(conn, &endpoint)).await
+        self.file(schema).await?.write(move |conn: &Connection| endpoints::update(conn, &endpoint)).await
     }
 
     async fn delete_endpoint(
@@ -104,7 +104,7 @@ impl Catalogue for SqliteStore {
         id: EndpointId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let file = self.file(schema)?;
+        let file = self.file(schema).await?;
         file.write(DeleteEndpoint::new(&file.delivery_leases, id, now)).await
     }
 
@@ -114,7 +114,10 @@ impl Catalogue for SqliteStore {
         subscription: &Subscription,
     ) -> Result<Inserted, StoreError> {
         let subscription = subscription.clone();
-        self.file(schema)?.write(move |conn: &Connection| subscriptions::insert(conn, &subscription)).await
+        self.file(schema)
+            .await?
+            .write(move |conn: &Connection| subscriptions::insert(conn, &subscription))
+            .await
     }
 
     async fn subscription(
@@ -122,7 +125,7 @@ impl Catalogue for SqliteStore {
         schema: &Schema,
         id: SubscriptionId,
     ) -> Result<Option<Subscription>, StoreError> {
-        self.file(schema)?.read(move |conn| subscriptions::by_id(conn, id)).await
+        self.file(schema).await?.read(move |conn| subscriptions::by_id(conn, id)).await
     }
 
     async fn subscriptions(
@@ -132,7 +135,7 @@ impl Catalogue for SqliteStore {
         page: PageRequest,
     ) -> Result<Page<Subscription>, StoreError> {
         let query = query.clone();
-        self.file(schema)?.read(move |conn| subscriptions::list(conn, &query, &page)).await
+        self.file(schema).await?.read(move |conn| subscriptions::list(conn, &query, &page)).await
     }
 
     async fn update_subscription(
@@ -141,11 +144,18 @@ impl Catalogue for SqliteStore {
         subscription: &Subscription,
     ) -> Result<Updated, StoreError> {
         let subscription = subscription.clone();
-        self.file(schema)?.write(move |conn: &Connection| subscriptions::update(conn, &subscription)).await
+        self.file(schema)
+            .await?
+            .write(move |conn: &Connection| subscriptions::update(conn, &subscription))
+            .await
     }
 
     async fn delete_subscription(&self, schema: &Schema, id: SubscriptionId) -> Result<bool, StoreError> {
-        self.file(schema)?.write(move |conn: &Connection| subscriptions::delete(conn, id)).await
+        self.file(schema).await?.write(move |conn: &Connection| subscriptions::delete(conn, id)).await
+    }
+
+    async fn any_sealed_secret(&self, schema: &Schema) -> Result<Option<(EndpointId, Vec<u8>)>, StoreError> {
+        self.file(schema).await?.read(endpoints::newest_secret).await
     }
 
     async fn catalogue_changes(
@@ -154,7 +164,7 @@ impl Catalogue for SqliteStore {
         since: CatalogueVersion,
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
-        self.file(schema)?.look(move |conn| changes(conn, since, limit)).await
+        self.file(schema).await?.look(move |conn| changes(conn, since, limit)).await
     }
 }
 

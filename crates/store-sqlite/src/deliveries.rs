@@ -12,7 +12,7 @@ use neo_events_store::{DeliveryQuery, NewDelivery};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
-    columns::{Columns, Micros, key},
+    columns::{Columns, Micros, key, optional_key},
     endpoints, events,
     failure::Failure,
     page::{Span, Timeline, keys},
@@ -234,37 +234,83 @@ pub(crate) fn seqs(
     let event_seq = query.event_id.map(|id| event_seq(conn, id)).transpose()?;
     let endpoint_no = query.endpoint_id.map(|id| endpoints::any_no_by_id(conn, id)).transpose()?;
     let endpoint_no = endpoint_no.map(Option::unwrap_or_default);
-    keys(
-        conn,
-        list_statement(query),
-        &[
-            (":from_seq", &span.from),
-            (":before_seq", &span.before),
-            (":limit", &limit),
-            (":event_seq", &event_seq),
-            (":endpoint_no", &endpoint_no),
-            (":status", &query.status.map(DeliveryStatus::as_str)),
-        ],
-    )
+    let list = List { query, event_seq, endpoint_no };
+    match query.context_id {
+        Some(context_id) if event_seq.is_none() => list.seqs_of_context(conn, context_id, span, limit),
+        _ => list.seqs(conn, span, limit),
+    }
+}
+
+/// A query whose event and endpoint were found.
+#[derive(Clone, Copy)]
+struct List<'a> {
+    query: &'a DeliveryQuery,
+    event_seq: Option<i64>,
+    endpoint_no: Option<i64>,
+}
+
+impl List<'_> {
+    fn seqs(&self, conn: &Connection, span: Span, limit: i64) -> Result<Vec<i64>, Failure> {
+        keys(
+            conn,
+            self.statement(),
+            &[
+                (":from_seq", &span.from),
+                (":before_seq", &span.before),
+                (":limit", &limit),
+                (":event_seq", &self.event_seq),
+                (":endpoint_no", &self.endpoint_no),
+                (":context_id", &optional_key(self.query.context_id)),
+                (":status", &self.query.status.map(DeliveryStatus::as_str)),
+            ],
+        )
+    }
+
+    /// One endpoint after the other, however many deliveries other contexts have: each is asked only for what is newer
+    /// than what would be cut off.
+    fn seqs_of_context(
+        self,
+        conn: &Connection,
+        context_id: Uuid,
+        mut span: Span,
+        limit: i64,
+    ) -> Result<Vec<i64>, Failure> {
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut seqs = Vec::new();
+        for no in endpoints::any_nos_by_context(conn, context_id)? {
+            if self.endpoint_no.is_some_and(|wanted| wanted != no) {
+                continue;
+            }
+            seqs.extend(List { endpoint_no: Some(no), ..self }.seqs(conn, span, limit)?);
+            seqs.sort_unstable_by_key(|seq| std::cmp::Reverse(*seq));
+            seqs.truncate(most);
+            if seqs.len() == most {
+                span.from = seqs.last().map_or(span.from, |oldest| oldest + 1);
+            }
+        }
+        Ok(seqs)
+    }
+
+    fn statement(&self) -> &'static str {
+        use DeliveryStatus::{Cancelled, Failed, Pending, Retrying};
+        match (self.event_seq, self.endpoint_no, self.query.status) {
+            (Some(_), _, _) => sql::DELIVERIES_LIST_BY_EVENT,
+            (None, Some(_), Some(Retrying | Failed | Cancelled)) => {
+                sql::DELIVERIES_LIST_BY_ENDPOINT_AND_STATUS
+            }
+            (None, None, Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_STATUS,
+            (None, Some(_), Some(Pending)) => sql::DELIVERIES_LIST_PENDING_BY_ENDPOINT,
+            (None, None, Some(Pending)) => sql::DELIVERIES_LIST_PENDING,
+            (None, Some(_), _) => sql::DELIVERIES_LIST_BY_ENDPOINT,
+            (None, None, _) => sql::DELIVERIES_LIST,
+        }
+    }
 }
 
 fn event_seq(conn: &Connection, id: neo_events_domain::id::EventId) -> Result<i64, Failure> {
     let seq =
         conn.prepare_cached(sql::EVENTS_SEQ_BY_ID)?.query_row([key(id)], |row| row.get(0)).optional()?;
     Ok(seq.unwrap_or_default())
-}
-
-fn list_statement(query: &DeliveryQuery) -> &'static str {
-    use DeliveryStatus::{Cancelled, Failed, Pending, Retrying};
-    match (query.event_id, query.endpoint_id, query.status) {
-        (Some(_), _, _) => sql::DELIVERIES_LIST_BY_EVENT,
-        (None, Some(_), Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_ENDPOINT_AND_STATUS,
-        (None, None, Some(Retrying | Failed | Cancelled)) => sql::DELIVERIES_LIST_BY_STATUS,
-        (None, Some(_), Some(Pending)) => sql::DELIVERIES_LIST_PENDING_BY_ENDPOINT,
-        (None, None, Some(Pending)) => sql::DELIVERIES_LIST_PENDING,
-        (None, Some(_), _) => sql::DELIVERIES_LIST_BY_ENDPOINT,
-        (None, None, _) => sql::DELIVERIES_LIST,
-    }
 }
 
 fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
@@ -337,12 +383,11 @@ mod tests {
 
     #[test]
     fn what_is_pending_of_an_endpoint_is_sought_by_it() {
-        let endpoint_id = Some(Id::from_uuid(Uuid::nil()));
-        let status = Some(DeliveryStatus::Pending);
-        let of_endpoint = DeliveryQuery { endpoint_id, status, ..DeliveryQuery::default() };
+        let query = DeliveryQuery { status: Some(DeliveryStatus::Pending), ..DeliveryQuery::default() };
+        let of_endpoint = List { query: &query, event_seq: None, endpoint_no: Some(1) };
         let conn = crate::open::migrated();
-        let plan = |query: &DeliveryQuery| -> Vec<String> {
-            let text = format!("explain query plan {}", list_statement(query));
+        let plan = |list: &List<'_>| -> Vec<String> {
+            let text = format!("explain query plan {}", list.statement());
             let mut statement = conn.prepare(&text).unwrap();
             statement.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().unwrap()
         };

@@ -30,7 +30,7 @@ use crate::{
 impl DeliveryLog for SqliteStore {
     async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError> {
         let of = schema.clone();
-        self.file(schema)?.read(move |conn| history(conn, &of, id)).await
+        self.file(schema).await?.read(move |conn| history(conn, &of, id)).await
     }
 
     async fn deliveries(
@@ -45,7 +45,7 @@ impl DeliveryLog for SqliteStore {
             let seqs = deliveries::seqs(conn, &query, span, limit_of(&request))?;
             page(&seqs, &request, |seq| Ok(deliveries::by_seq(conn, seq)?.map(|row| row.delivery)), small)
         };
-        self.file(schema)?.read(list).await
+        self.file(schema).await?.read(list).await
     }
 
     async fn cancel_delivery(
@@ -55,7 +55,7 @@ impl DeliveryLog for SqliteStore {
         reason: &str,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        let file = self.file(schema)?;
+        let file = self.file(schema).await?;
         file.write(CancelDelivery::new(&file.delivery_leases, id, reason, now)).await
     }
 
@@ -65,7 +65,7 @@ impl DeliveryLog for SqliteStore {
         id: DeliveryId,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        self.file(schema)?.write(move |conn: &Connection| retry(conn, id, now)).await
+        self.file(schema).await?.write(move |conn: &Connection| retry(conn, id, now)).await
     }
 
     async fn endpoint_stats(
@@ -74,7 +74,7 @@ impl DeliveryLog for SqliteStore {
         id: EndpointId,
         since: Timestamp,
     ) -> Result<EndpointStats, StoreError> {
-        self.file(schema)?.read(move |conn| stats(conn, id, since)).await
+        self.file(schema).await?.read(move |conn| stats(conn, id, since)).await
     }
 
     async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError> {
@@ -82,7 +82,7 @@ impl DeliveryLog for SqliteStore {
             usage.endpoints.iter().try_for_each(|(id, at)| endpoints::note_used(conn, *id, *at))?;
             usage.subscriptions.iter().try_for_each(|(id, at)| subscriptions::note_triggered(conn, *id, *at))
         };
-        self.file(schema)?.write(note).await
+        self.file(schema).await?.write(note).await
     }
 }
 

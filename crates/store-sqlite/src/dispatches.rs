@@ -14,6 +14,7 @@ use crate::{
     leases::{Leases, Pin},
     readers::snapshot,
     sql,
+    tenant_file::TenantFile,
     writer::Step,
 };
 
@@ -85,6 +86,7 @@ pub(crate) fn claim(
 
 /// Settles dispatches whose leases still hold.
 pub(crate) struct SettleDispatches {
+    schema: Schema,
     leases: Arc<Leases>,
     dispatched: Arc<Vec<Dispatched>>,
     now: Timestamp,
@@ -93,8 +95,9 @@ pub(crate) struct SettleDispatches {
 }
 
 impl SettleDispatches {
-    pub(crate) fn new(leases: &Arc<Leases>, dispatched: &Arc<Vec<Dispatched>>, now: Timestamp) -> Self {
-        Self { leases: Arc::clone(leases), dispatched: Arc::clone(dispatched), now, pins: Vec::new() }
+    pub(crate) fn new(file: &TenantFile, dispatched: &Arc<Vec<Dispatched>>, now: Timestamp) -> Self {
+        let (schema, leases) = (file.schema.clone(), Arc::clone(&file.dispatch_leases));
+        Self { schema, leases, dispatched: Arc::clone(dispatched), now, pins: Vec::new() }
     }
 }
 
@@ -104,7 +107,12 @@ impl Step for SettleDispatches {
 
     fn run(&mut self, conn: &Connection) -> Result<u64, Failure> {
         if self.pins.is_empty() {
-            let pin = |Dispatched { lease, .. }: &Dispatched| self.leases.pin(lease.key(), lease.token());
+            let pin = |Dispatched { lease, .. }: &Dispatched| {
+                // Another tenant's row may have the same key and token.
+                let is_ours = lease.work().schema == self.schema;
+                debug_assert!(is_ours, "all are of one schema");
+                if is_ours { self.leases.pin(lease.key(), lease.token()) } else { None }
+            };
             self.pins = self.dispatched.iter().map(pin).collect();
         }
         let mut writer = DeliveryWriter::of(conn, self.now)?;

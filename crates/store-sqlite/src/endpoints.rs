@@ -1,7 +1,7 @@
 //! Endpoints, their secrets, and what requests of each revision looked like.
 
 use neo_events_domain::{
-    Timestamp,
+    Timestamp, Uuid,
     endpoint::{Endpoint, SealedSecret},
     headers::CustomHeaders,
     id::EndpointId,
@@ -129,6 +129,12 @@ pub(crate) fn no_by_id(conn: &Connection, id: EndpointId) -> Result<Option<i64>,
 /// The number of one that may be deleted.
 pub(crate) fn any_no_by_id(conn: &Connection, id: EndpointId) -> Result<Option<i64>, Failure> {
     Ok(conn.prepare_cached(sql::ENDPOINTS_ANY_NO_BY_ID)?.query_row([key(id)], |row| row.get(0)).optional()?)
+}
+
+/// The numbers of those that are bound to a context, deleted ones too.
+pub(crate) fn any_nos_by_context(conn: &Connection, context_id: Uuid) -> Result<Vec<i64>, Failure> {
+    let mut statement = conn.prepare_cached(sql::ENDPOINTS_ANY_NOS_BY_CONTEXT)?;
+    Ok(statement.query_map([context_id.into_bytes()], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 pub(crate) fn list(

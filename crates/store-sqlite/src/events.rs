@@ -30,7 +30,7 @@ impl EventLog for SqliteStore {
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         let append = move |conn: &Connection| append(conn, &events, now);
-        let appended = self.file(schema)?.write(append).await?;
+        let appended = self.file(schema).await?.write(append).await?;
         if appended.iter().any(|event| matches!(event, Appended::Stored { .. })) {
             self.announce();
         }
@@ -38,7 +38,8 @@ impl EventLog for SqliteStore {
     }
 
     async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {
-        self.file(schema)?
+        self.file(schema)
+            .await?
             .read(move |conn| by_id(conn, id)?.map(|row| with_processed_at(conn, row)).transpose())
             .await
     }
@@ -58,7 +59,7 @@ impl EventLog for SqliteStore {
             };
             page(&seqs, &request, |seq| stored(conn, seq), bytes)
         };
-        self.file(schema)?.read(list).await
+        self.file(schema).await?.read(list).await
     }
 
     async fn count_events(&self, schema: &Schema, query: &EventQuery) -> Result<u64, StoreError> {
@@ -68,7 +69,7 @@ impl EventLog for SqliteStore {
             let count = format!("select count(*) from ({})", list_statement(&query));
             Ok(seqs(conn, &count, &query, (span, -1))?.first().copied().unwrap_or(0).unsigned_abs())
         };
-        self.file(schema)?.read(count).await
+        self.file(schema).await?.read(count).await
     }
 
     async fn aggregate_events(
@@ -85,12 +86,12 @@ impl EventLog for SqliteStore {
             let seqs = statement.query_map(of, |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
             seqs.into_iter().filter_map(|seq| stored(conn, seq).transpose()).collect()
         };
-        self.file(schema)?.read(list).await
+        self.file(schema).await?.read(list).await
     }
 
     async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError> {
         let (aggregate_type, aggregate_id) = (aggregate.0.to_owned(), aggregate.1);
-        self.file(schema)?.read(move |conn| newest_version(conn, aggregate_id, &aggregate_type)).await
+        self.file(schema).await?.read(move |conn| newest_version(conn, aggregate_id, &aggregate_type)).await
     }
 
     async fn mark_processed(
@@ -117,7 +118,7 @@ impl EventLog for SqliteStore {
             dispatches::record_runs(conn, settled, now)?;
             Ok(count)
         };
-        self.file(schema)?.write(mark).await
+        self.file(schema).await?.write(mark).await
     }
 }
 

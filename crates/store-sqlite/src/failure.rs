@@ -1,10 +1,12 @@
 //! What can go wrong inside, and what it is called outside.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use neo_events_domain::tenant::Schema;
 use neo_events_store::StoreError;
 use rusqlite::ErrorCode;
+
+use crate::open::OpenError;
 
 /// A failure of a step; nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
@@ -15,10 +17,14 @@ pub(crate) enum Failure {
     Stored(#[from] serde_json::Error),
     #[error("the cursor is not one of this list")]
     Cursor,
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error("there is no schema {0}")]
     Schema(Schema),
     #[error("the transaction is on another database file")]
     ForeignTransaction,
+    #[error("the file is of an earlier version and about to be brought up to date")]
+    Outdated,
     #[error("the query took longer than {} s", .0.as_secs_f64())]
     TooSlow(Duration),
     #[error("the store is closed")]
@@ -33,8 +39,9 @@ impl From<Failure> for StoreError {
             Failure::Cursor => Self::BadCursor,
             Failure::Schema(schema) => Self::UnknownSchema(schema),
             Failure::ForeignTransaction => Self::ForeignTransaction,
-            Failure::Closed | Failure::TooSlow(_) => Self::Unavailable(failure.into()),
+            Failure::Closed | Failure::Outdated | Failure::TooSlow(_) => Self::Unavailable(failure.into()),
             Failure::Stored(_) | Failure::Panicked => Self::Broken(failure.into()),
+            Failure::Open(error) => of_opening(error),
             Failure::Sql(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => Self::Full(error.into()),
                 Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
@@ -52,6 +59,26 @@ impl From<Failure> for StoreError {
                 _ => Self::Broken(error.into()),
             },
         }
+    }
+}
+
+/// Why a tenant's file does not serve.
+fn of_opening(error: OpenError) -> StoreError {
+    match error {
+        OpenError::Database { source, .. } => Failure::Sql(source).into(),
+        OpenError::ReadOnly { .. } => StoreError::ReadOnly(error.into()),
+        OpenError::Io { ref source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            StoreError::Full(error.into())
+        }
+        OpenError::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            StoreError::Broken(error.into())
+        }
+        OpenError::Locked { .. } | OpenError::Io { .. } => StoreError::Unavailable(error.into()),
+        OpenError::NewerSchema { .. }
+        | OpenError::OtherApplication { .. }
+        | OpenError::NotADatabase { .. }
+        | OpenError::Damaged { .. }
+        | OpenError::NoWriteAheadLog { .. } => StoreError::Broken(error.into()),
     }
 }
 

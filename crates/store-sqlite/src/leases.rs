@@ -80,6 +80,11 @@ impl Leases {
         self.lock().is_free(row, now)
     }
 
+    /// Whether somebody holds any row.
+    pub(crate) fn any_live(&self, now: Timestamp) -> bool {
+        self.lock().entries.values().any(|entry| entry.hold.is_live(now))
+    }
+
     /// For settling: pins the row if the token still holds it, expired or not.
     pub(crate) fn pin(self: &Arc<Self>, row: i64, token: u64) -> Option<Pin> {
         let mut table = self.lock();

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod api_keys;
 mod attempts;
 mod cancel;
 mod catalogue;
@@ -20,6 +21,10 @@ mod settle;
 mod sql;
 mod store;
 mod subscriptions;
+mod tenant_file;
+mod tenant_files;
+mod tenants;
+mod turn;
 mod writer;
 
 pub use open::{OpenError, SqliteOptions};

@@ -11,12 +11,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 /// `neoE`: what `pragma application_id` of our files says.
 const APPLICATION_ID: i32 = 0x6e65_6f45;
-/// Each is applied once, in its own transaction; `pragma user_version` counts them. Never change one that was released.
-const MIGRATIONS: [&str; 4] = [
+/// Each is applied once; `pragma user_version` counts them. Never change one that was released.
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/0001_events.sql"),
     include_str!("../migrations/0002_catalogue.sql"),
     include_str!("../migrations/0003_deliveries.sql"),
     include_str!("../migrations/0004_activations.sql"),
+    include_str!("../migrations/0005_tenants.sql"),
 ];
 
 /// How long a transaction of another connection is waited for: the embedding program's own.
@@ -33,27 +34,30 @@ const READER_CACHE_KIB: u32 = 2 * 1024;
 /// Where the file is and what it may use.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// The file; beside it stand `-wal`, `-shm` and `.lock`.
+    /// The admin file; beside it stand `-wal`, `-shm` and `.lock`, and in `.d` the files of the tenants.
     pub path: PathBuf,
-    /// Connections for reading, beside the one for claims. At least 1.
+    /// Connections for reading the admin file, beside the one for claims. At least 1; a tenant's file has one.
     pub readers: usize,
-    /// The writer's page cache, in KiB.
+    /// The page cache of the admin file's writer, in KiB; a tenant's has an eighth.
     pub cache_kib: u32,
     /// How long a list, a look-up or a count may take, its wait for a connection included. Claims have no such limit.
     pub read_timeout: Duration,
+    /// After how long a tenant's file is closed that nobody uses and in which nothing is left to do.
+    pub tenant_idle: Duration,
     /// Most pages of the file, for tests of what happens when a disk is full.
     #[doc(hidden)]
     pub pages_max: Option<u32>,
 }
 
 impl SqliteOptions {
-    /// 2 readers, 16 MiB of cache, 5 s for a read.
+    /// 2 readers, 16 MiB of cache, 5 s for a read; tenants are idle after 30 s.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             readers: 2,
             cache_kib: 16 * 1024,
             read_timeout: Duration::from_secs(5),
+            tenant_idle: Duration::from_secs(30),
             pages_max: None,
         }
     }
@@ -139,6 +143,19 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// What the database said about the file.
+    pub(crate) fn of_sql(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::NotADatabase { path },
+            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path, source },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
+            _ => Self::Database { path, source },
+        }
+    }
+}
+
 /// What an open file consists of.
 pub(crate) struct Opened {
     /// Where the file is, whatever way leads there.
@@ -159,7 +176,7 @@ pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
         Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.into() }),
         Err(TryLockError::Error(source)) => return Err(io_error(path, source)),
     }
-    let sql_error = |source| sql_error(path, source);
+    let sql_error = |source| OpenError::of_sql(path, source);
     let mut writer = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_WRITE | NO_MUTEX)
         .map_err(sql_error)?;
     if writer.is_readonly("main").map_err(sql_error)? {
@@ -220,7 +237,7 @@ fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
 
 /// Whether the file is ours, before anything is written to it.
 fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
-    let sql_error = |source| sql_error(path, source);
+    let sql_error = |source| OpenError::of_sql(path, source);
     let number = |pragma: &str| conn.query_row(pragma, [], |row| row.get::<_, i32>(0)).map_err(sql_error);
     let tables = number("select count(*) from sqlite_schema")?;
     let (application, version) = (number("pragma application_id")?, number("pragma user_version")?);
@@ -235,6 +252,12 @@ fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Whether a connection's file has the tables that this program knows.
+pub(crate) fn is_current(conn: &Connection) -> rusqlite::Result<bool> {
+    let version: i32 = conn.query_row("pragma user_version", [], |row| row.get(0))?;
+    Ok(version == schema_version(MIGRATIONS.len()))
+}
+
 fn schema_version(migrations: usize) -> i32 {
     i32::try_from(migrations).unwrap_or(i32::MAX)
 }
@@ -242,7 +265,7 @@ fn schema_version(migrations: usize) -> i32 {
 /// An acknowledged publish is durable: every commit is synced. No memory map: an I/O error would be a signal.
 fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> Result<(), OpenError> {
     let path = options.path.as_path();
-    let sql_error = |source| sql_error(path, source);
+    let sql_error = |source| OpenError::of_sql(path, source);
     set_up(conn, options.cache_kib).map_err(sql_error)?;
     // It answers the mode that is in force, which need not be the one asked for.
     let journal: String =
@@ -279,16 +302,20 @@ fn set_up(conn: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// All that are missing in one transaction: a new file costs one sync, and none is left half-way.
 fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
     let applied: u32 = conn.query_row("pragma user_version", [], |row| row.get(0))?;
-    for (index, migration) in MIGRATIONS.iter().enumerate().skip(applied as usize) {
-        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        tx.execute_batch(migration)?;
-        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-        tx.pragma_update(None, "user_version", schema_version(index + 1))?;
-        tx.commit()?;
+    let missing = MIGRATIONS.get(applied as usize..).unwrap_or_default();
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for migration in missing {
+        tx.execute_batch(migration)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", schema_version(MIGRATIONS.len()))?;
+    tx.commit()
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
@@ -297,16 +324,6 @@ fn io_error(path: &Path, source: io::Error) -> OpenError {
             OpenError::ReadOnly { path: path.into() }
         }
         _ => OpenError::Io { path: path.into(), source },
-    }
-}
-
-fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
-    let path = path.to_owned();
-    match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
-        Some(ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, source },
-        Some(ErrorCode::ReadOnly) => OpenError::ReadOnly { path },
-        _ => OpenError::Database { path, source },
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     settle::Settle,
     sql,
     store::SqliteStore,
+    tenant_file::TenantFile,
 };
 
 /// Work that a step shared is the caller's alone again once the step was answered: the writer drops it before.
@@ -47,13 +48,37 @@ impl WorkQueue for SqliteStore {
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
         let terms = ClaimTerms { now, until: lease_until };
-        let mut claims = Vec::new();
-        for file in self.files() {
-            let (leases, schema) = (Arc::clone(&file.dispatch_leases), file.schema.clone());
-            claims.extend(
-                file.claim(move |conn| dispatches::claim(conn, &leases, &schema, limit, terms)).await?,
-            );
+        let mut turn = self.turn(now);
+        let (mut claims, mut room, mut more) = (Vec::new(), limit, Vec::new());
+        while let Some(file) = turn.next() {
+            // Each file has its share of what those before it left.
+            let share = room.div_ceil(u32::try_from(turn.left()).unwrap_or(u32::MAX).saturating_add(1));
+            let claimed = claim_dispatches(&file, share, terms).await;
+            let Some(claim) = turn.took(&file, claimed).flatten() else { continue };
+            let owed = u32::try_from(claim.owed.len()).unwrap_or(u32::MAX);
+            room = room.saturating_sub(owed);
+            claims.push(claim);
+            if owed == share {
+                more.push(file);
+            }
         }
+        // What nobody needed is for those that had more than their share.
+        for file in more {
+            if room == 0 {
+                break;
+            }
+            let claimed = claim_dispatches(&file, room, terms).await;
+            let Some(claim) = turn.took(&file, claimed).flatten() else { continue };
+            room = room.saturating_sub(u32::try_from(claim.owed.len()).unwrap_or(u32::MAX));
+            match claims.iter_mut().find(|begun| begun.schema == claim.schema) {
+                Some(begun) => {
+                    begun.catalogue_version = claim.catalogue_version;
+                    begun.owed.extend(claim.owed);
+                }
+                None => claims.push(claim),
+            }
+        }
+        turn.end()?;
         Ok(claims)
     }
 
@@ -62,9 +87,13 @@ impl WorkQueue for SqliteStore {
         dispatched: Vec<Dispatched>,
         now: Timestamp,
     ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
+        let Some(schema) = dispatched.first().map(|first| &first.lease.work().schema) else { return Ok(0) };
+        let file = match self.file(schema).await {
+            Ok(file) => file,
+            Err(failure) => return Err(Unsettled { work: dispatched, error: failure.into() }),
+        };
         let dispatched = Arc::new(dispatched);
-        let file = self.leased_file();
-        let settle = SettleDispatches::new(&file.dispatch_leases, &dispatched, now);
+        let settle = SettleDispatches::new(&file, &dispatched, now);
         file.write(settle)
             .await
             .map_err(|error| Unsettled { work: Arc::into_inner(dispatched).expect(SHARE_DROPPED), error })
@@ -78,15 +107,18 @@ impl WorkQueue for SqliteStore {
         now: Timestamp,
     ) -> Result<Appended, StoreError> {
         let append = move |conn: &Connection| append_directed(conn, &event, &delivery, now);
-        self.file(schema)?.write(append).await
+        self.file(schema).await?.write(append).await
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
+        let mut turn = self.turn(now);
         let mut due = Vec::new();
-        for file in self.files() {
+        while let Some(file) = turn.next() {
             let (leases, schema) = (Arc::clone(&file.delivery_leases), file.schema.clone());
-            due.extend(file.look(move |conn| due_endpoints(conn, &leases, &schema, now)).await?);
+            let found = file.look(move |conn| due_endpoints(conn, &leases, &schema, now)).await;
+            due.extend(turn.took(&file, found).into_iter().flatten());
         }
+        turn.end()?;
         Ok(due)
     }
 
@@ -97,48 +129,77 @@ impl WorkQueue for SqliteStore {
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
         let terms = ClaimTerms { now, until: lease_until };
+        let mut turn = self.turn(now);
         let mut claims = Vec::new();
-        for file in self.files() {
+        while let Some(file) = turn.next() {
             let of_file =
                 quotas.iter().filter(|quota| quota.schema == file.schema).cloned().collect::<Vec<_>>();
             if of_file.is_empty() {
                 continue;
             }
             let leases = Arc::clone(&file.delivery_leases);
-            claims.extend(file.claim(move |conn| claim_deliveries(conn, &leases, &of_file, terms)).await?);
+            let claimed = file.claim(move |conn| claim_deliveries(conn, &leases, &of_file, terms)).await;
+            claims.extend(turn.took(&file, claimed).into_iter().flatten());
         }
+        turn.end()?;
         Ok(claims)
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
+        let file = match self.file(&settlement.lease.work().schema).await {
+            Ok(file) => file,
+            Err(failure) => return Err(Unsettled { work: settlement, error: failure.into() }),
+        };
         let settlement = Arc::new(settlement);
-        let file = self.leased_file();
         file.write(Settle::new(&file.delivery_leases, &settlement))
             .await
             .map_err(|error| Unsettled { work: Arc::into_inner(settlement).expect(SHARE_DROPPED), error })
     }
 
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
-        self.leased_file().delivery_leases.release(lease.key(), lease.token());
+        self.file(&lease.work().schema).await?.delivery_leases.release(lease.key(), lease.token());
         Ok(())
     }
 
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
-        let file = self.leased_file();
         for lease in leases {
-            file.dispatch_leases.release(lease.key(), lease.token());
+            self.file(&lease.work().schema).await?.dispatch_leases.release(lease.key(), lease.token());
         }
         Ok(())
     }
 
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let mut turn = self.turn(now);
         let mut more = false;
-        for file in self.files() {
-            // Found beside the writer, so that nobody's commit waits for the search.
-            let put_off = file.look(move |conn| put_off(conn, now)).await?;
-            more |= file.write(Tend::new(&file.delivery_leases, now, put_off)).await?;
+        while let Some(file) = turn.next() {
+            let tended = tend(&file, now).await;
+            more |= turn.took(&file, tended).unwrap_or_default();
         }
+        turn.end()?;
         Ok(more)
+    }
+}
+
+async fn claim_dispatches(
+    file: &TenantFile,
+    limit: u32,
+    terms: ClaimTerms,
+) -> Result<Option<DispatchClaim>, StoreError> {
+    let (leases, schema) = (Arc::clone(&file.dispatch_leases), file.schema.clone());
+    file.claim(move |conn| dispatches::claim(conn, &leases, &schema, limit, terms)).await
+}
+
+async fn tend(file: &TenantFile, now: Timestamp) -> Result<bool, StoreError> {
+    // Found beside the writer, so that nobody's commit waits for the search.
+    let look = move |conn: &Connection| {
+        let begun = conn.prepare_cached(sql::STORE_BEGUN)?.query_row([], |row| row.get::<_, bool>(0))?;
+        Ok((begun, put_off(conn, now)?))
+    };
+    let (begun, put_off) = file.look(look).await?;
+    if begun || !put_off.is_empty() {
+        file.write(Tend::new(&file.delivery_leases, now, put_off)).await
+    } else {
+        Ok(false)
     }
 }
 
@@ -246,7 +307,10 @@ impl Claimer<'_> {
         let Granted { leases, next_due_at } = self.grant(endpoint_no, quota.max)?;
         let mut work = Vec::with_capacity(leases.len());
         for (seq, token) in leases {
-            work.extend(self.load(seq)?.map(|work| Lease::grant(seq, token, self.terms.until, work)));
+            work.extend(
+                self.load(quota.schema.clone(), seq)?
+                    .map(|work| Lease::grant(seq, token, self.terms.until, work)),
+            );
         }
         Ok(Some(EndpointClaim {
             schema: quota.schema.clone(),
@@ -275,13 +339,13 @@ impl Claimer<'_> {
         Ok(Granted { leases: granted, next_due_at: None })
     }
 
-    fn load(&mut self, seq: i64) -> Result<Option<DeliveryWork>, Failure> {
+    fn load(&mut self, schema: Schema, seq: i64) -> Result<Option<DeliveryWork>, Failure> {
         let row =
             self.conn.prepare_cached(sql::DELIVERIES_WORK)?.query_row([seq], WorkRow::read).optional()?;
         let Some(row) = row else { return Ok(None) };
         let Some(event) = self.event(row.event_seq)? else { return Ok(None) };
         let progress = Progress { attempt: row.current_attempt + 1, max_attempts: row.max_attempts };
-        Ok(Some(DeliveryWork { delivery_id: row.delivery_id, event, progress, retry: row.retry }))
+        Ok(Some(DeliveryWork { schema, delivery_id: row.delivery_id, event, progress, retry: row.retry }))
     }
 
     fn event(&mut self, seq: i64) -> Result<Option<Arc<DomainEvent>>, Failure> {

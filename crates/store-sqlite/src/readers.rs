@@ -67,7 +67,6 @@ impl Readers {
     }
 
     /// Whether nobody reads.
-    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.lock().len() == self.count as usize
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use neo_events_domain::{
     delivery::{AttemptRecord, DeliveryState},
+    endpoint::DISABLED_REASON_GONE,
     retry::Verdict,
 };
 use neo_events_store::{Settled, Settlement, Updated};
@@ -17,9 +18,6 @@ use crate::{
     leases::{Leases, Pin},
     writer::Step,
 };
-
-/// What the owner of an endpoint reads that answered 410.
-const DISABLED_REASON_GONE: &str = "the receiver answered 410 Gone";
 
 /// Settles if the lease still holds. From here on it does: what was performed is not claimed again while recording it
 /// fails, for want of room or for somebody's lock, and is tried again.

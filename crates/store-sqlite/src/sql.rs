@@ -11,6 +11,13 @@ macro_rules! statements {
 }
 
 statements! {
+    API_KEYS_BY_DIGEST = "api_keys/by_digest",
+    API_KEYS_BY_NO = "api_keys/by_no",
+    API_KEYS_DELETE = "api_keys/delete",
+    API_KEYS_INSERT = "api_keys/insert",
+    API_KEYS_LIST = "api_keys/list",
+    API_KEYS_LIST_BY_SCHEMA = "api_keys/list_by_schema",
+    API_KEYS_NOTE_USED = "api_keys/note_used",
     ATTEMPTS_BY_DELIVERY = "attempts/by_delivery",
     ATTEMPTS_INSERT = "attempts/insert",
     ATTEMPTS_OF_ENDPOINT = "attempts/of_endpoint",
@@ -58,6 +65,7 @@ statements! {
     ENDPOINT_SECRETS_DELETE = "endpoint_secrets/delete",
     ENDPOINT_SECRETS_INSERT = "endpoint_secrets/insert",
     ENDPOINT_SECRETS_NEWEST = "endpoint_secrets/newest",
+    ENDPOINTS_ANY_NOS_BY_CONTEXT = "endpoints/any_nos_by_context",
     ENDPOINTS_ANY_NO_BY_ID = "endpoints/any_no_by_id",
     ENDPOINTS_BY_ID = "endpoints/by_id",
     ENDPOINTS_BY_NO = "endpoints/by_no",
@@ -91,7 +99,9 @@ statements! {
     EVENTS_NEWEST = "events/newest",
     EVENTS_NEWEST_VERSION = "events/newest_version",
     EVENTS_SEQ_BY_ID = "events/seq_by_id",
+    STORE_BEGUN = "store/begun",
     STORE_OPEN = "store/open",
+    STORE_OWES = "store/owes",
     STORE_SEED = "store/seed",
     STORE_TOUCH = "store/touch",
     STREAM_HEADS_ADVANCE = "stream_heads/advance",
@@ -106,6 +116,12 @@ statements! {
     SUBSCRIPTIONS_LIST_BY_ENDPOINT = "subscriptions/list_by_endpoint",
     SUBSCRIPTIONS_NOTE_TRIGGERED = "subscriptions/note_triggered",
     SUBSCRIPTIONS_UPDATE = "subscriptions/update",
+    TENANTS_BY_NO = "tenants/by_no",
+    TENANTS_BY_SCHEMA = "tenants/by_schema",
+    TENANTS_INSERT = "tenants/insert",
+    TENANTS_INSERT_ADMIN = "tenants/insert_admin",
+    TENANTS_LIST = "tenants/list",
+    TENANTS_SCHEMAS = "tenants/schemas",
 }
 
 #[cfg(test)]
@@ -116,7 +132,7 @@ mod tests {
     use std::{collections::BTreeSet, fs, path::Path};
 
     /// Statements that walk a whole table or list, and why they may.
-    const WALKS: [(&str, &str); 10] = [
+    const WALKS: [(&str, &str); 13] = [
         ("cancel_requests/list", "a handful of rows"),
         ("catalogue/changes", "the merged ranges, up to the limit"),
         ("deliveries/list_pending", "what is owed, for a person"),
@@ -127,6 +143,9 @@ mod tests {
         ("endpoint_removals/list", "a handful of rows"),
         ("endpoint_secrets/newest", "from the newest change to the first that is not deleted"),
         ("event_types/categories", "a small table, by its index"),
+        ("store/begun", "whether there is a first row"),
+        ("store/owes", "whether there is a first row"),
+        ("tenants/schemas", "once, when the store is opened"),
     ];
 
     #[test]

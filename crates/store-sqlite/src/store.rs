@@ -1,25 +1,32 @@
 //! The store, and the file of one schema.
 
 use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
-use neo_events_domain::{Timestamp, event::NewEvent, id::EndpointId, tenant::Schema};
-use neo_events_store::{Appended, Health, StoreError};
+use neo_events_domain::{
+    Timestamp,
+    event::NewEvent,
+    tenant::{Schema, Tenant},
+};
+use neo_events_store::{Appended, Health, Inserted, StoreError};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::Notify;
 
 use crate::{
-    endpoints, events,
+    events,
     failure::Failure,
-    leases::{Leases, Tokens},
-    open::{OpenError, SqliteOptions, open},
-    readers::{Readers, ended, snapshot},
+    open::{OpenError, SqliteOptions, is_current},
     sql,
-    writer::{Step, Writer},
+    tenant_file::TenantFile,
+    tenant_files::TenantFiles,
+    tenants,
+    turn::Turn,
 };
 
 /// The embedded store. Cloning is cheap; all clones are the same store.
@@ -32,39 +39,33 @@ pub struct SqliteStore {
 }
 
 struct Inner {
-    admin: TenantFile,
+    admin: Arc<TenantFile>,
+    tenants: Arc<TenantFiles>,
     appended: Notify,
+    /// Passes so far that claimed what is owed: each begins with another file.
+    turns: AtomicUsize,
 }
 
-/// One schema's file.
-pub(crate) struct TenantFile {
-    pub(crate) schema: Schema,
-    /// On rows of `deliveries`, by seq.
-    pub(crate) delivery_leases: Arc<Leases>,
-    /// On rows of `owed_dispatches`, by the event's seq.
-    pub(crate) dispatch_leases: Arc<Leases>,
-    /// Links resolved.
-    path: PathBuf,
-    writer: Writer,
-    readers: Arc<Readers>,
-    /// Claims and what else the passes read run one at a time, on a connection of their own: no list or count is ever
-    /// in front of them.
-    claims: Arc<tokio::sync::Mutex<Option<Connection>>>,
-    /// Held until everything above is gone.
-    lock: Mutex<Option<File>>,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tenants.close_blocking();
+    }
 }
 
 impl SqliteStore {
     /// Opens the file, makes it (0600, its directories 0700) if it is not there, and brings its tables up to date.
     /// The store holds it alone until it is closed; leases of an earlier opening are void.
     pub fn open(options: SqliteOptions) -> Result<Self, OpenError> {
-        let admin = TenantFile::open(Schema::admin(), options)?;
-        Ok(Self { inner: Arc::new(Inner { admin, appended: Notify::new() }) })
+        let (admin, listed) = TenantFile::open_admin(options.clone())?;
+        let tenants = Arc::new(TenantFiles::new(&admin.path, options, listed));
+        let (appended, turns) = (Notify::new(), AtomicUsize::new(0));
+        Ok(Self { inner: Arc::new(Inner { admin: Arc::new(admin), tenants, appended, turns }) })
     }
 
     /// Ends running reads, finishes queued writes, empties the write-ahead log and frees the file. Other clones answer
     /// [`StoreError::Unavailable`] from then on.
     pub async fn close(self) {
+        self.inner.tenants.close().await;
         self.inner.admin.close().await;
     }
 
@@ -81,27 +82,25 @@ impl SqliteStore {
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         self.holds(schema, tx)?;
+        if *schema != self.inner.admin.schema {
+            self.inner.tenants.expect_foreign_write(schema);
+            if !is_current(tx).map_err(Failure::from)? {
+                return Err(Failure::Outdated.into());
+            }
+        }
         Ok(events::append(tx, events, now)?)
     }
 
     /// Whether what a transaction writes is written to the schema's file. [`StoreError::UnknownSchema`] if this store
     /// does not serve the schema, [`StoreError::ForeignTransaction`] if the transaction's main file is another.
     pub fn holds(&self, schema: &Schema, tx: &Transaction<'_>) -> Result<(), StoreError> {
-        let file = self.file(schema)?;
+        let Inner { admin, tenants, .. } = &*self.inner;
         let of_tx = tx.path().filter(|path| !path.is_empty()).map(Path::new);
-        let is_ours = of_tx.is_some_and(|of_tx| {
-            of_tx == file.path || of_tx.canonicalize().is_ok_and(|of_tx| of_tx == file.path)
-        });
+        let is_at = |of_tx| {
+            if *schema == admin.schema { Ok(admin.is_at(of_tx)) } else { tenants.is_at(schema, of_tx) }
+        };
+        let is_ours = of_tx.map(is_at).transpose()?.unwrap_or_default();
         if is_ours { Ok(()) } else { Err(Failure::ForeignTransaction.into()) }
-    }
-
-    /// The sealed secret that was stored last, of any endpoint that is not deleted: whoever holds the master key can
-    /// tell by it whether it is the right one.
-    pub async fn any_sealed_secret(
-        &self,
-        schema: &Schema,
-    ) -> Result<Option<(EndpointId, Vec<u8>)>, StoreError> {
-        self.file(schema)?.read(endpoints::newest_secret).await
     }
 
     /// Tells the dispatcher that events may be waiting.
@@ -109,20 +108,40 @@ impl SqliteStore {
         self.inner.appended.notify_one();
     }
 
-    /// The file of a schema.
-    pub(crate) fn file(&self, schema: &Schema) -> Result<&TenantFile, Failure> {
-        let admin = &self.inner.admin;
-        if *schema == admin.schema { Ok(admin) } else { Err(Failure::Schema(schema.clone())) }
-    }
-
-    /// Every open file.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &TenantFile> {
-        std::iter::once(&self.inner.admin)
-    }
-
-    /// The file that a lease's row is in: a lease does not say, and there is one.
-    pub(crate) fn leased_file(&self) -> &TenantFile {
+    pub(crate) fn admin(&self) -> &TenantFile {
         &self.inner.admin
+    }
+
+    /// The file of a schema.
+    pub(crate) async fn file(&self, schema: &Schema) -> Result<Arc<TenantFile>, Failure> {
+        if *schema == self.inner.admin.schema {
+            return Ok(Arc::clone(&self.inner.admin));
+        }
+        self.inner.tenants.file(schema).await
+    }
+
+    /// A pass over every open file. It answers what the passes want to know: files that nobody uses are neither
+    /// opened nor kept open for it.
+    pub(crate) fn turn(&self, now: Timestamp) -> Turn {
+        self.inner.tenants.keep_up(now);
+        let mut files = self.inner.tenants.open_files();
+        files.push(Arc::clone(&self.inner.admin));
+        let first = self.inner.turns.fetch_add(1, Ordering::Relaxed) % files.len();
+        files.rotate_left(first);
+        Turn::over(files)
+    }
+
+    /// Makes the file, then the row: a crash in between leaves a file that the next attempt takes over.
+    pub(crate) async fn create(&self, tenant: &Tenant) -> Result<Inserted, StoreError> {
+        let tenants = &self.inner.tenants;
+        if tenant.schema == self.inner.admin.schema || tenants.is_listed(&tenant.schema) {
+            return Ok(Inserted::Exists);
+        }
+        tenants.make(&tenant.schema).await?;
+        let row = tenant.clone();
+        let inserted = self.admin().write(move |conn: &Connection| tenants::insert(conn, &row)).await?;
+        tenants.add(&tenant.schema);
+        Ok(inserted)
     }
 
     pub(crate) async fn appended(&self) {
@@ -132,13 +151,14 @@ impl SqliteStore {
 
 #[async_trait]
 impl Health for SqliteStore {
-    /// Reads, and writes without changing anything.
+    /// Reads the admin file, and writes it without changing anything. A tenant whose file fails must not keep the
+    /// others from being served.
     async fn ping(&self) -> Result<(), StoreError> {
-        for file in self.files() {
-            file.read(|conn| Ok(conn.prepare_cached(sql::CATALOGUE_VERSION)?.query_row([], |_| Ok(()))?))
-                .await?;
-            file.write(|conn: &Connection| Ok(conn.prepare_cached(sql::STORE_TOUCH)?.execute([])?)).await?;
-        }
+        let admin = self.admin();
+        admin
+            .read(|conn| Ok(conn.prepare_cached(sql::CATALOGUE_VERSION)?.query_row([], |_| Ok(()))?))
+            .await?;
+        admin.write(|conn: &Connection| Ok(conn.prepare_cached(sql::STORE_TOUCH)?.execute([])?)).await?;
         Ok(())
     }
 }
@@ -149,66 +169,11 @@ impl std::fmt::Debug for SqliteStore {
     }
 }
 
-impl TenantFile {
-    fn open(schema: Schema, options: SqliteOptions) -> Result<Self, OpenError> {
-        let opened = open(&options)?;
-        let tokens = Arc::new(Tokens::of_opening(opened.opening));
-        Ok(Self {
-            schema,
-            path: opened.path,
-            delivery_leases: Arc::new(Leases::new(Arc::clone(&tokens))),
-            dispatch_leases: Arc::new(Leases::new(tokens)),
-            writer: Writer::start(opened.writer)
-                .map_err(|source| OpenError::Io { path: options.path, source })?,
-            readers: Arc::new(Readers::new(opened.readers, options.read_timeout)),
-            claims: Arc::new(tokio::sync::Mutex::new(Some(opened.claims))),
-            lock: Mutex::new(Some(opened.lock)),
-        })
-    }
-
-    /// One step in a transaction, durable when it answers.
-    pub(crate) async fn write<S: Step>(&self, step: S) -> Result<S::Answer, StoreError> {
-        self.writer.write(step).await
-    }
-
-    /// Reads one snapshot, for a user: takes turns with other users, and ends when its time is up.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.readers.read(read).await
-    }
-
-    /// Runs a claim. It takes its snapshot itself, after announcing itself to the leases.
-    pub(crate) async fn claim<T: Send + 'static>(
-        &self,
-        claim: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let conn = Arc::clone(&self.claims).lock_owned().await;
-        let ran = tokio::task::spawn_blocking(move || claim(conn.as_ref().ok_or(Failure::Closed)?)).await;
-        Ok(ran.map_err(|error| ended(&error))??)
-    }
-
-    /// Reads one snapshot, for a pass: behind claims alone.
-    pub(crate) async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.claim(move |conn| snapshot(conn, look)).await
-    }
-
-    async fn close(&self) {
-        self.readers.close().await;
-        self.claims.lock().await.take();
-        self.writer.close().await;
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use neo_events_store::{Catalogue, CatalogueVersion, WorkQueue};
+    use neo_events_domain::event::EventDraft;
+    use neo_events_store::{Catalogue, CatalogueVersion, EventLog, Tenants, WorkQueue};
     use std::{
         error::Error,
         time::{Duration, Instant},
@@ -232,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_that_takes_too_long_is_ended_and_harms_no_other() {
         let (store, _directory) = store(Duration::from_millis(200));
-        let file = &store.inner.admin;
+        let file = &*store.inner.admin;
         let begun = Instant::now();
         let (one, two) = tokio::join!(file.read(endless), file.read(endless));
         assert!(begun.elapsed() < Duration::from_secs(2), "the wait for a connection counts");
@@ -265,5 +230,28 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(5), "closing ends what runs");
         let Some(Ok(Err(error))) = users.join_next().await else { panic!("it was cut off") };
         assert_eq!(error.source().unwrap().to_string(), "the store is closed");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_fails_keeps_no_other_waiting() {
+        let (store, _directory) = store(Duration::from_secs(5));
+        let tenants = ["one", "two"].map(|slug| Schema::tenant(slug).unwrap());
+        for schema in &tenants {
+            let created_at = Timestamp::UNIX_EPOCH;
+            store.create_tenant(&Tenant { schema: schema.clone(), name: None, created_at }).await.unwrap();
+            let event = EventDraft::new("user.created", "{}").validate(created_at, [1; 10]).unwrap();
+            store.append(schema, vec![event], created_at).await.unwrap();
+        }
+        // As if its connections had broken.
+        store.file(&tenants[0]).await.unwrap().close().await;
+        let claims = store.claim_dispatches(Timestamp::UNIX_EPOCH, 10, Timestamp::MAX).await.unwrap();
+        assert_eq!(claims.iter().map(|claim| &claim.schema).collect::<Vec<_>>(), [&tenants[1]]);
+        assert!(store.file(&tenants[0]).await.unwrap().is_ailing(), "left alone for a while");
+        store.due_endpoints(Timestamp::UNIX_EPOCH).await.unwrap();
+        store.tend(Timestamp::UNIX_EPOCH).await.unwrap();
+        store.inner.admin.close().await;
+        store.file(&tenants[1]).await.unwrap().close().await;
+        let nobody = store.claim_dispatches(Timestamp::UNIX_EPOCH, 10, Timestamp::MAX).await;
+        assert!(matches!(nobody, Err(StoreError::Unavailable(_))), "there is nobody to go on: {nobody:?}");
     }
 }

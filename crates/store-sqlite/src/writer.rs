@@ -164,6 +164,15 @@ impl Writer {
         answer.await.map_err(|_| Failure::Closed)?
     }
 
+    /// The same for a thread that may block.
+    pub(crate) fn write_blocking<S: Step>(&self, step: S) -> Result<S::Answer, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Run(Box::new(Request { step, answer: None, reply }));
+        let queue = self.queue.as_ref().ok_or(Failure::Closed)?;
+        queue.blocking_send(message).map_err(|_| Failure::Closed)?;
+        answer.blocking_recv().map_err(|_| Failure::Closed)?
+    }
+
     /// Finishes what is queued and ends the thread; what comes later is refused.
     pub(crate) async fn close(&self) {
         if self.send(Message::Close).await.is_err() {

@@ -173,6 +173,10 @@ pub trait Catalogue {
     /// Deletes a subscription; `false` if it was not there.
     async fn delete_subscription(&self, schema: &Schema, id: SubscriptionId) -> Result<bool, StoreError>;
 
+    /// The sealed secret that was stored last, of any endpoint that is not deleted: whoever holds the master key can
+    /// tell by it whether it is the right one.
+    async fn any_sealed_secret(&self, schema: &Schema) -> Result<Option<(EndpointId, Vec<u8>)>, StoreError>;
+
     /// What changed since a version, in order, at most `limit` rows at a time.
     async fn catalogue_changes(
         &self,

@@ -10,6 +10,7 @@ mod dispatch;
 mod events;
 mod random;
 mod repair;
+mod tenants;
 mod world;
 
 pub use catalogue::*;
@@ -17,6 +18,7 @@ pub use deliver::*;
 pub use dispatch::*;
 pub use events::*;
 pub use repair::*;
+pub use tenants::*;
 
 /// Hands the names of all scenarios to a macro, after the arguments given.
 #[doc(hidden)]
@@ -70,6 +72,18 @@ macro_rules! for_each_scenario {
             deleting_an_endpoint_cancels_its_deliveries
             deliveries_are_filtered_in_pages
             statistics_count_what_happened
+            tenants_are_made_once
+            one_of_many_makers_makes_the_tenant
+            tenants_are_listed_in_pages
+            no_call_reaches_another_tenant
+            the_same_ids_in_two_tenants_are_two_rows
+            tenants_are_served_side_by_side
+            every_call_refuses_unknown_schemas
+            api_keys_read_back
+            api_keys_are_found_by_their_digest_alone
+            api_keys_are_listed_by_tenant
+            key_usage_never_goes_back
+            hostile_names_are_only_names
         }
     };
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use neo_events_domain::{
-    Timestamp,
+    Timestamp, Uuid,
     delivery::{Delivery, DeliveryHistory, DeliveryStatus, IllegalTransition},
     id::{DeliveryId, EndpointId, EventId, SubscriptionId},
     stats::EndpointStats,
@@ -18,6 +18,8 @@ pub struct DeliveryQuery {
     pub event_id: Option<EventId>,
     /// To this endpoint.
     pub endpoint_id: Option<EndpointId>,
+    /// To endpoints that are bound to this context, deleted ones too.
+    pub context_id: Option<Uuid>,
     /// In this state.
     pub status: Option<DeliveryStatus>,
     /// Created in this span.

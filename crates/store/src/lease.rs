@@ -19,7 +19,7 @@ impl<T> Lease<T> {
         Self { key, token, expires_at, work }
     }
 
-    /// The backend's key of the row.
+    /// The backend's key of the row, if the work itself does not name it.
     pub const fn key(&self) -> i64 {
         self.key
     }

@@ -9,6 +9,7 @@ mod events;
 mod lease;
 mod page;
 mod queue;
+mod tenants;
 
 pub use catalogue::{
     Catalogue, CatalogueChanges, CatalogueVersion, EndpointQuery, EventTypeQuery, Inserted,
@@ -23,6 +24,7 @@ pub use queue::{
     DELIVERY_LEASE, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
     NewDelivery, OwedEvent, Settled, Settlement, Unsettled, WorkQueue,
 };
+pub use tenants::{ApiKeyQuery, KeyDigest, Tenants};
 
 /// Whether the database serves.
 #[async_trait::async_trait]
@@ -32,6 +34,12 @@ pub trait Health {
 }
 
 /// A backend: every role, usable from any task.
-pub trait Store: EventLog + Catalogue + WorkQueue + DeliveryLog + Health + Send + Sync + 'static {}
+pub trait Store:
+    EventLog + Catalogue + WorkQueue + DeliveryLog + Tenants + Health + Send + Sync + 'static
+{
+}
 
-impl<T: EventLog + Catalogue + WorkQueue + DeliveryLog + Health + Send + Sync + 'static> Store for T {}
+impl<T: EventLog + Catalogue + WorkQueue + DeliveryLog + Tenants + Health + Send + Sync + 'static> Store
+    for T
+{
+}

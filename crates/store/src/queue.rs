@@ -103,6 +103,8 @@ pub struct EndpointClaim {
 /// A delivery to attempt.
 #[derive(Debug)]
 pub struct DeliveryWork {
+    /// Whose.
+    pub schema: Schema,
     /// The delivery.
     pub delivery_id: DeliveryId,
     /// What to send.
@@ -149,7 +151,9 @@ pub trait WorkQueue {
     /// Resolves when there may be new events to dispatch. A hint: it may be late, spurious or never come.
     async fn wake_up(&self);
 
-    /// Claims up to `limit` owed dispatches until `lease_until`, oldest first.
+    /// Claims up to `limit` owed dispatches until `lease_until`, each schema's oldest first, in one claim per
+    /// schema. No schema's backlog keeps another waiting for more than a few calls; one whose data cannot be read is
+    /// left out.
     async fn claim_dispatches(
         &self,
         now: Timestamp,
@@ -157,8 +161,8 @@ pub trait WorkQueue {
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError>;
 
-    /// Writes the deliveries of each event, due at once, and ends its owed dispatch, in one transaction. An event
-    /// whose lease was lost is skipped. Answers how many deliveries were written.
+    /// Writes the deliveries of each event, due at once, and ends its owed dispatch, in one transaction. All are of one
+    /// schema. An event whose lease was lost is skipped. Answers how many deliveries were written.
     async fn settle_dispatches(
         &self,
         dispatched: Vec<Dispatched>,
@@ -179,7 +183,7 @@ pub trait WorkQueue {
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError>;
 
     /// Claims due deliveries until `lease_until`, at most each quota's `max` from its endpoint. An endpoint that is
-    /// gone or inactive is left out of the answer.
+    /// gone or inactive, or whose schema is not there, is left out of the answer.
     async fn claim_deliveries(
         &self,
         now: Timestamp,

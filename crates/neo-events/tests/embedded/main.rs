@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod contexts;
 mod holding;
 mod judged_by_others;
+mod keys;
 mod outcomes;
 mod publishing;
 mod receiver;

@@ -66,7 +66,7 @@ async fn what_hangs_is_cut_off_and_made_again() {
 async fn one_process_per_file() {
     let world = World::new().await;
     let second = NeoEvents::builder(world.database()).start().await;
-    assert!(matches!(second, Err(StartError::Open(_))));
+    assert!(matches!(second, Err(StartError::Sqlite(_))));
     world.publish("{}").await;
 }
 

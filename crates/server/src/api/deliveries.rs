@@ -1,12 +1,8 @@
 //! `/v1/deliveries`: look and repair.
 
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::Extension;
 use neo_events::{
-    DeliveryQuery, Tenant,
+    DeliveryQuery, Scope, Tenant,
     domain::id::{Id, kind},
 };
 
@@ -16,44 +12,52 @@ use super::{
     ok,
     path::PathId,
     query::{NoQuery, Query},
+    routes::{Needs, Routes},
 };
-use crate::wire::{CancelIn, Delivery, List};
+use crate::wire::{CancelIn, Delivery};
 
 /// Why, if nobody says.
 const CANCEL_REASON_DEFAULT: &str = "cancelled by an operator";
 
 type DeliveryId = PathId<kind::Delivery>;
 
-pub(super) fn routes() -> Router<Tenant> {
-    Router::new()
-        .route("/v1/deliveries", get(list))
-        .route("/v1/deliveries/{id}", get(show))
-        .route("/v1/deliveries/{id}/retry", post(retry))
-        .route("/v1/deliveries/{id}/cancel", post(cancel))
+const READ: Needs = Needs::Scope(Scope::DeliveriesRead);
+const WRITE: Needs = Needs::Scope(Scope::DeliveriesWrite);
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get("/v1/deliveries", READ, list)
+        .get("/v1/deliveries/{id}", READ, show)
+        .post("/v1/deliveries/{id}/retry", WRITE, retry)
+        .post("/v1/deliveries/{id}/cancel", WRITE, cancel)
 }
 
-async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer {
     let conditions = DeliveryQuery {
         event_id: query.take_uuid("event_id")?.map(Id::from_uuid),
         endpoint_id: query.take_uuid("endpoint_id")?.map(Id::from_uuid),
         status: query.take("status", "pending, retrying, success, failed or cancelled")?,
         created: query.take_range()?,
+        ..DeliveryQuery::default()
     };
-    let page = query.take_page()?;
-    query.end()?;
-    ok(&List::<Delivery>::of(tenant.deliveries(&conditions, page).await?))
+    let (page, bound) = query.end_with_page()?;
+    ok(&bound.list::<Delivery, _>(tenant.deliveries(&conditions, page).await?))
 }
 
-async fn show(State(tenant): State<Tenant>, PathId(id): DeliveryId, _: NoQuery) -> Answer {
+async fn show(Extension(tenant): Extension<Tenant>, PathId(id): DeliveryId, _: NoQuery) -> Answer {
     ok(&Delivery::from(tenant.delivery(id).await?))
 }
 
-async fn retry(State(tenant): State<Tenant>, PathId(id): DeliveryId, _: OptionalInput<Nothing>) -> Answer {
+async fn retry(
+    Extension(tenant): Extension<Tenant>,
+    PathId(id): DeliveryId,
+    _: OptionalInput<Nothing>,
+) -> Answer {
     ok(&Delivery::from(tenant.retry_delivery(id).await?))
 }
 
 async fn cancel(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathId(id): DeliveryId,
     OptionalInput(cancellation): OptionalInput<CancelIn>,
 ) -> Answer {

@@ -1,12 +1,8 @@
 //! `/v1/endpoints`: where webhooks go, and what is done with them.
 
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::Extension;
 use neo_events::{
-    CreatedEndpoint, EndpointQuery, RotatedSecret, SignedDuration, Tenant,
+    CreatedEndpoint, EndpointQuery, RotatedSecret, Scope, SignedDuration, Tenant,
     domain::{
         endpoint::ROTATION_OVERLAP_DEFAULT,
         id::kind,
@@ -21,12 +17,13 @@ use super::{
     created, no_content, ok,
     path::PathId,
     query::{NoQuery, Query},
+    routes::{Needs, Routes},
 };
 use crate::{
     problem::Refusal,
     wire::{
-        Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, List, RotateSecretIn, TestIn,
-        Verification, VerifyIn, into_text,
+        Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, RotateSecretIn, TestIn, Verification,
+        VerifyIn, into_text,
     },
 };
 
@@ -35,42 +32,47 @@ const OVERLAP_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 type Id = PathId<kind::Endpoint>;
 
-pub(super) fn routes() -> Router<Tenant> {
-    Router::new()
-        .route("/v1/endpoints", post(create).get(list))
-        .route("/v1/endpoints/{id}", get(show).patch(update).delete(delete))
-        .route("/v1/endpoints/{id}/activate", post(activate))
-        .route("/v1/endpoints/{id}/deactivate", post(deactivate))
-        .route("/v1/endpoints/{id}/verify", post(verify))
-        .route("/v1/endpoints/{id}/unverify", post(unverify))
-        .route("/v1/endpoints/{id}/rotate-secret", post(rotate_secret))
-        .route("/v1/endpoints/{id}/test", post(test))
-        .route("/v1/endpoints/{id}/stats", get(stats))
+const READ: Needs = Needs::Scope(Scope::EndpointsRead);
+const WRITE: Needs = Needs::Scope(Scope::EndpointsWrite);
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .post("/v1/endpoints", WRITE, create)
+        .get("/v1/endpoints", READ, list)
+        .get("/v1/endpoints/{id}", READ, show)
+        .patch("/v1/endpoints/{id}", WRITE, update)
+        .delete("/v1/endpoints/{id}", WRITE, delete)
+        .post("/v1/endpoints/{id}/activate", WRITE, activate)
+        .post("/v1/endpoints/{id}/deactivate", WRITE, deactivate)
+        .post("/v1/endpoints/{id}/verify", WRITE, verify)
+        .post("/v1/endpoints/{id}/unverify", WRITE, unverify)
+        .post("/v1/endpoints/{id}/rotate-secret", WRITE, rotate_secret)
+        .post("/v1/endpoints/{id}/test", WRITE, test)
+        .get("/v1/endpoints/{id}/stats", Needs::Scope(Scope::DeliveriesRead), stats)
 }
 
-async fn create(State(tenant): State<Tenant>, Input(endpoint): Input<EndpointIn>) -> Answer {
+async fn create(Extension(tenant): Extension<Tenant>, Input(endpoint): Input<EndpointIn>) -> Answer {
     let (draft, secret_token) = endpoint.into_parts();
     let endpoint = Endpoint::from(tenant.create_endpoint(draft, secret_token.as_deref()).await?);
     created(&format!("/v1/endpoints/{}", endpoint.id), &endpoint)
 }
 
-async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer {
     let conditions = EndpointQuery {
         context_id: query.take_uuid("context_id")?,
         is_active: query.take_bool("is_active")?,
         event_type: query.take("event_type", "category.action")?,
     };
-    let page = query.take_page()?;
-    query.end()?;
-    ok(&List::<Endpoint>::of(tenant.endpoints(&conditions, page).await?))
+    let (page, bound) = query.end_with_page()?;
+    ok(&bound.list::<Endpoint, _>(tenant.endpoints(&conditions, page).await?))
 }
 
-async fn show(State(tenant): State<Tenant>, PathId(id): Id, _: NoQuery) -> Answer {
+async fn show(Extension(tenant): Extension<Tenant>, PathId(id): Id, _: NoQuery) -> Answer {
     ok(&Endpoint::from(tenant.endpoint(id).await?))
 }
 
 async fn update(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathId(id): Id,
     Input(changes): Input<EndpointChanges>,
 ) -> Answer {
@@ -78,30 +80,34 @@ async fn update(
     ok(&Endpoint::from(tenant.update_endpoint(id, patch, url.as_deref()).await?))
 }
 
-async fn delete(State(tenant): State<Tenant>, PathId(id): Id, _: NoQuery) -> Answer {
+async fn delete(Extension(tenant): Extension<Tenant>, PathId(id): Id, _: NoQuery) -> Answer {
     tenant.delete_endpoint(id).await?;
     Ok(no_content())
 }
 
-async fn activate(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
+async fn activate(Extension(tenant): Extension<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
     ok(&Endpoint::from(tenant.activate_endpoint(id).await?))
 }
 
-async fn deactivate(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
+async fn deactivate(
+    Extension(tenant): Extension<Tenant>,
+    PathId(id): Id,
+    _: OptionalInput<Nothing>,
+) -> Answer {
     ok(&Endpoint::from(tenant.deactivate_endpoint(id).await?))
 }
 
 /// There is one level so far, which the shape of the input has judged.
-async fn verify(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<VerifyIn>) -> Answer {
+async fn verify(Extension(tenant): Extension<Tenant>, PathId(id): Id, _: OptionalInput<VerifyIn>) -> Answer {
     ok(&Verification::from(tenant.verify_endpoint(id).await?))
 }
 
-async fn unverify(State(tenant): State<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
+async fn unverify(Extension(tenant): Extension<Tenant>, PathId(id): Id, _: OptionalInput<Nothing>) -> Answer {
     ok(&Endpoint::from(tenant.unverify_endpoint(id).await?))
 }
 
 async fn rotate_secret(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathId(id): Id,
     OptionalInput(rotation): OptionalInput<RotateSecretIn>,
 ) -> Answer {
@@ -119,7 +125,7 @@ async fn rotate_secret(
 }
 
 async fn test(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathId(id): Id,
     OptionalInput(test): OptionalInput<TestIn>,
 ) -> Answer {
@@ -128,7 +134,7 @@ async fn test(
     created(&format!("/v1/deliveries/{}", delivery.id), &delivery)
 }
 
-async fn stats(State(tenant): State<Tenant>, PathId(id): Id, mut query: Query) -> Answer {
+async fn stats(Extension(tenant): Extension<Tenant>, PathId(id): Id, mut query: Query) -> Answer {
     let expected = "between 1 and 90";
     let days = query.take("days", expected)?.unwrap_or(STATS_DAYS_DEFAULT);
     query.end()?;

@@ -1,12 +1,7 @@
 //! `/v1/event-types`: the catalogue.
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
-use neo_events::{EventTypeQuery, Tenant};
+use axum::{Extension, response::Response};
+use neo_events::{EventTypeQuery, Scope, Tenant};
 
 use super::{
     Answer,
@@ -14,37 +9,43 @@ use super::{
     created, no_content, ok,
     path::PathEventType,
     query::{NoQuery, Query},
+    routes::{Needs, Routes},
 };
 use crate::{
     problem::Refusal,
-    wire::{EventType, EventTypeChanges, EventTypeIn, List},
+    wire::{EventType, EventTypeChanges, EventTypeIn},
 };
 
-pub(super) fn routes() -> Router<Tenant> {
-    Router::new()
-        .route("/v1/event-types", post(create).get(list))
-        .route("/v1/event-types/{event_type}", get(show).patch(update).delete(delete))
+const READ: Needs = Needs::Scope(Scope::EventsRead);
+const WRITE: Needs = Needs::Scope(Scope::EndpointsWrite);
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .post("/v1/event-types", WRITE, create)
+        .get("/v1/event-types", READ, list)
+        .get("/v1/event-types/{event_type}", READ, show)
+        .patch("/v1/event-types/{event_type}", WRITE, update)
+        .delete("/v1/event-types/{event_type}", WRITE, delete)
 }
 
-async fn create(State(tenant): State<Tenant>, Input(entry): Input<EventTypeIn>) -> Answer {
+async fn create(Extension(tenant): Extension<Tenant>, Input(entry): Input<EventTypeIn>) -> Answer {
     let entry = EventType::from(tenant.create_event_type(entry.into()).await?);
     created(&format!("/v1/event-types/{}", entry.event_type), &entry)
 }
 
-async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer {
     let conditions =
         EventTypeQuery { category: query.take_text("category")?, is_enabled: query.take_bool("is_enabled")? };
-    let page = query.take_page()?;
-    query.end()?;
-    ok(&List::<EventType>::of(tenant.event_types(&conditions, page).await?))
+    let (page, bound) = query.end_with_page()?;
+    ok(&bound.list::<EventType, _>(tenant.event_types(&conditions, page).await?))
 }
 
-async fn show(State(tenant): State<Tenant>, PathEventType(of): PathEventType, _: NoQuery) -> Answer {
+async fn show(Extension(tenant): Extension<Tenant>, PathEventType(of): PathEventType, _: NoQuery) -> Answer {
     ok(&EventType::from(tenant.event_type(&of).await?))
 }
 
 async fn update(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathEventType(of): PathEventType,
     Input(changes): Input<EventTypeChanges>,
 ) -> Answer {
@@ -52,7 +53,7 @@ async fn update(
 }
 
 async fn delete(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathEventType(of): PathEventType,
     _: NoQuery,
 ) -> Result<Response, Refusal> {

@@ -1,14 +1,9 @@
 //! `/v1/events` and `/v1/aggregates`: publish and read.
 
-use axum::{
-    Router,
-    body::Body,
-    extract::State,
-    routing::{get, post},
-};
+use axum::{Extension, body::Body};
 use http::{Request, StatusCode};
 use neo_events::{
-    BATCH_EVENTS_MAX, EventDraft, EventQuery, Tenant,
+    BATCH_EVENTS_MAX, EventDraft, EventQuery, Scope, Tenant,
     domain::{
         event::normalise_aggregate_type,
         id::kind,
@@ -22,33 +17,38 @@ use super::{
     json, ok,
     path::{PathAggregate, PathId},
     query::{NoQuery, Query, judge_absence},
+    routes::{Needs, Routes},
 };
 use crate::{
     problem::Refusal,
-    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, List, Published},
+    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, Published},
 };
 
 /// A whole batch, in bytes.
 const BATCH_BYTES_MAX: usize = 10 * 1024 * 1024;
 
-pub(super) fn routes() -> Router<Tenant> {
-    Router::new()
-        .route("/v1/events", post(publish).get(list))
-        .route("/v1/events/batch", post(publish_batch))
-        .route("/v1/events/{id}", get(show))
-        .route("/v1/aggregates/{type}/{id}", get(aggregate))
+const READ: Needs = Needs::Scope(Scope::EventsRead);
+const WRITE: Needs = Needs::Scope(Scope::EventsWrite);
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .post("/v1/events", WRITE, publish)
+        .get("/v1/events", READ, list)
+        .post("/v1/events/batch", WRITE, publish_batch)
+        .get("/v1/events/{id}", READ, show)
+        .get("/v1/aggregates/{type}/{id}", READ, aggregate)
 }
 
-async fn publish(State(tenant): State<Tenant>, Input(event): Input<EventIn>) -> Answer {
+async fn publish(Extension(tenant): Extension<Tenant>, Input(event): Input<EventIn>) -> Answer {
     let published = tenant.publish(event.into()).await?;
     json(StatusCode::ACCEPTED, &Published::from(published))
 }
 
-async fn show(State(tenant): State<Tenant>, PathId(id): PathId<kind::Event>, _: NoQuery) -> Answer {
+async fn show(Extension(tenant): Extension<Tenant>, PathId(id): PathId<kind::Event>, _: NoQuery) -> Answer {
     ok(&Event::from(tenant.event(id).await?))
 }
 
-async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer {
     let conditions = EventQuery {
         event_type: query.take("event_type", "category.action")?,
         aggregate_type: take_aggregate_type(&mut query)?,
@@ -58,9 +58,8 @@ async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
         created: query.take_range()?,
         processed: query.take_bool("processed")?,
     };
-    let page = query.take_page()?;
-    query.end()?;
-    ok(&List::<Event>::of(tenant.events(&conditions, page).await?))
+    let (page, bound) = query.end_with_page()?;
+    ok(&bound.list::<Event, _>(tenant.events(&conditions, page).await?))
 }
 
 fn take_aggregate_type(query: &mut Query) -> Result<Option<String>, Refusal> {
@@ -71,7 +70,7 @@ fn take_aggregate_type(query: &mut Query) -> Result<Option<String>, Refusal> {
         .map_err(|_| Refusal::invalid_parameter("aggregate_type", expected))
 }
 
-async fn aggregate(State(tenant): State<Tenant>, path: PathAggregate, mut query: Query) -> Answer {
+async fn aggregate(Extension(tenant): Extension<Tenant>, path: PathAggregate, mut query: Query) -> Answer {
     let after_version = query.take("after_version", "a whole number, 0 or greater")?.unwrap_or(0);
     let limit = query.take_limit()?;
     query.end()?;
@@ -84,7 +83,7 @@ async fn aggregate(State(tenant): State<Tenant>, path: PathAggregate, mut query:
     ok(&Aggregate { aggregate_type, aggregate_id, next_version, events })
 }
 
-async fn publish_batch(State(tenant): State<Tenant>, request: Request<Body>) -> Answer {
+async fn publish_batch(Extension(tenant): Extension<Tenant>, request: Request<Body>) -> Answer {
     judge_absence(request.uri())?;
     judge_encoding(request.headers())?;
     let media_type = MediaType::of(request.headers());

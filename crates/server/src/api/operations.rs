@@ -1,37 +1,42 @@
 //! Reachability, connection statistics, and whether the process lives and serves.
 
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
-};
-use neo_events::Tenant;
+use axum::{Extension, extract::State};
+use neo_events::{Directory, Scope, Tenant};
 
-use super::{Answer, body::Input, ok, query::NoQuery};
+use super::{
+    Answer,
+    body::Input,
+    ok,
+    query::NoQuery,
+    routes::{Needs, Routes},
+};
 use crate::wire::{ConnectionStats, Connectivity, ConnectivityIn, Readiness};
 
-pub(super) fn routes() -> Router<Tenant> {
-    Router::new()
-        .route("/livez", get(live))
-        .route("/readyz", get(ready))
-        .route("/v1/connectivity-test", post(test_connectivity))
-        .route("/v1/connections/stats", get(connection_stats))
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get("/livez", Needs::Nothing, live)
+        .get("/readyz", Needs::Nothing, ready)
+        .post("/v1/connectivity-test", Needs::Scope(Scope::EndpointsWrite), test_connectivity)
+        .get("/v1/connections/stats", Needs::AdminKey, connection_stats)
 }
 
 async fn live(_: NoQuery) -> Answer {
     ok(&Readiness { status: "alive".to_owned() })
 }
 
-async fn ready(State(tenant): State<Tenant>, _: NoQuery) -> Answer {
-    tenant.ping().await?;
+async fn ready(State(directory): State<Directory>, _: NoQuery) -> Answer {
+    directory.ping().await?;
     ok(&Readiness { status: "ready".to_owned() })
 }
 
-async fn test_connectivity(State(tenant): State<Tenant>, Input(target): Input<ConnectivityIn>) -> Answer {
+async fn test_connectivity(
+    Extension(tenant): Extension<Tenant>,
+    Input(target): Input<ConnectivityIn>,
+) -> Answer {
     let report = tenant.test_connectivity(&target.url, target.timeout_seconds).await?;
     ok(&Connectivity::from(report))
 }
 
-async fn connection_stats(State(tenant): State<Tenant>, _: NoQuery) -> Answer {
+async fn connection_stats(Extension(tenant): Extension<Tenant>, _: NoQuery) -> Answer {
     ok(&ConnectionStats::from(tenant.connection_stats()))
 }

@@ -2,9 +2,12 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
-use neo_events::domain::{
-    event_type::EventType,
-    id::{Id, kind},
+use neo_events::{
+    Schema,
+    domain::{
+        event_type::EventType,
+        id::{Id, kind},
+    },
 };
 
 use crate::problem::Refusal;
@@ -14,6 +17,9 @@ pub(super) struct PathId<Kind>(pub(super) Id<Kind>);
 
 /// The type of `/v1/event-types/{event_type}`.
 pub(super) struct PathEventType(pub(super) EventType);
+
+/// The tenant of `/v1/tenants/{tenant}`, named as in `X-Neo-Tenant-ID`.
+pub(super) struct PathTenant(pub(super) Schema);
 
 /// The type and id of `/v1/aggregates/{type}/{id}`.
 pub(super) struct PathAggregate {
@@ -39,6 +45,9 @@ impl Row for kind::Subscription {
 impl Row for kind::Delivery {
     const NAME: &'static str = "delivery";
 }
+impl Row for kind::ApiKey {
+    const NAME: &'static str = "API key";
+}
 
 impl<S: Send + Sync, Kind: Row> FromRequestParts<S> for PathId<Kind> {
     type Rejection = Refusal;
@@ -55,6 +64,15 @@ impl<S: Send + Sync> FromRequestParts<S> for PathEventType {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let [name] = parameters(parts).await.ok_or_else(|| Refusal::not_found("event type"))?;
         name.parse().map(Self).map_err(|_| Refusal::not_found("event type"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathTenant {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let [name] = parameters(parts).await.ok_or_else(|| Refusal::not_found("tenant"))?;
+        Schema::from_tenant_header(&name).map(Self).map_err(|_| Refusal::not_found("tenant"))
     }
 }
 

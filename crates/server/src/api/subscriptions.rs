@@ -1,12 +1,8 @@
 //! `/v1/subscriptions`: which events an endpoint wants, and why it gets them.
 
-use axum::{
-    Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::Extension;
 use neo_events::{
-    EventSource, FilterSource, SubscriptionQuery, Tenant,
+    EventSource, FilterSource, Scope, SubscriptionQuery, Tenant,
     domain::{
         id::{Id, kind},
         violation::{Faults, Rule},
@@ -19,60 +15,65 @@ use super::{
     created, no_content, ok,
     path::PathId,
     query::{NoQuery, Query},
+    routes::{Needs, Routes},
 };
 use crate::{
     problem::Refusal,
     wire::{
-        ExplainEvent, ExplainIn, Explanation, List, Subscription, SubscriptionChanges, SubscriptionIn,
-        into_text,
+        ExplainEvent, ExplainIn, Explanation, Subscription, SubscriptionChanges, SubscriptionIn, into_text,
     },
 };
 
 type SubscriptionId = PathId<kind::Subscription>;
 
-pub(super) fn routes() -> Router<Tenant> {
-    Router::new()
-        .route("/v1/subscriptions", post(create).get(list))
-        .route("/v1/subscriptions/explain", post(explain))
-        .route("/v1/subscriptions/{id}", get(show).patch(update).delete(delete))
+const READ: Needs = Needs::Scope(Scope::EndpointsRead);
+const WRITE: Needs = Needs::Scope(Scope::EndpointsWrite);
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .post("/v1/subscriptions", WRITE, create)
+        .get("/v1/subscriptions", READ, list)
+        .post("/v1/subscriptions/explain", READ, explain)
+        .get("/v1/subscriptions/{id}", READ, show)
+        .patch("/v1/subscriptions/{id}", WRITE, update)
+        .delete("/v1/subscriptions/{id}", WRITE, delete)
 }
 
-async fn create(State(tenant): State<Tenant>, Input(subscription): Input<SubscriptionIn>) -> Answer {
+async fn create(Extension(tenant): Extension<Tenant>, Input(subscription): Input<SubscriptionIn>) -> Answer {
     let endpoint_id = Id::from_uuid(subscription.endpoint_id);
     let subscription =
         Subscription::from(tenant.create_subscription(endpoint_id, subscription.into()).await?);
     created(&format!("/v1/subscriptions/{}", subscription.id), &subscription)
 }
 
-async fn list(State(tenant): State<Tenant>, mut query: Query) -> Answer {
+async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer {
     let conditions = SubscriptionQuery {
         endpoint_id: query.take_uuid("endpoint_id")?.map(Id::from_uuid),
         context_id: query.take_uuid("context_id")?,
         is_active: query.take_bool("is_active")?,
     };
-    let page = query.take_page()?;
-    query.end()?;
-    ok(&List::<Subscription>::of(tenant.subscriptions(&conditions, page).await?))
+    let (page, bound) = query.end_with_page()?;
+    ok(&bound.list::<Subscription, _>(tenant.subscriptions(&conditions, page).await?))
 }
 
-async fn show(State(tenant): State<Tenant>, PathId(id): SubscriptionId, _: NoQuery) -> Answer {
+async fn show(Extension(tenant): Extension<Tenant>, PathId(id): SubscriptionId, _: NoQuery) -> Answer {
     ok(&Subscription::from(tenant.subscription(id).await?))
 }
 
 async fn update(
-    State(tenant): State<Tenant>,
+    Extension(tenant): Extension<Tenant>,
     PathId(id): SubscriptionId,
     Input(changes): Input<SubscriptionChanges>,
 ) -> Answer {
     ok(&Subscription::from(tenant.update_subscription(id, changes.into()).await?))
 }
 
-async fn delete(State(tenant): State<Tenant>, PathId(id): SubscriptionId, _: NoQuery) -> Answer {
+async fn delete(Extension(tenant): Extension<Tenant>, PathId(id): SubscriptionId, _: NoQuery) -> Answer {
     tenant.delete_subscription(id).await?;
     Ok(no_content())
 }
 
-async fn explain(State(tenant): State<Tenant>, Input(question): Input<ExplainIn>) -> Answer {
+async fn explain(Extension(tenant): Extension<Tenant>, Input(question): Input<ExplainIn>) -> Answer {
     let (filter, event) = sources(question)?;
     ok(&Explanation::from(tenant.explain(filter, event).await?))
 }

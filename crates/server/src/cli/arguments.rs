@@ -30,6 +30,17 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
     Sources::system().now().checked_sub(ago).map_err(|error| error.to_string())
 }
 
+/// A time that lies ahead: RFC 3339, or how long from now.
+pub(crate) fn later(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let ahead: SignedDuration = text
+        .parse()
+        .map_err(|_| "a time is RFC 3339 (2027-01-31T12:00:00Z) or how long from now (90m, 24h, 2160h)")?;
+    Sources::system().now().checked_add(ahead).map_err(|error| error.to_string())
+}
+
 /// A header, `Name: value`.
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header is written 'Name: value'")?;
@@ -46,8 +57,10 @@ mod tests {
         let now = Sources::system().now();
         let ago = now.duration_since(time("2h30m").unwrap());
         assert!((ago - SignedDuration::from_mins(150)).abs() < SignedDuration::from_secs(60), "{ago}");
+        let ahead = later("2h30m").unwrap().duration_since(now);
+        assert!((ahead - SignedDuration::from_mins(150)).abs() < SignedDuration::from_secs(60), "{ahead}");
         for wrong in ["", "yesterday", "2026-01-31"] {
-            assert!(time(wrong).is_err(), "{wrong}");
+            assert!(time(wrong).is_err() && later(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -15,20 +15,25 @@ use crate::{
     },
     credentials::{self, Credentials},
     serve::{ServeError, serve},
-    settings::{self, AdminKey, Database, ServeFlags, ServeSettings},
+    settings::{self, AdminKey, ServeFlags, ServeSettings},
 };
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   neo-events serve
   neo-events serve --listen 0.0.0.0:8080 --database sqlite:/var/lib/neo-events/admin.db
+  neo-events serve --database postgres://neo:secret@db.internal/neo?sslmode=verify-full
+  neo-events serve --database postgres://… --roles dispatch,deliver
   NEO_EVENTS_PROFILE=production NEO_EVENTS_ADMIN_KEY=… NEO_EVENTS_MASTER_KEY=… neo-events serve
 
 With nothing given it serves on loopback, keeps its data in ./neo-events-data, makes an admin key, prints it once and
 leaves it with its URL in ./neo-events-data/credentials.json, where the other commands find it. SIGTERM or Ctrl-C ends
 it within 15 seconds, a second one at once; nothing that was acknowledged is lost either way.
 
-Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE, NEO_EVENTS_ADMIN_KEY,
+Any number of servers may share a postgres: database: they find each other's work, and what one that dies has begun
+goes on elsewhere within five seconds. Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
+
+Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE, NEO_EVENTS_ROLES, NEO_EVENTS_ADMIN_KEY,
 NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, RUST_LOG (info).";
 
 #[derive(Args)]
@@ -37,11 +42,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// Where the data are [default: sqlite:./neo-events-data/admin.db]
-    #[arg(long, value_name = "sqlite:PATH")]
+    #[arg(long, value_name = "sqlite:PATH|postgres://URL")]
     database: Option<String>,
     /// development, staging or production: limits and which targets are allowed [default: development]
     #[arg(long, value_name = "PROFILE")]
     profile: Option<String>,
+    /// What this server does, of api, dispatch and deliver: servers that share a database may divide the work
+    /// [default: all]
+    #[arg(long, value_name = "ROLES")]
+    roles: Option<String>,
     /// Admin key, at least 16 characters [default in development: generated]
     #[arg(long, value_name = "KEY")]
     admin_key: Option<String>,
@@ -66,6 +75,7 @@ pub(crate) async fn run(args: ServeArgs, ca_file: Option<String>, output: &Outpu
         listen: args.listen,
         database: args.database,
         profile: args.profile,
+        roles: args.roles,
         admin_key: args.admin_key,
         ca_file,
     };
@@ -132,7 +142,7 @@ fn start_log(format: LogFormat) -> Result<(), Failure> {
 /// What is told once the server is ready.
 struct Notice {
     profile: &'static str,
-    database: PathBuf,
+    database: String,
     key: KeyNotice,
 }
 
@@ -146,12 +156,12 @@ enum KeyNotice {
 impl Notice {
     /// A key that was made up in an earlier start on the same data is used again.
     fn prepare(settings: ServeSettings) -> Result<(ServeSettings, Self), Failure> {
-        let Database::Sqlite(database) = settings.database.clone();
+        let database = settings.database.shown();
         let profile = settings.profile.as_str();
         let AdminKey::Generated(made) = &settings.admin_key else {
             return Ok((settings, Self { profile, database, key: KeyNotice::Given }));
         };
-        let file = credentials::beside(&database);
+        let file = credentials::in_folder(settings.database.folder());
         let kept = Credentials::read(&file)?;
         let is_new = kept.is_none();
         let key = kept.map_or_else(|| made.clone(), |kept| kept.key);
@@ -170,7 +180,7 @@ impl Notice {
         }
         line("serving", &style.bold(&url))?;
         line("profile", self.profile)?;
-        line("database", &self.database.display().to_string())?;
+        line("database", &self.database)?;
         match &self.key {
             KeyNotice::Given => line("admin key", "as given")?,
             KeyNotice::Generated { key, file, is_new: true } => {

@@ -42,7 +42,7 @@ const URL_HELP: &str =
 const KEY_HELP: &str =
     "API key; else from the credentials file, if that is for the same URL [env: NEO_EVENTS_KEY]";
 const TENANT_HELP: &str =
-    "Tenant to act in, for an admin key: a slug, or region:REGION [env: NEO_EVENTS_TENANT]";
+    "Tenant to act in, with an admin key: a slug, or region:REGION [default: admin] [env: NEO_EVENTS_TENANT]";
 const CA_FILE_HELP: &str = "Further TLS roots for https, in PEM [env: NEO_EVENTS_CA_FILE]";
 
 impl ServerArgs {

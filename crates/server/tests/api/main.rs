@@ -1,13 +1,17 @@
 //! The HTTP API of the real server, over real sockets on loopback: what it answers, and what it refuses with which
 //! words.
 
+mod access;
 mod batches;
+mod cursors;
 mod deliveries;
 mod endpoints;
 mod event_types;
 mod events;
+mod isolation;
 mod operations;
 mod refusals;
 mod serving;
 mod subscriptions;
 mod support;
+mod tenants;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, path::Path, time::Duration};
 
 use neo_events::{Profile, Shutdown};
-use neo_events_server::serve::{AdminKey, Database, ServeError, ServeSettings, serve};
+use neo_events_server::serve::{AdminKey, Database, Roles, ServeError, ServeSettings, serve};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -34,6 +34,7 @@ pub(crate) fn settings(folder: &Path) -> ServeSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         database: Database::Sqlite(folder.join("admin.db")),
         profile: Profile::Development,
+        roles: Roles::ALL,
         admin_key: AdminKey::Given(KEY.to_owned()),
         master_keys: Vec::new(),
         ca_file: None,
@@ -105,6 +106,19 @@ impl Server {
         id
     }
 
+    /// Makes a tenant.
+    pub(crate) async fn make_tenant(&self, slug: &str) {
+        self.post("/v1/tenants", serde_json::json!({"slug": slug})).await.expect(201);
+    }
+
+    /// Makes a key to a tenant; answers the key itself.
+    pub(crate) async fn make_key(&self, tenant: &str, more: Value) -> String {
+        let mut key = serde_json::json!({"name": "test", "tenant": tenant});
+        key.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let key = self.post("/v1/api-keys", key).await.expect(201);
+        key["key"].as_str().expect("the key").to_owned()
+    }
+
     /// Publishes an event; answers its id.
     pub(crate) async fn publish(&self, event: Value) -> String {
         self.post("/v1/events", event).await.expect(202)["id"].as_str().expect("an id").to_owned()
@@ -112,9 +126,14 @@ impl Server {
 
     /// Asks again until the first row of a list is as wanted.
     pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_row(|| Call::new("GET", path), wanted).await
+    }
+
+    /// The same, by whoever makes the call.
+    pub(crate) async fn until_row(&self, call: impl Fn() -> Call, wanted: impl Fn(&Value) -> bool) -> Value {
         let polling = async {
             loop {
-                let page = self.get(path).await.expect(200);
+                let page = self.send(call()).await.expect(200);
                 if let Some(row) = page["data"].get(0).filter(|row| wanted(row)) {
                     return row.clone();
                 }
@@ -152,6 +171,16 @@ impl Call {
         self = self.without(name);
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// With another key.
+    pub(crate) fn key(self, key: &str) -> Self {
+        self.header("authorization", &format!("Bearer {key}"))
+    }
+
+    /// Acting in a tenant.
+    pub(crate) fn tenant(self, tenant: &str) -> Self {
+        self.header("x-neo-tenant-id", tenant)
     }
 
     pub(crate) fn without(mut self, name: &str) -> Self {

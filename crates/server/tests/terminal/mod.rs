@@ -209,6 +209,10 @@ impl Server {
         self.0.shown()
     }
 
+    pub(crate) fn logged(&self) -> String {
+        self.0.logged()
+    }
+
     /// SIGTERM, and how it ended.
     pub(crate) fn terminate(self) -> Option<i32> {
         self.0.terminate()

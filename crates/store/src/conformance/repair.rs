@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use neo_events_domain::{
+    Uuid,
     delivery::{CANCEL_REASON_ENDPOINT_DELETED, Delivery, DeliveryState, DeliveryStatus, IllegalTransition},
     endpoint::Endpoint,
     event::EventDraft,
@@ -189,7 +190,9 @@ pub async fn deleting_an_endpoint_cancels_its_deliveries(store: &dyn Store) {
 /// Every combination of conditions finds exactly what a look at each delivery finds, in pages.
 pub async fn deliveries_are_filtered_in_pages(store: &dyn Store) {
     let world = World::new(store);
-    let endpoints = [world.endpoint().await, world.endpoint().await];
+    let context_id = Some(Uuid::from_u128(7));
+    let bound = Endpoint { context_id, ..world.new_endpoint() };
+    let endpoints = [world.endpoint().await, world.insert_endpoint(bound).await];
     let mut events = Vec::new();
     for second in 0..10 {
         events.push(world.publish(EventDraft::new("user.created", "{}"), second).await);
@@ -212,17 +215,19 @@ pub async fn deliveries_are_filtered_in_pages(store: &dyn Store) {
     assert_eq!(all.len(), 20);
     assert!(all.is_sorted_by_key(|delivery| std::cmp::Reverse(delivery.created_at)), "newest first");
     let statuses = std::iter::once(None).chain(DeliveryStatus::ALL.map(Some));
-    for (status, choice) in statuses.flat_map(|status| (0..8_u32).map(move |choice| (status, choice))) {
+    for (status, choice) in statuses.flat_map(|status| (0..16_u32).map(move |choice| (status, choice))) {
         let chosen = |bit: u32| choice & (1 << bit) != 0;
         let query = DeliveryQuery {
             event_id: chosen(0).then(|| events[3]),
             endpoint_id: chosen(1).then(|| endpoints[1].id),
+            context_id: context_id.filter(|_| chosen(3)),
             status,
             created: TimeRange { from: chosen(2).then(|| at(2)), to: chosen(2).then(|| at(7)) },
         };
         let expected = all.iter().filter(|delivery| {
             query.event_id.is_none_or(|id| id == delivery.webhook_event_id)
                 && query.endpoint_id.is_none_or(|id| id == delivery.webhook_endpoint_id)
+                && (query.context_id.is_none() || delivery.webhook_endpoint_id == endpoints[1].id)
                 && query.status.is_none_or(|status| status == delivery.state.status())
                 && query.created.from.is_none_or(|from| from <= delivery.created_at)
                 && query.created.to.is_none_or(|to| delivery.created_at < to)
@@ -232,6 +237,7 @@ pub async fn deliveries_are_filtered_in_pages(store: &dyn Store) {
     for query in [
         DeliveryQuery { event_id: Some(world.id(0)), ..DeliveryQuery::default() },
         DeliveryQuery { endpoint_id: Some(world.id(0)), ..DeliveryQuery::default() },
+        DeliveryQuery { context_id: Some(Uuid::from_u128(8)), ..DeliveryQuery::default() },
     ] {
         assert!(list(&query).await.is_empty(), "nothing is nobody's");
     }

@@ -1,7 +1,9 @@
 //! What scenarios are told with: short words for making entities and moving them through a store.
 
 use std::{
+    future::poll_fn,
     sync::atomic::{AtomicU64, Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -14,7 +16,7 @@ use neo_events_domain::{
     id::{DeliveryId, EndpointId, EventId, Id, IdEntropy, SubscriptionId},
     retry::{Outcome, Verdict},
     subscription::{Subscription, SubscriptionDraft},
-    tenant::Schema,
+    tenant::{Schema, Tenant},
 };
 
 use crate::{
@@ -44,6 +46,10 @@ pub(super) const HOSTILE: [&str; 8] = [
     "0",
 ];
 
+pub(super) fn tenant(slug: &str, second: i64) -> Tenant {
+    Tenant { schema: Schema::tenant(slug).expect("a slug"), name: None, created_at: at(second) }
+}
+
 pub(super) struct World<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) schema: Schema,
@@ -52,7 +58,19 @@ pub(super) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(super) fn new(store: &'a dyn Store) -> Self {
-        Self { store, schema: Schema::admin(), made: AtomicU64::new(1) }
+        Self::of(store, Schema::admin())
+    }
+
+    /// In a schema that is there. The worlds of two schemas make the same ids in the same order.
+    pub(super) fn of(store: &'a dyn Store, schema: Schema) -> Self {
+        Self { store, schema, made: AtomicU64::new(1) }
+    }
+
+    /// In a tenant that is made for it.
+    pub(super) async fn tenant(store: &'a dyn Store, slug: &str) -> Self {
+        let tenant = tenant(slug, 0);
+        assert_eq!(done(store.create_tenant(&tenant).await), Inserted::New);
+        Self::of(store, tenant.schema)
     }
 
     pub(super) fn entropy(&self) -> IdEntropy {
@@ -278,6 +296,23 @@ impl<'a> World<'a> {
 #[track_caller]
 pub(super) fn done<T>(result: Result<T, StoreError>) -> T {
     result.expect("the database works")
+}
+
+/// What futures answer that run at the same time.
+pub(super) async fn together<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|context| {
+        for (future, answer) in &mut running {
+            if answer.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *answer = Some(ready);
+            }
+        }
+        if running.iter().all(|(_, answer)| answer.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, answer)| answer).collect()
 }
 
 /// Every item of a list, page by page.

@@ -1,0 +1,88 @@
+//! A tenant's handle that is bound to a context, and what that changes: it sees and writes that context's rows alone.
+//!
+//! This is the only place that decides by context who sees what; the other modules of the handle ask it. Events,
+//! endpoints and subscriptions carry their context; a delivery has its endpoint's. What is another's, or nobody's in
+//! particular, is missing: it is answered as if it were not there. The catalogue of event types is the whole tenant's.
+//!
+//! The heads of streams have no context, so an aggregate counts as a context's own if it has an event there. To others
+//! its version is not told, but a guarded publish to it is refused all the same.
+
+use neo_events_domain::{
+    Uuid,
+    delivery::Delivery,
+    violation::{Rule, Violations},
+};
+use neo_events_store::{DeliveryQuery, EventQuery, Page, PageRequest};
+
+use crate::{Error, Tenant};
+
+/// The caller asked for the rows of another context, of which it sees none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OtherContext;
+
+impl Tenant {
+    /// A handle that sees and writes this context's rows alone. One that is bound already is bound anew.
+    #[must_use]
+    pub fn in_context(&self, context_id: Uuid) -> Self {
+        Self { context_id: Some(context_id), ..self.clone() }
+    }
+
+    /// The context that it is bound to.
+    pub const fn context_id(&self) -> Option<Uuid> {
+        self.context_id
+    }
+
+    /// Whether a row of this context is there for the caller.
+    pub(crate) fn sees(&self, context_id: Option<Uuid>) -> bool {
+        self.context_id.is_none() || self.context_id == context_id
+    }
+
+    /// The context of a list, given the one that was asked for.
+    pub(crate) fn listed_context(&self, asked: Option<Uuid>) -> Result<Option<Uuid>, OtherContext> {
+        match (self.context_id, asked) {
+            (Some(ours), Some(asked)) if ours != asked => Err(OtherContext),
+            (ours, asked) => Ok(ours.or(asked)),
+        }
+    }
+
+    /// The context of a new row, given the one that was written.
+    pub(crate) fn written_context(&self, given: Option<Uuid>) -> Result<Option<Uuid>, Violations> {
+        let differs = Rule::Conflict("differs from the context that the caller is bound to");
+        self.listed_context(given).map_err(|OtherContext| Violations::one("/context_id", differs))
+    }
+
+    /// Whether a delivery is there for the caller. The store knows the context of its endpoint, also of a deleted one.
+    pub(crate) async fn sees_delivery(&self, delivery: &Delivery) -> Result<bool, Error> {
+        if self.context_id.is_none() {
+            return Ok(true);
+        }
+        let query = DeliveryQuery {
+            event_id: Some(delivery.webhook_event_id),
+            endpoint_id: Some(delivery.webhook_endpoint_id),
+            context_id: self.context_id,
+            ..DeliveryQuery::default()
+        };
+        let found = self.store().deliveries(&self.schema, &query, PageRequest::first(1)).await?;
+        Ok(!found.items.is_empty())
+    }
+
+    /// Whether an aggregate has an event that is there for the caller.
+    pub(crate) async fn sees_aggregate(&self, aggregate: (&str, Uuid)) -> Result<bool, Error> {
+        if self.context_id.is_none() {
+            return Ok(true);
+        }
+        let query = EventQuery {
+            aggregate_type: Some(aggregate.0.to_owned()),
+            aggregate_id: Some(aggregate.1),
+            context_id: self.context_id,
+            ..EventQuery::default()
+        };
+        let found = self.store().events(&self.schema, &query, PageRequest::first(1)).await?;
+        Ok(!found.items.is_empty())
+    }
+}
+
+/// A list of nothing.
+pub(crate) const fn no_rows<T>() -> Page<T> {
+    Page { items: Vec::new(), next: None }
+}

@@ -1,0 +1,55 @@
+//! Tenants and API keys, as an embedding program handles them.
+
+use neo_events::{
+    ApiKeyDraft, ApiKeyQuery, Conflict, Error, EventDraft, PageRequest, Schema, TenantDraft, Uuid,
+};
+
+use crate::world::World;
+
+fn acme() -> TenantDraft {
+    TenantDraft { slug: Some("acme".into()), ..TenantDraft::default() }
+}
+
+fn named(name: &str) -> ApiKeyDraft {
+    ApiKeyDraft { name: name.into(), ..ApiKeyDraft::default() }
+}
+
+#[tokio::test]
+async fn a_key_opens_its_tenant_and_context_until_it_is_deleted() {
+    let world = World::new().await;
+    let directory = world.neo.directory();
+    let tenant = directory.create_tenant(acme()).await.unwrap();
+    assert!(matches!(directory.create_tenant(acme()).await, Err(Error::Conflict(Conflict::Exists))));
+    assert!(directory.has_tenant(&tenant.schema).await.unwrap());
+    assert!(!directory.has_tenant(&Schema::tenant("nobody").unwrap()).await.unwrap());
+
+    let context_id = Some(Uuid::from_u128(1));
+    let draft = ApiKeyDraft { context_id, ..named("ci") };
+    let created = directory.create_api_key(tenant.schema.clone(), draft).await.unwrap();
+    assert!(!format!("{created:?}").contains(created.text.reveal()));
+    let found = directory.authenticate(created.text.reveal()).await.unwrap().unwrap();
+    assert_eq!(*found, created.api_key);
+    let handle = directory.handle_for(&found);
+    assert_eq!((handle.schema(), handle.context_id()), (&tenant.schema, context_id));
+    handle.publish(EventDraft::new("a.b", "{}")).await.unwrap();
+
+    directory.delete_api_key(found.id).await.unwrap();
+    assert_eq!(directory.authenticate(created.text.reveal()).await.unwrap(), None);
+    assert!(matches!(directory.delete_api_key(found.id).await, Err(Error::NotFound("API key"))));
+    let nowhere = directory.create_api_key(Schema::tenant("nobody").unwrap(), named("x")).await;
+    assert!(matches!(nowhere, Err(Error::Invalid(_))), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn last_used_times_outlive_a_shutdown() {
+    let world = World::new().await;
+    let directory = world.neo.directory();
+    let created = directory.create_api_key(Schema::admin(), named("ci")).await.unwrap();
+    directory.authenticate(created.text.reveal()).await.unwrap().unwrap();
+    drop(directory);
+    let world = world.restarted().await;
+    let keys = world.neo.directory().api_keys(&ApiKeyQuery::default(), PageRequest::first(10)).await.unwrap();
+    assert!(keys.items[0].last_used_at.is_some());
+    let found = world.neo.directory().authenticate(created.text.reveal()).await.unwrap();
+    assert_eq!(found.map(|key| key.id), Some(created.api_key.id));
+}

@@ -1,0 +1,2 @@
+delete from admin.api_keys
+where id = $1

@@ -1,0 +1,16 @@
+-- With what requests looked like as of their revision, or of the newest before it.
+select
+    a.attempt_number, a.request_id, a.status, a.error_code, a.attempted_at, a.completed_at, a.response_time_ms,
+    a.connection_reused, a.signature_standard, a.signature_body, a.signature_body_previous, a.error_message,
+    a.response_status, a.response_headers, a.response_body_truncated, a.response_body, r.endpoint_url, r.http_method,
+    r.signature_header, r.custom_headers_redacted
+from tenant.attempts a
+cross join lateral (
+    select r.endpoint_url, r.http_method, r.signature_header, r.custom_headers_redacted
+    from tenant.endpoint_revisions r
+    where r.endpoint_id = $2 and r.revision <= a.endpoint_revision
+    order by r.revision desc
+    limit 1
+) r
+where a.delivery_id = $1 and a.attempt_number <= $3
+order by a.attempt_number

@@ -1,0 +1,3 @@
+select endpoint_id
+from tenant.deliveries
+where id = $1

@@ -1,0 +1,76 @@
+-- Attempts, what they mean, and the end of their leases.
+--
+-- Only a lease that its token still holds is settled. Whether a cancellation was asked for is read from the row as it
+-- is when it is changed: asked for a moment ago, it counts, and another try does not come.
+with done as (
+    select *
+    from unnest(
+        $2::uuid[], $3::bigint[], $4::integer[], $5::text[], $6::timestamptz[], $7::boolean[], $8::uuid[],
+        $9::integer[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::bigint[], $15::boolean[],
+        $16::text[], $17::text[], $18::text[], $19::text[], $20::integer[], $21::text[], $22::boolean[], $23::bytea[]
+    ) as done (
+        id, token, attempt_number, state, next_due_at, max_attempts_reached, request_id, endpoint_revision, status,
+        error_code, attempted_at, completed_at, response_time_ms, connection_reused, signature_standard,
+        signature_body, signature_body_previous, error_message, response_status, response_headers,
+        response_body_truncated, response_body
+    )
+),
+ended as (
+    delete from admin.delivery_queue q
+    using done, tenant.deliveries d
+    where d.id = done.id
+        and d.current_attempt + 1 = done.attempt_number
+        and q.tenant_no = $1
+        and q.endpoint_id = d.endpoint_id
+        and q.due_at = d.due_at
+        and q.delivery_id = d.id
+        and q.lease_token = done.token
+    returning q.delivery_id
+),
+changed as (
+    update tenant.deliveries d
+    set
+        status = case
+            when done.state = 'retrying' and d.cancel_requested is not null then 'cancelled' else done.state
+        end,
+        due_at = case when d.cancel_requested is null then done.next_due_at end,
+        cancel_reason = case when done.state = 'retrying' then d.cancel_requested end,
+        cancel_requested = null,
+        current_attempt = done.attempt_number,
+        max_attempts_reached = done.max_attempts_reached
+    from done
+    join ended on ended.delivery_id = done.id
+    where d.id = done.id
+    returning
+        d.id, d.endpoint_id, d.event_id, d.status, d.due_at, d.cancel_reason, d.max_attempts_reached,
+        done.attempt_number
+),
+requeued as (
+    insert into admin.delivery_queue (tenant_no, endpoint_id, due_at, delivery_id, event_id)
+    select $1, endpoint_id, due_at, id, event_id from changed where status = 'retrying'
+),
+troubled as (
+    insert into tenant.troubled_deliveries (delivery_id, endpoint_id, status)
+    select id, endpoint_id, status from changed where status in ('retrying', 'failed', 'cancelled')
+    on conflict (delivery_id) do update set status = excluded.status
+),
+recovered as (
+    delete from tenant.troubled_deliveries t
+    using changed
+    where changed.status = 'success' and changed.attempt_number > 1 and t.delivery_id = changed.id
+),
+recorded as (
+    insert into tenant.attempts (
+        delivery_id, attempt_number, request_id, endpoint_revision, status, error_code, attempted_at, completed_at,
+        response_time_ms, connection_reused, signature_standard, signature_body, signature_body_previous,
+        error_message, response_status, response_headers, response_body_truncated, response_body
+    )
+    select
+        done.id, done.attempt_number, done.request_id, done.endpoint_revision, done.status, done.error_code,
+        done.attempted_at, done.completed_at, done.response_time_ms, done.connection_reused,
+        done.signature_standard, done.signature_body, done.signature_body_previous, done.error_message,
+        done.response_status, done.response_headers, done.response_body_truncated, done.response_body
+    from done
+    join changed on changed.id = done.id
+)
+select id, status, due_at, cancel_reason, max_attempts_reached from changed

@@ -1,0 +1,3 @@
+insert into admin.endpoint_removals (tenant_no, endpoint_id)
+values ($1, $2)
+on conflict (tenant_no, endpoint_id) do nothing

@@ -1,0 +1,2 @@
+select tenant_no, endpoint_id
+from admin.endpoint_removals

@@ -1,0 +1,2 @@
+delete from tenant.endpoint_secrets
+where endpoint_id = $1

@@ -1,0 +1,1 @@
+select exists (select 1 from tenant.endpoints where id = $1 and deleted_at is null)

@@ -1,0 +1,2 @@
+delete from tenant.event_types
+where event_type = $1

@@ -1,0 +1,1 @@
+select exists (select 1 from tenant.event_types where id = $1)

@@ -1,0 +1,3 @@
+select scope, max(level)
+from admin.migrations
+group by scope

@@ -1,0 +1,3 @@
+insert into admin.sessions (name)
+values ($1)
+returning no

@@ -1,0 +1,2 @@
+delete from admin.sessions
+where no = $1

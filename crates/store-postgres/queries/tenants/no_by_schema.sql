@@ -1,0 +1,3 @@
+select no
+from admin.tenants
+where schema_name = $1

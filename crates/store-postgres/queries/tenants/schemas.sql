@@ -1,0 +1,3 @@
+select schema_name
+from admin.tenants
+order by no

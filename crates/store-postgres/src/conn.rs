@@ -1,0 +1,230 @@
+//! Connections: a pool of them, each with the statements it has prepared.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use lru::LruCache;
+use neo_events_domain::tenant::Schema;
+use tokio::task::JoinSet;
+use tokio_postgres::{
+    Client, Config, NoTls, Row, Statement,
+    config::{Host, SslMode},
+    types::ToSql,
+};
+
+use crate::{failure::Failure, sql::Sql, tls::Tls};
+
+/// Statements that a connection keeps prepared; the least used one makes room. A thousand tenants with a hundred
+/// statements each would otherwise fill the memory of every backend.
+const PREPARED_MAX: NonZeroUsize = NonZeroUsize::new(400).expect("not zero");
+/// How long to wait for a connection that is free, or new.
+pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// A statement of a tenant.
+type Key = ((&'static str, bool), Schema);
+
+/// A value for `$1`, `$2`, …
+pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
+
+/// Connections that are made when they are needed and kept.
+#[derive(Clone)]
+pub(crate) struct Pool(managed::Pool<Manager>);
+
+/// A connection that goes back to its pool.
+pub(crate) type Conn = managed::Object<Manager>;
+
+impl Pool {
+    pub(crate) fn new(config: Config, tls: Tls, size: usize) -> Result<Self, Failure> {
+        let pool = managed::Pool::builder(Manager { config, tls })
+            .max_size(size)
+            .runtime(deadpool::Runtime::Tokio1)
+            .wait_timeout(Some(CONNECTION_WAIT))
+            .create_timeout(Some(CONNECTION_WAIT))
+            .build()
+            .map_err(|error| Failure::Pool(error.to_string()))?;
+        Ok(Self(pool))
+    }
+
+    pub(crate) async fn get(&self) -> Result<Conn, Failure> {
+        // Boxed: whoever waits for a connection need not carry the making of one.
+        Box::pin(self.0.get()).await.map_err(|error| match error {
+            managed::PoolError::Backend(error) => error,
+            managed::PoolError::Closed => Failure::Closed,
+            managed::PoolError::Timeout(managed::TimeoutType::Wait) => Failure::NoConnectionFree,
+            error => Failure::Pool(error.to_string()),
+        })
+    }
+
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Makes connections.
+pub(crate) struct Manager {
+    config: Config,
+    tls: Tls,
+}
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = Failure;
+
+    async fn create(&self) -> Result<Connection, Failure> {
+        Connection::open(&self.config, &self.tls).await
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Failure> {
+        if connection.client.is_closed() || connection.is_dirty {
+            return Err(RecycleError::message("it is closed, or was left in a transaction"));
+        }
+        Ok(())
+    }
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    client: Client,
+    prepared: Mutex<LruCache<Key, Statement>>,
+    /// A transaction was begun and not seen to end.
+    is_dirty: bool,
+    /// Moves the bytes; ends with the connection.
+    _driver: JoinSet<()>,
+}
+
+impl Connection {
+    pub(crate) async fn open(config: &Config, tls: &Tls) -> Result<Self, Failure> {
+        let mut driver = JoinSet::new();
+        // A socket of this machine has no host's name that a certificate could be for.
+        let client = if config.get_ssl_mode() == SslMode::Disable || is_local(config) {
+            let (client, connection) = config.connect(NoTls).await?;
+            driver.spawn(drive(connection));
+            client
+        } else {
+            let (client, connection) = config.connect(tls.connector()).await?;
+            driver.spawn(drive(connection));
+            client
+        };
+        let prepared = Mutex::new(LruCache::new(PREPARED_MAX));
+        Ok(Self { client, prepared, is_dirty: false, _driver: driver })
+    }
+
+    /// Rows of a statement, for a tenant.
+    pub(crate) async fn query(
+        &self,
+        sql: Sql,
+        schema: &Schema,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Failure> {
+        let statement = self.prepare(sql, schema).await?;
+        Ok(self.client.query(&statement, params).await?)
+    }
+
+    /// At most one row.
+    pub(crate) async fn query_opt(
+        &self,
+        sql: Sql,
+        schema: &Schema,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, Failure> {
+        let statement = self.prepare(sql, schema).await?;
+        Ok(self.client.query_opt(&statement, params).await?)
+    }
+
+    /// Exactly one row.
+    pub(crate) async fn query_one(
+        &self,
+        sql: Sql,
+        schema: &Schema,
+        params: &[Param<'_>],
+    ) -> Result<Row, Failure> {
+        let statement = self.prepare(sql, schema).await?;
+        Ok(self.client.query_one(&statement, params).await?)
+    }
+
+    /// How many rows a statement changed.
+    pub(crate) async fn execute(
+        &self,
+        sql: Sql,
+        schema: &Schema,
+        params: &[Param<'_>],
+    ) -> Result<u64, Failure> {
+        let statement = self.prepare(sql, schema).await?;
+        Ok(self.client.execute(&statement, params).await?)
+    }
+
+    /// Prepares a statement, or finds it prepared. Statements that know no tenant are prepared once for all.
+    pub(crate) async fn prepare(&self, sql: Sql, schema: &Schema) -> Result<Statement, Failure> {
+        let schema = if sql.is_of_tenant() { schema.clone() } else { Schema::admin() };
+        let key = (sql.key(), schema);
+        if let Some(statement) = self.prepared().get(&key) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(&sql.of(&key.1)).await?;
+        self.prepared().put(key, statement.clone());
+        Ok(statement)
+    }
+
+    /// Texts that are no statement of ours: migrations, settings.
+    pub(crate) async fn batch(&self, text: &str) -> Result<(), Failure> {
+        Ok(self.client.batch_execute(text).await?)
+    }
+
+    /// The driver's own client.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Begins a transaction.
+    pub(crate) async fn begin(&mut self) -> Result<Transaction<'_>, Failure> {
+        // From here on the connection is not given to anybody else until the end was seen.
+        self.is_dirty = true;
+        self.client.batch_execute("begin").await?;
+        Ok(Transaction { connection: self })
+    }
+
+    fn prepared(&self) -> std::sync::MutexGuard<'_, LruCache<Key, Statement>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_local(config: &Config) -> bool {
+    config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)))
+}
+
+async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection to the database ended");
+    }
+}
+
+/// A transaction. If it is dropped without [`Transaction::commit`], its connection is closed, and with that it is
+/// rolled back.
+pub(crate) struct Transaction<'a> {
+    connection: &'a mut Connection,
+}
+
+impl Transaction<'_> {
+    pub(crate) async fn commit(self) -> Result<(), Failure> {
+        self.connection.client.batch_execute("commit").await?;
+        self.connection.is_dirty = false;
+        Ok(())
+    }
+
+    pub(crate) async fn rollback(self) -> Result<(), Failure> {
+        self.connection.client.batch_execute("rollback").await?;
+        self.connection.is_dirty = false;
+        Ok(())
+    }
+}
+
+impl std::ops::Deref for Transaction<'_> {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}

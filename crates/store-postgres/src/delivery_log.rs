@@ -1,0 +1,127 @@
+//! Looking at deliveries, and repairing them.
+
+use async_trait::async_trait;
+use futures_util::future::try_join;
+use neo_events_domain::{
+    Timestamp,
+    delivery::{Delivery, DeliveryHistory},
+    id::{DeliveryId, EndpointId},
+    stats::EndpointStats,
+    tenant::Schema,
+};
+use neo_events_store::{
+    Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, TimeRange, Usage,
+};
+
+use crate::{
+    attempts::{self, Tally},
+    cancel,
+    columns::Columns,
+    conn::{Connection, Param},
+    deliveries::{self, Span},
+    endpoints, events,
+    failure::Failure,
+    sql,
+    store::PostgresStore,
+    subscriptions,
+};
+
+#[async_trait]
+impl DeliveryLog for PostgresStore {
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError> {
+        let conn = self.reading(schema).await?;
+        Ok(history(&conn, schema, id).await?)
+    }
+
+    async fn deliveries(
+        &self,
+        schema: &Schema,
+        query: &DeliveryQuery,
+        request: PageRequest,
+    ) -> Result<Page<Delivery>, StoreError> {
+        let tenant_no = self.tenant_no(schema).await?;
+        let conn = self.reading(schema).await?;
+        Ok(deliveries::list(&conn, (schema, tenant_no), query, &request).await?)
+    }
+
+    async fn cancel_delivery(
+        &self,
+        schema: &Schema,
+        id: DeliveryId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Changed, StoreError> {
+        Ok(cancel::cancel_delivery(self, schema, id, reason, now).await?)
+    }
+
+    async fn retry_delivery(
+        &self,
+        schema: &Schema,
+        id: DeliveryId,
+        now: Timestamp,
+    ) -> Result<Changed, StoreError> {
+        Ok(cancel::retry_delivery(self, schema, id, now).await?)
+    }
+
+    async fn endpoint_stats(
+        &self,
+        schema: &Schema,
+        id: EndpointId,
+        since: Timestamp,
+    ) -> Result<EndpointStats, StoreError> {
+        let conn = self.reading(schema).await?;
+        Ok(stats(&conn, schema, id, since).await?)
+    }
+
+    /// Two statements, each its own transaction: locks of one are never waited for with those of the other in hand.
+    async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError> {
+        let (conn, _) = self.writing(schema).await?;
+        endpoints::note_used(&conn, schema, &usage.endpoints).await?;
+        Ok(subscriptions::note_triggered(&conn, schema, &usage.subscriptions).await?)
+    }
+}
+
+async fn history(
+    conn: &Connection,
+    schema: &Schema,
+    id: DeliveryId,
+) -> Result<Option<DeliveryHistory>, Failure> {
+    let Some(row) = deliveries::by_id(conn, schema, id).await? else { return Ok(None) };
+    let delivery = row.delivery;
+    let event_id = delivery.webhook_event_id.uuid();
+    let (rows, events) = try_join(
+        attempts::of_delivery(conn, schema, &delivery),
+        events::by_ids(conn, schema, std::slice::from_ref(&event_id)),
+    )
+    .await?;
+    let Some(event) = events.get(&event_id) else { return Ok(None) };
+    let attempts = attempts::shown(&rows, schema, event)?;
+    Ok(Some(DeliveryHistory { delivery, attempts }))
+}
+
+async fn stats(
+    conn: &Connection,
+    schema: &Schema,
+    id: EndpointId,
+    since: Timestamp,
+) -> Result<EndpointStats, Failure> {
+    let Span { from_id, created_from, .. } = Span::of(TimeRange { from: Some(since), to: None });
+    let params: [Param<'_>; 3] = [&id.uuid(), &from_id, &created_from];
+    let (row, tally) = try_join(
+        conn.query_one(sql::DELIVERIES_COUNT_BY_STATUS, schema, &params),
+        Tally::of(conn, schema, id, (from_id, created_from)),
+    )
+    .await?;
+    let mut columns = Columns::of(&row);
+    let mut count = || columns.take::<i64>().map(i64::unsigned_abs);
+    Ok(EndpointStats {
+        pending: count()?,
+        retrying: count()?,
+        success: count()?,
+        failed: count()?,
+        cancelled: count()?,
+        attempts: tally.attempts,
+        response_times: tally.response_times.summary(),
+        most_common_error: tally.most_common_error(),
+    })
+}

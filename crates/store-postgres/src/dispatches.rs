@@ -1,0 +1,355 @@
+//! Owed dispatches: claimed oldest first, settled with the deliveries that matching found.
+//!
+//! A claim that brings less than it may has seen everything that was committed. From then on only transactions that
+//! were running at that moment, and younger ones, can bring more: the [`Horizon`] remembers them, and the next claim
+//! looks at nothing else. Now and then one looks at everything again, which is what makes the horizon a mere shortcut.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use neo_events_domain::{
+    Timestamp, Uuid,
+    delivery::Trigger,
+    id::{EventId, SubscriptionId},
+    tenant::Schema,
+};
+use neo_events_store::{
+    CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, StoreError,
+};
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use crate::{
+    append::Terms,
+    columns::{Columns, int},
+    conn::{Connection, Param},
+    events,
+    failure::Failure,
+    sql,
+    store::PostgresStore,
+};
+
+/// How long at least until everything is looked at again.
+const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// Looking at everything may take this share of the time, where dead rows that cannot be removed make it slow.
+const FULL_SCAN_SHARE: u32 = 20;
+
+/// From when to when, and how much to claim.
+#[derive(Clone, Copy)]
+pub(crate) struct ClaimTerms {
+    pub(crate) now: Timestamp,
+    pub(crate) until: Timestamp,
+    pub(crate) limit: u32,
+}
+
+/// Up to where everything owed has been seen.
+#[derive(Default)]
+pub(crate) struct Horizon(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    /// Transactions before this one have been seen, except those that were running.
+    from: i64,
+    running: Vec<i64>,
+    /// When to look at everything again.
+    full_scan_at: Option<Instant>,
+    /// When the first of the leases granted here can be over: what is leased is not seen until then.
+    leases_end_at: Option<Timestamp>,
+    /// The transactions that wrote the rows which are leased: half of their key. By the other half, and the lease's token:
+    /// whoever lost a lease must not take away what its new holder needs.
+    xids: HashMap<(i64, i64), i64>,
+}
+
+/// The keys and tokens of leases, as columns.
+struct Leases {
+    nos: Vec<i64>,
+    tokens: Vec<i64>,
+}
+
+impl Leases {
+    fn of<'a>(leases: impl Iterator<Item = &'a Lease<OwedEvent>>) -> Self {
+        let (nos, tokens) = leases.map(|lease| (lease.key(), token(lease.token()))).unzip();
+        Self { nos, tokens }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.nos.iter().copied().zip(self.tokens.iter().copied())
+    }
+}
+
+/// What a claim has to look at.
+struct View {
+    from: i64,
+    running: Vec<i64>,
+}
+
+impl Horizon {
+    /// Forgets what was seen: rows were given back, or freed from a node that died.
+    pub(crate) fn forget(&self) {
+        self.seen().full_scan_at = None;
+    }
+
+    fn view(&self, now: Timestamp) -> View {
+        let mut seen = self.seen();
+        if seen.leases_end_at.take_if(|at| *at <= now).is_some()
+            || seen.full_scan_at.is_none_or(|at| at <= Instant::now())
+        {
+            // Set for real once it is known how long it took.
+            seen.full_scan_at = Some(Instant::now() + FULL_SCAN_INTERVAL);
+            return View { from: 0, running: Vec::new() };
+        }
+        View { from: seen.from, running: seen.running.clone() }
+    }
+
+    fn has_seen(&self, view: &View, took: Duration, (from, running): (i64, Vec<i64>)) {
+        let mut seen = self.seen();
+        (seen.from, seen.running) = (from, running);
+        if view.from == 0 && seen.full_scan_at.is_some() {
+            let pause = FULL_SCAN_INTERVAL.max(took * FULL_SCAN_SHARE);
+            seen.full_scan_at = Some(Instant::now() + pause);
+        }
+    }
+
+    fn leased(&self, rows: &[Claimed], until: Timestamp) {
+        let mut seen = self.seen();
+        seen.leases_end_at = Some(seen.leases_end_at.map_or(until, |at| at.min(until)));
+        seen.xids.extend(rows.iter().map(|row| ((row.no, row.token), row.xid)));
+    }
+
+    /// The transactions that wrote these rows.
+    fn xids_of(&self, leases: &Leases) -> Vec<i64> {
+        let seen = self.seen();
+        leases.keys().map(|key| seen.xids.get(&key).copied().unwrap_or(0)).collect()
+    }
+
+    /// These are no longer leased.
+    fn ended(&self, leases: &Leases) {
+        let mut seen = self.seen();
+        for key in leases.keys() {
+            seen.xids.remove(&key);
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A row that was claimed.
+struct Claimed {
+    xid: i64,
+    no: i64,
+    tenant_no: i32,
+    event_id: Uuid,
+    token: i64,
+}
+
+impl Claimed {
+    fn read(row: &Row) -> Result<Self, Failure> {
+        let mut columns = Columns::of(row);
+        Ok(Self {
+            xid: columns.take()?,
+            no: columns.take()?,
+            tenant_no: columns.take()?,
+            event_id: columns.uuid()?,
+            token: columns.take()?,
+        })
+    }
+}
+
+/// Claims up to the limit, oldest first, one claim for each tenant.
+pub(crate) async fn claim(
+    store: &PostgresStore,
+    terms: ClaimTerms,
+) -> Result<Vec<DispatchClaim>, StoreError> {
+    let conn = store.inner.connections.work().await?;
+    let mut claimed = claim_rows(store, &conn, terms).await?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    store.inner.horizon.leased(&claimed, terms.until);
+    claimed.sort_unstable_by_key(|row| (row.xid, row.no));
+    let mut by_tenant: BTreeMap<i32, Vec<Claimed>> = BTreeMap::new();
+    for row in claimed {
+        by_tenant.entry(row.tenant_no).or_default().push(row);
+    }
+    Ok(load(store, &conn, by_tenant, terms.until).await?)
+}
+
+async fn claim_rows(
+    store: &PostgresStore,
+    conn: &Connection,
+    terms: ClaimTerms,
+) -> Result<Vec<Claimed>, Failure> {
+    let (horizon, admin) = (&store.inner.horizon, Schema::admin());
+    let (session, limit) = (store.inner.session.no(), i64::from(terms.limit));
+    let view = horizon.view(terms.now);
+    let began = Instant::now();
+    // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in order.
+    conn.prepare(sql::DISPATCHES_SNAPSHOT, &admin).await?;
+    conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
+    let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
+    let ClaimTerms { now, until, .. } = terms;
+    let params: [Param<'_>; 5] = [&session, &view.from, &until, &now, &limit];
+    let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
+    let (snapshot, mut rows) = futures_util::future::try_join(snapshot, younger).await?;
+    let mut is_all = rows.len() < terms.limit as usize;
+    if !view.running.is_empty() && is_all {
+        let limit = limit - i64::try_from(rows.len()).unwrap_or(0);
+        let older = conn
+            .query(sql::DISPATCHES_CLAIM_OF, &admin, &[&session, &view.running, &until, &now, &limit])
+            .await?;
+        rows.extend(older);
+        is_all = rows.len() < terms.limit as usize;
+    }
+    if is_all {
+        let mut columns = Columns::of(&snapshot);
+        horizon.has_seen(&view, began.elapsed(), (columns.take()?, columns.take()?));
+    } else if view.from == 0 {
+        // Not everything was seen: the next claim goes on looking at everything.
+        horizon.forget();
+    }
+    rows.iter().map(Claimed::read).collect()
+}
+
+/// Adds the events, and what the matchers must know.
+async fn load(
+    store: &PostgresStore,
+    conn: &Connection,
+    by_tenant: BTreeMap<i32, Vec<Claimed>>,
+    until: Timestamp,
+) -> Result<Vec<DispatchClaim>, Failure> {
+    let nos: Vec<i32> = by_tenant.keys().copied().collect();
+    let tenants = conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&nos]).await?;
+    let mut versions = HashMap::new();
+    for row in &tenants {
+        let mut columns = Columns::of(row);
+        let (no, schema): (i32, Schema) = (columns.take()?, columns.parsed()?);
+        store.inner.tenants.learn(schema.clone(), no);
+        versions.insert(no, (schema, CatalogueVersion(columns.take::<i64>()?.unsigned_abs())));
+    }
+    let mut claims = Vec::with_capacity(by_tenant.len());
+    for (no, rows) in by_tenant {
+        let Some((schema, catalogue_version)) = versions.remove(&no) else { continue };
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.event_id).collect();
+        let events = events::by_ids(conn, &schema, &ids).await?;
+        let lease = |row: &Claimed| {
+            let event = Arc::clone(events.get(&row.event_id)?);
+            let work = OwedEvent { schema: schema.clone(), event };
+            Some(Lease::grant(row.no, row.token.unsigned_abs(), until, work))
+        };
+        let owed = rows.iter().filter_map(lease).collect();
+        claims.push(DispatchClaim { schema: schema.clone(), catalogue_version, owed });
+    }
+    Ok(claims)
+}
+
+/// Settles dispatches whose leases still hold. Answers how many deliveries were written.
+pub(crate) async fn settle(
+    store: &PostgresStore,
+    dispatched: &[Dispatched],
+    now: Timestamp,
+) -> Result<u64, Failure> {
+    let Some(first) = dispatched.first() else { return Ok(0) };
+    let schema = &first.lease.work().schema;
+    let (conn, tenant_no) = store.writing(schema).await?;
+    let leases = Leases::of(dispatched.iter().map(|done| &done.lease));
+    let xids = store.inner.horizon.xids_of(&leases);
+    let wanted: Vec<(i64, &NewDelivery)> = dispatched
+        .iter()
+        .flat_map(|done| done.deliveries.iter().map(|delivery| (done.lease.key(), delivery)))
+        .collect();
+    let column = Wanted(&wanted);
+    let row = conn
+        .query_one(
+            sql::DISPATCHES_SETTLE,
+            schema,
+            &[
+                &tenant_no,
+                &now,
+                &xids,
+                &leases.nos,
+                &leases.tokens,
+                &wanted.iter().map(|(no, _)| *no).collect::<Vec<_>>(),
+                &column.of(|delivery| delivery.id.uuid()),
+                &column.of(|delivery| delivery.endpoint_id.uuid()),
+                &column.of(|delivery| delivery.trigger.as_str()),
+                &column.of(|delivery| uuid_array(&delivery.subscription_ids)),
+                &column.of(|delivery| int(delivery.max_attempts)),
+                &column.of(|delivery| int(delivery.retry.max_retry_attempts)),
+                &column.of(|delivery| int(delivery.retry.backoff_seconds)),
+                &column.of(|delivery| delivery.retry.backoff_multiplier),
+            ],
+        )
+        .await?;
+    store.inner.horizon.ended(&leases);
+    Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
+}
+
+/// Gives owed dispatches back.
+pub(crate) async fn release(store: &PostgresStore, leases: Vec<Lease<OwedEvent>>) -> Result<(), Failure> {
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let conn = store.inner.connections.work().await?;
+    let leases = Leases::of(leases.iter());
+    let xids = store.inner.horizon.xids_of(&leases);
+    let params: [Param<'_>; 3] = [&xids, &leases.nos, &leases.tokens];
+    conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await?;
+    store.inner.horizon.ended(&leases);
+    store.inner.horizon.forget();
+    Ok(())
+}
+
+/// Deliveries, to be turned into columns.
+struct Wanted<'a>(&'a [(i64, &'a NewDelivery)]);
+
+impl<'a> Wanted<'a> {
+    fn of<T>(&self, field: impl Fn(&'a NewDelivery) -> T) -> Vec<T> {
+        self.0.iter().map(|(_, delivery)| field(delivery)).collect()
+    }
+}
+
+/// An array as the database reads it: arrays of arrays must be rectangular, and these are not.
+pub(crate) fn uuid_array(ids: &[SubscriptionId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("{{{}}}", ids.join(","))
+}
+
+/// A fencing token as the database holds it.
+pub(crate) fn token(token: u64) -> i64 {
+    i64::try_from(token).unwrap_or(i64::MAX)
+}
+
+/// Writes one delivery of an event that owes no dispatch: a test before everything that its endpoint owes, for somebody
+/// waits for the answer.
+pub(crate) async fn write_directed(
+    conn: &Connection,
+    terms: Terms<'_>,
+    event_id: EventId,
+    delivery: &NewDelivery,
+) -> Result<(), Failure> {
+    let due_at = match delivery.trigger {
+        Trigger::Test => Timestamp::UNIX_EPOCH,
+        Trigger::Event => terms.now,
+    };
+    let params: [Param<'_>; 12] = [
+        &terms.tenant_no,
+        &terms.now,
+        &delivery.id.uuid(),
+        &event_id.uuid(),
+        &delivery.endpoint_id.uuid(),
+        &delivery.trigger.as_str(),
+        &uuid_array(&delivery.subscription_ids),
+        &due_at,
+        &int(delivery.max_attempts),
+        &int(delivery.retry.max_retry_attempts),
+        &int(delivery.retry.backoff_seconds),
+        &delivery.retry.backoff_multiplier,
+    ];
+    conn.query_one(sql::DELIVERIES_INSERT, terms.schema, &params).await?;
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! The event log.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp, Uuid,
+    event::{DomainEvent, JsonObject, NewEvent},
+    id::EventId,
+    tenant::Schema,
+};
+use neo_events_store::{
+    Appended, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent, TimeRange,
+};
+use tokio_postgres::Row;
+
+use crate::{
+    append::Terms,
+    columns::{Columns, int},
+    conn::{Connection, Param},
+    failure::Failure,
+    page::{before_time, limit_of, page, time_cursor},
+    sql::{self, Sql},
+    store::PostgresStore,
+};
+
+/// Columns of an event; `processed_at` stands behind them.
+const EVENT_COLUMNS: usize = 14;
+
+#[async_trait]
+impl EventLog for PostgresStore {
+    async fn append(
+        &self,
+        schema: &Schema,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let tenant_no = self.tenant_no(schema).await?;
+        let appended = self.inner.appends.append(Terms { schema, tenant_no, now }, events).await?;
+        if appended.iter().any(|event| matches!(event, Appended::Stored { .. })) {
+            self.announce();
+        }
+        Ok(appended)
+    }
+
+    async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let conn = self.reading(schema).await?;
+        let row = conn.query_opt(sql::EVENTS_BY_ID, schema, &[&id.uuid()]).await?;
+        Ok(row.as_ref().map(stored).transpose()?)
+    }
+
+    async fn events(
+        &self,
+        schema: &Schema,
+        query: &EventQuery,
+        request: PageRequest,
+    ) -> Result<Page<StoredEvent>, StoreError> {
+        let before = before_time(&request)?;
+        if cannot_hold(query) {
+            return Ok(Page { items: Vec::new(), next: None });
+        }
+        let conn = self.reading(schema).await?;
+        let rows =
+            list(&conn, schema, list_statement(query), query, (before, Some(limit_of(&request)))).await?;
+        let events = rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
+        let cursor = |StoredEvent { event, .. }: &StoredEvent| time_cursor(event.created_at, event.id.uuid());
+        let bytes = |StoredEvent { event, .. }: &StoredEvent| {
+            event.event_data.as_str().len() + event.event_metadata.as_str().len()
+        };
+        Ok(page(events, &request, cursor, bytes))
+    }
+
+    async fn count_events(&self, schema: &Schema, query: &EventQuery) -> Result<u64, StoreError> {
+        let conn = self.reading(schema).await?;
+        if cannot_hold(query) {
+            return Ok(0);
+        }
+        let rows = list(&conn, schema, list_statement(query).counting(), query, (None, None)).await?;
+        let count: i64 =
+            rows.first().map(|row| row.try_get(0)).transpose().map_err(Failure::from)?.unwrap_or(0);
+        Ok(count.unsigned_abs())
+    }
+
+    async fn aggregate_events(
+        &self,
+        schema: &Schema,
+        aggregate: (&str, Uuid),
+        after_version: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let conn = self.reading(schema).await?;
+        let (of, id) = aggregate;
+        if of.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let (after, limit) = (int(after_version), i64::from(limit));
+        let rows = conn.query(sql::EVENTS_BY_AGGREGATE, schema, &[&id, &of, &after, &limit]).await?;
+        Ok(rows.iter().map(stored).collect::<Result<_, _>>()?)
+    }
+
+    async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError> {
+        let conn = self.reading(schema).await?;
+        if aggregate.0.contains('\0') {
+            return Ok(0);
+        }
+        Ok(newest_version(&conn, schema, aggregate).await?)
+    }
+
+    async fn mark_processed(
+        &self,
+        schema: &Schema,
+        ids: &[EventId],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (conn, tenant_no) = self.writing(schema).await?;
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        let row = conn.query_one(sql::DISPATCHES_MARK_PROCESSED, schema, &[&tenant_no, &ids, &now]).await?;
+        Ok(row.try_get::<_, i64>(0).map_err(Failure::from)?.unsigned_abs())
+    }
+}
+
+/// Events by their ids, each once; those that are not there are left out.
+pub(crate) async fn by_ids(
+    conn: &Connection,
+    schema: &Schema,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Arc<DomainEvent>>, Failure> {
+    let rows = conn.query(sql::EVENTS_BY_IDS, schema, &[&ids]).await?;
+    let read = |row: &Row| {
+        let event = event(row)?;
+        Ok((event.id.uuid(), Arc::new(event)))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// An aggregate's newest version, 0 if it has none.
+pub(crate) async fn newest_version(
+    conn: &Connection,
+    schema: &Schema,
+    (of, id): (&str, Uuid),
+) -> Result<u32, Failure> {
+    let row = conn.query_one(sql::EVENTS_NEWEST_VERSION, schema, &[&id, &of]).await?;
+    Columns::of(&row).number()
+}
+
+/// No row has text with NUL, and the database would refuse to look for it.
+fn cannot_hold(query: &EventQuery) -> bool {
+    query.aggregate_type.as_ref().is_some_and(|of| of.contains('\0'))
+}
+
+/// The list that visits the fewest rows for what the query fixes.
+fn list_statement(query: &EventQuery) -> Sql {
+    match query {
+        EventQuery { aggregate_id: Some(_), .. } => sql::EVENTS_LIST_BY_AGGREGATE,
+        EventQuery { correlation_id: Some(_), .. } => sql::EVENTS_LIST_BY_CORRELATION,
+        EventQuery { processed: Some(false), .. } => sql::EVENTS_LIST_OWED,
+        EventQuery { context_id: Some(_), .. } => sql::EVENTS_LIST_BY_CONTEXT,
+        EventQuery { event_type: Some(_), .. } => sql::EVENTS_LIST_BY_TYPE,
+        _ => sql::EVENTS_LIST,
+    }
+}
+
+async fn list(
+    conn: &Connection,
+    schema: &Schema,
+    statement: Sql,
+    query: &EventQuery,
+    (before, limit): (Option<(Timestamp, Uuid)>, Option<i64>),
+) -> Result<Vec<Row>, Failure> {
+    let TimeRange { from, to } = storable(query.created);
+    let (before_at, before_id) = before.unwrap_or((Timestamp::MAX, Uuid::max()));
+    let event_type = query.event_type.as_ref().map(neo_events_domain::event_type::EventType::as_str);
+    let name = schema.as_str();
+    let params: [Param<'_>; 12] = [
+        &from,
+        &to,
+        &before_at,
+        &before_id,
+        &limit,
+        &event_type,
+        &query.aggregate_type,
+        &query.aggregate_id,
+        &query.correlation_id,
+        &query.context_id,
+        &query.processed,
+        &name,
+    ];
+    // What is owed lies in a table of all tenants: that list alone asks whose.
+    let needed = if statement.name == sql::EVENTS_LIST_OWED.name { 12 } else { 11 };
+    conn.query(statement, schema, &params[..needed]).await
+}
+
+/// Times before the database's calendar begins (4713 BC) are as good as its beginning.
+pub(crate) fn storable(range: TimeRange) -> TimeRange {
+    let beginning = Timestamp::from_second(-62_167_219_200).unwrap_or(Timestamp::UNIX_EPOCH);
+    let storable = |at: Timestamp| at.max(beginning);
+    TimeRange { from: range.from.map(storable), to: range.to.map(storable) }
+}
+
+fn stored(row: &Row) -> Result<StoredEvent, Failure> {
+    Ok(StoredEvent { event: event(row)?, processed_at: Columns::from(row, EVENT_COLUMNS).take()? })
+}
+
+fn event(row: &Row) -> Result<DomainEvent, Failure> {
+    let mut columns = Columns::of(row);
+    Ok(DomainEvent {
+        id: columns.id()?,
+        event_type: columns.parsed()?,
+        event_name: columns.take()?,
+        aggregate_id: columns.uuid()?,
+        aggregate_type: columns.take()?,
+        aggregate_version: columns.number()?,
+        correlation_id: columns.take()?,
+        causation_id: columns.take()?,
+        triggered_by_user_id: columns.take()?,
+        context_id: columns.take()?,
+        occurred_at: columns.time()?,
+        created_at: columns.time()?,
+        event_metadata: JsonObject::from_stored(columns.take()?),
+        event_data: JsonObject::from_stored(columns.take()?),
+    })
+}

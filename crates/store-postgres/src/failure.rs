@@ -1,0 +1,91 @@
+//! What can go wrong inside, and what it is called outside.
+
+use neo_events_domain::tenant::Schema;
+use neo_events_store::{Cause, StoreError};
+use tokio_postgres::error::SqlState;
+
+/// A failure of a step; nothing of it was stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{}", said(.0))]
+    Sql(#[from] tokio_postgres::Error),
+    #[error("a stored value is not one of ours")]
+    Stored(#[source] Cause),
+    #[error("the cursor is not one of this list")]
+    Cursor,
+    #[error("there is no schema {0}")]
+    Schema(Schema),
+    #[error("every connection to the database is in use")]
+    NoConnectionFree,
+    #[error("no connection to the database: {0}")]
+    Pool(String),
+    #[error("the store is closed")]
+    Closed,
+    #[error("this node's session was ended by another node, because it had not been heard of")]
+    SessionLost,
+    #[error("the batch that it was part of failed: {0}")]
+    Batch(String),
+}
+
+/// The server's own words, where it said something; the driver only says "db error".
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        None => error.to_string(),
+    }
+}
+
+impl Failure {
+    /// The server's code, if it was the server that refused.
+    pub(crate) fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Sql(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// What somebody else's equal failure is told.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Schema(schema) => Self::Schema(schema.clone()),
+            Self::Cursor => Self::Cursor,
+            Self::Closed => Self::Closed,
+            Self::SessionLost => Self::SessionLost,
+            Self::NoConnectionFree => Self::NoConnectionFree,
+            other => Self::Batch(other.to_string()),
+        }
+    }
+}
+
+/// Whether the database will do the same thing later without anybody changing it.
+fn is_passing(code: &SqlState) -> bool {
+    let class = &code.code()[..2];
+    // Connection exceptions, transaction rollbacks, insufficient resources, operator intervention, system errors.
+    matches!(class, "08" | "40" | "53" | "57" | "58")
+        || *code == SqlState::LOCK_NOT_AVAILABLE
+        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match &failure {
+            Failure::Cursor => Self::BadCursor,
+            Failure::Schema(schema) => Self::UnknownSchema(schema.clone()),
+            Failure::Closed
+            | Failure::NoConnectionFree
+            | Failure::Pool(_)
+            | Failure::SessionLost
+            | Failure::Batch(_) => Self::Unavailable(failure.into()),
+            Failure::Stored(_) => Self::Broken(failure.into()),
+            Failure::Sql(error) => match error.code() {
+                Some(code) if *code == SqlState::DISK_FULL => Self::Full(failure.into()),
+                Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(failure.into()),
+                Some(code) if is_passing(code) => Self::Unavailable(failure.into()),
+                Some(_) => Self::Broken(failure.into()),
+                // A value that does not fit its column is ours to mend; everything else is the connection.
+                None if error.to_string().contains("serializing") => Self::Broken(failure.into()),
+                None => Self::Unavailable(failure.into()),
+            },
+        }
+    }
+}

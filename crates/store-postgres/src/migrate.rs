@@ -1,0 +1,229 @@
+//! Bringing a database up to date, however many nodes try at once.
+//!
+//! There are two series of migrations: one for what the database has once, one for every tenant's schema. Each applied
+//! one is a row of `admin.migrations`. Whoever migrates holds a lock on that table until the commit; the others wait
+//! and find nothing left to do. A migration and its row commit together, so a crash leaves either both or neither.
+//!
+//! Migrations expand first and contract in a later version: a node of the version before goes on working beside them.
+//! The row of a migration that older programs cannot work with says so in `requires`, and those refuse to start.
+
+use std::collections::HashMap;
+
+use neo_events_domain::tenant::Schema;
+use tokio_postgres::error::SqlState;
+
+use crate::{
+    conn::{Connection, Transaction},
+    failure::Failure,
+    open::OpenError,
+    sql::{self, in_schema},
+};
+
+/// How often making the list of migrations is tried: `if not exists` does not help against somebody doing it at the
+/// same moment.
+const BEGINNINGS_MAX: usize = 10;
+/// The row's `scope` of what the database has once.
+const DATABASE_SCOPE: &str = "database";
+
+/// One step. Never change one that was released.
+struct Migration {
+    name: &'static str,
+    text: &'static str,
+    /// The least level of a program that can work with a database that has this.
+    requires: i32,
+}
+
+const DATABASE: [Migration; 2] = [
+    Migration {
+        name: "0001_control",
+        text: include_str!("../migrations/database/0001_control.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0002_publishing",
+        text: include_str!("../migrations/database/0002_publishing.sql"),
+        requires: 1,
+    },
+];
+
+const TENANT: [Migration; 4] = [
+    Migration {
+        name: "0001_events", //
+        text: include_str!("../migrations/tenant/0001_events.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0002_catalogue",
+        text: include_str!("../migrations/tenant/0002_catalogue.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0003_deliveries",
+        text: include_str!("../migrations/tenant/0003_deliveries.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0004_publishing",
+        text: include_str!("../migrations/tenant/0004_publishing.sql"),
+        requires: 1,
+    },
+];
+
+const BEGINNING: &str = "
+    create schema if not exists admin;
+    create table if not exists admin.migrations (
+        scope text not null,
+        level integer not null,
+        name text not null,
+        requires integer not null,
+        applied_at timestamptz not null default clock_timestamp(),
+        primary key (scope, level)
+    )";
+
+/// What has been applied, and what is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// `database`, or a tenant's schema.
+    pub scope: String,
+    /// Migrations applied.
+    pub applied: i32,
+    /// Migrations that this program knows.
+    pub known: i32,
+}
+
+impl MigrationStatus {
+    /// Whether some are still to be applied.
+    pub const fn is_behind(&self) -> bool {
+        self.applied < self.known
+    }
+}
+
+/// How far every scope is; empty if the database has never been migrated.
+pub(crate) async fn status(conn: &Connection) -> Result<Vec<MigrationStatus>, OpenError> {
+    let levels = match levels(conn).await {
+        Err(failure) if failure.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Vec::new()),
+        levels => levels?,
+    };
+    let known = |scope: &str| level_of(series(scope));
+    let mut status: Vec<_> = levels
+        .into_iter()
+        .map(|(scope, applied)| MigrationStatus { known: known(&scope), scope, applied })
+        .collect();
+    status.sort_by(|one, other| one.scope.cmp(&other.scope));
+    Ok(status)
+}
+
+/// Applies everything that is missing, in every scope. Calls `progress` with each scope that it brought up to date.
+pub(crate) async fn up(conn: &mut Connection, mut progress: impl FnMut(&str)) -> Result<(), OpenError> {
+    begin(conn).await?;
+    refuse_newer(conn).await?;
+    let before = levels(conn).await?;
+    let admin = Schema::admin();
+    let is_behind = |scope: &str| before.get(scope).copied().unwrap_or(0) < level_of(series(scope));
+    if is_behind(DATABASE_SCOPE) || is_behind(admin.as_str()) {
+        let tx = locked(conn).await?;
+        apply(&tx, DATABASE_SCOPE, &admin).await?;
+        apply(&tx, admin.as_str(), &admin).await?;
+        tx.execute(sql::TENANTS_INSERT_ADMIN, &admin, &[]).await?;
+        tx.commit().await?;
+        progress(DATABASE_SCOPE);
+    }
+    let rows = conn.query(sql::TENANTS_SCHEMAS, &admin, &[]).await?;
+    for row in rows {
+        let name: String = row.try_get(0).map_err(Failure::from)?;
+        let Ok(schema) = name.parse::<Schema>() else { continue };
+        if is_behind(&name) {
+            tenant_up(conn, &schema).await?;
+            progress(&name);
+        }
+    }
+    Ok(())
+}
+
+/// Brings one tenant's schema up to date.
+pub(crate) async fn tenant_up(conn: &mut Connection, schema: &Schema) -> Result<(), Failure> {
+    let tx = locked(conn).await?;
+    apply(&tx, schema.as_str(), schema).await?;
+    tx.commit().await
+}
+
+/// Makes a new tenant's tables, in the transaction that adds it to the list.
+pub(crate) async fn create(tx: &Transaction<'_>, schema: &Schema) -> Result<(), Failure> {
+    tx.batch(&format!("create schema {schema}")).await?;
+    apply(tx, schema.as_str(), schema).await
+}
+
+/// How far a tenant is.
+pub(crate) async fn is_behind(conn: &Connection, schema: &Schema) -> Result<bool, Failure> {
+    let scope = schema.as_str();
+    let row = conn.query_one(sql::MIGRATIONS_LEVEL, &Schema::admin(), &[&scope]).await?;
+    Ok(row.try_get::<_, i32>(0)? < level_of(&TENANT))
+}
+
+async fn begin(conn: &Connection) -> Result<(), OpenError> {
+    for _ in 1..BEGINNINGS_MAX {
+        match conn.batch(BEGINNING).await {
+            Err(failure) if somebody_else_did(&failure) => {}
+            done => return Ok(done?),
+        }
+    }
+    Ok(conn.batch(BEGINNING).await?)
+}
+
+fn somebody_else_did(failure: &Failure) -> bool {
+    let codes = [
+        SqlState::UNIQUE_VIOLATION,
+        SqlState::DUPLICATE_SCHEMA,
+        SqlState::DUPLICATE_TABLE,
+        SqlState::DUPLICATE_OBJECT,
+    ];
+    failure.code().is_some_and(|code| codes.contains(code))
+}
+
+/// A transaction in which nobody else migrates.
+async fn locked(conn: &mut Connection) -> Result<Transaction<'_>, Failure> {
+    let tx = conn.begin().await?;
+    tx.batch("lock table admin.migrations in share row exclusive mode").await?;
+    Ok(tx)
+}
+
+async fn apply(tx: &Transaction<'_>, scope: &str, schema: &Schema) -> Result<(), Failure> {
+    let row = tx.query_one(sql::MIGRATIONS_LEVEL, &Schema::admin(), &[&scope]).await?;
+    let applied: i32 = row.try_get(0)?;
+    for (level, migration) in (1..).zip(series(scope)) {
+        if level <= applied {
+            continue;
+        }
+        tx.batch(&in_schema(migration.text, schema)).await?;
+        let Migration { name, requires, .. } = migration;
+        tx.execute(sql::MIGRATIONS_INSERT, &Schema::admin(), &[&scope, &level, name, requires]).await?;
+    }
+    Ok(())
+}
+
+fn series(scope: &str) -> &'static [Migration] {
+    if scope == DATABASE_SCOPE { &DATABASE } else { &TENANT }
+}
+
+fn level_of(series: &[Migration]) -> i32 {
+    i32::try_from(series.len()).unwrap_or(i32::MAX)
+}
+
+async fn levels(conn: &Connection) -> Result<HashMap<String, i32>, Failure> {
+    let rows = conn.query(sql::MIGRATIONS_LEVELS, &Schema::admin(), &[]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// A later version may have changed what this one relies on.
+async fn refuse_newer(conn: &Connection) -> Result<(), OpenError> {
+    let rows = conn.query(sql::MIGRATIONS_REQUIREMENTS, &Schema::admin(), &[]).await?;
+    for row in rows {
+        let (scope, requires): (String, i32) =
+            (row.try_get(0).map_err(Failure::from)?, row.try_get(1).map_err(Failure::from)?);
+        let known = level_of(series(&scope));
+        if requires > known {
+            return Err(OpenError::NewerSchema { scope, requires, known });
+        }
+    }
+    Ok(())
+}

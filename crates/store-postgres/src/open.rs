@@ -1,0 +1,285 @@
+//! Opening a database: where it is, whether it is fit, and bringing it up to date.
+
+use std::time::Duration;
+
+use tokio_postgres::{Config, error::SqlState};
+use url::form_urlencoded;
+
+use crate::{
+    conn::Connection,
+    failure::Failure,
+    migrate::{self, MigrationStatus},
+    tls::{Tls, TlsChoice},
+};
+
+/// The oldest server that works, as `server_version_num` has it.
+const SERVER_VERSION_MIN: i32 = 150_000;
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the database is and what a node may use of it.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`
+    pub url: String,
+    /// Connections for publishing, claiming and settling.
+    pub work_connections: usize,
+    /// Connections for lists and look-ups by users.
+    pub read_connections: usize,
+    /// How long a statement of a user may take.
+    pub read_timeout: Duration,
+    /// How this node is called where people look: in the list of sessions.
+    pub node_name: String,
+}
+
+impl PostgresOptions {
+    /// 8 connections for work, 6 for reading, 5 s for a read.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            work_connections: 8,
+            read_connections: 6,
+            read_timeout: Duration::from_secs(5),
+            node_name: format!("neo-events:{}", std::process::id()),
+        }
+    }
+}
+
+/// Why a database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL cannot be used.
+    #[error("the database URL cannot be used: {0}")]
+    BadUrl(String),
+    /// The file of `sslrootcert`.
+    #[error("sslrootcert cannot be used: {0}")]
+    RootFile(String),
+    /// Nobody answered, or not in a way that can be understood.
+    #[error("the database does not answer: {0}")]
+    Unreachable(String),
+    /// The server does not let us in.
+    #[error("the database refuses the connection: {0}")]
+    Refused(String),
+    /// The server is too old.
+    #[error("PostgreSQL {found} is too old: neo-events needs 15 or later")]
+    ServerTooOld {
+        /// What it calls itself.
+        found: String,
+    },
+    /// It may be read but not written.
+    #[error("the database is read-only, a standby perhaps: give the URL of the primary")]
+    ReadOnly,
+    /// Rights that are needed are missing.
+    #[error(
+        "the database user lacks rights: {0}; it needs to create schemas in this database, or own schema admin"
+    )]
+    Rights(String),
+    /// A later version of this program has changed it in ways that this one does not know.
+    #[error(
+        "{scope} needs a program that knows migration {requires}, this one knows up to {known}: use the version that \
+         migrated it, or a later one"
+    )]
+    NewerSchema {
+        /// `database`, or a tenant's schema.
+        scope: String,
+        /// The least level of a program that can work with it.
+        requires: i32,
+        /// This program's.
+        known: i32,
+    },
+    /// It has not been migrated, or not by a version as new as this one.
+    #[error("the database is not up to date: run neo-events migrate up")]
+    NotMigrated,
+    /// Anything else that the server said.
+    #[error("the database failed: {0}")]
+    Failed(String),
+}
+
+impl From<Failure> for OpenError {
+    fn from(failure: Failure) -> Self {
+        let said = failure.to_string();
+        let Some(code) = failure.code() else {
+            return Self::Unreachable(chain(&failure));
+        };
+        match code {
+            code if *code == SqlState::INSUFFICIENT_PRIVILEGE => Self::Rights(said),
+            code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly,
+            // Authentication, unknown database, too many connections, starting up or shutting down.
+            code if matches!(&code.code()[..2], "28" | "3D" | "53" | "57") => Self::Refused(said),
+            _ => Self::Failed(said),
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if !text.contains(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A database as a URL names it.
+#[derive(Clone)]
+pub(crate) struct Address {
+    config: Config,
+    pub(crate) tls: Tls,
+}
+
+impl Address {
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(OpenError::BadUrl("it begins with postgres:// or postgresql://".into()));
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (mut mode, mut root_file, mut rest) = (None, None, Vec::new());
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            // Decoded as the driver decodes the others: a plus stays a plus.
+            let escaped = pair.replace('+', "%2B");
+            let (name, value) = form_urlencoded::parse(escaped.as_bytes()).next().unwrap_or_default();
+            match name.as_ref() {
+                "sslmode" => mode = Some(value.into_owned()),
+                "sslrootcert" => root_file = Some(value.into_owned()),
+                _ => rest.push(pair),
+            }
+        }
+        let choice = TlsChoice::parse(mode.as_deref(), root_file)?;
+        let mut config: Config = format!("{base}?{}", rest.join("&"))
+            .parse()
+            .map_err(|error: tokio_postgres::Error| OpenError::BadUrl(chain(&error)))?;
+        config.ssl_mode(choice.mode);
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("neo-events");
+        }
+        Ok(Self { config, tls: Tls::try_new(&choice)? })
+    }
+
+    /// For connections whose statements may take so long, and whose transactions may be left alone so long.
+    pub(crate) fn config(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
+        let given = self.config.get_options().unwrap_or_default();
+        let mut config = self.config.clone();
+        config.options(format!(
+            "{given} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c timezone=UTC \
+             -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog",
+            statement_timeout.as_millis(),
+            idle_timeout.as_millis(),
+        ));
+        config
+    }
+
+    /// The same, for the lists of users: what one asks for decides which index serves it, so each is planned by its
+    /// values. Statements of the hot path keep the plan that serves all.
+    pub(crate) fn planning_anew(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
+        let mut config = self.config(statement_timeout, idle_timeout);
+        let options = config.get_options().unwrap_or_default().to_owned();
+        config.options(format!("{options} -c plan_cache_mode=force_custom_plan"));
+        config
+    }
+
+    /// A connection for migrating and checking: it may take its time.
+    pub(crate) async fn connect(&self) -> Result<Connection, OpenError> {
+        Ok(Connection::open(&self.config(Duration::ZERO, Duration::ZERO), &self.tls).await?)
+    }
+}
+
+/// What `doctor` wants to know of a server.
+#[derive(Debug, Clone)]
+pub struct ServerFacts {
+    /// As it calls itself.
+    pub version: String,
+    /// Whether this connection is encrypted.
+    pub is_encrypted: bool,
+    /// `max_connections`.
+    pub connections_max: i32,
+    /// Connections in use now.
+    pub connections_used: i64,
+    /// `fsync`: if off, a power cut loses what was acknowledged.
+    pub fsync: bool,
+    /// `synchronous_commit`: if off, a crash loses what was acknowledged.
+    pub synchronous_commit: String,
+    /// The age of the oldest transaction that is still open, in seconds: it keeps dead rows from being removed.
+    pub oldest_transaction_seconds: f64,
+    /// The database's clock against this machine's, in seconds.
+    pub clock_ahead_seconds: f64,
+    /// Nodes at work: name and seconds since the last beat.
+    pub nodes: Vec<(String, f64)>,
+    /// Dispatches owed and deliveries queued, of all tenants, as the planner estimates them.
+    pub backlog_estimate: (i64, i64),
+    /// How far the migrations are.
+    pub migrations: Vec<MigrationStatus>,
+}
+
+/// Whether the server is fit to hold neo-events' data.
+pub(crate) async fn check(conn: &Connection) -> Result<(), OpenError> {
+    let row = conn
+        .client()
+        .query_one(
+            "select current_setting('server_version_num')::integer, current_setting('server_version'), \
+             current_setting('transaction_read_only') = 'on'",
+            &[],
+        )
+        .await
+        .map_err(Failure::from)?;
+    let (number, found, is_read_only): (i32, String, bool) = (row.get(0), row.get(1), row.get(2));
+    if number < SERVER_VERSION_MIN {
+        return Err(OpenError::ServerTooOld { found });
+    }
+    if is_read_only {
+        return Err(OpenError::ReadOnly);
+    }
+    Ok(())
+}
+
+/// Applies every migration that is missing, telling `progress` of each scope done.
+pub async fn migrate(url: &str, progress: impl FnMut(&str) + Send) -> Result<(), OpenError> {
+    let mut conn = Address::parse(url)?.connect().await?;
+    check(&conn).await?;
+    migrate::up(&mut conn, progress).await
+}
+
+/// How far the migrations are; empty if there are none yet.
+pub async fn migration_status(url: &str) -> Result<Vec<MigrationStatus>, OpenError> {
+    let conn = Address::parse(url)?.connect().await?;
+    check(&conn).await?;
+    migrate::status(&conn).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_postgres::config::SslMode;
+
+    #[test]
+    fn urls_are_understood_as_libpq_does() {
+        let ssl = |url: &str| Address::parse(url).map(|address| address.config.get_ssl_mode());
+        assert_eq!(ssl("postgres://u:p@h:1/d").unwrap(), SslMode::Prefer);
+        assert_eq!(ssl("postgresql://h/d?sslmode=disable&application_name=x").unwrap(), SslMode::Disable);
+        assert_eq!(ssl("postgres://h/d?sslmode=verify-full").unwrap(), SslMode::Require);
+        assert_eq!(ssl("postgres:///d?host=/run/postgresql&user=a").unwrap(), SslMode::Prefer);
+        for (bad, why) in [
+            ("mysql://h/d", "begins with"),
+            ("postgres://h/d?sslmode=sometimes", "sslmode is"),
+            ("postgres://h:port/d", "port"),
+            ("postgres://h/d?nonsense=1", "nonsense"),
+            ("postgres://h/d?sslmode=verify-full&sslrootcert=/does/not/exist", "/does/not/exist"),
+        ] {
+            let error = Address::parse(bad).err().map(|error| error.to_string()).unwrap();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_the_url_are_kept_beside_ours() {
+        let address = Address::parse("postgres://h/d?options=-c%20work_mem%3D8MB").unwrap();
+        let config = address.config(Duration::from_secs(5), Duration::from_secs(10));
+        let options = config.get_options().unwrap();
+        assert!(options.starts_with("-c work_mem=8MB ") && options.contains("statement_timeout=5000"));
+    }
+}

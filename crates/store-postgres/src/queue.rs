@@ -1,0 +1,293 @@
+//! The work queue: one table of all tenants for each kind of work, claimed by updates in place.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp, Uuid,
+    endpoint::Endpoint,
+    event::{DomainEvent, NewEvent},
+    id::{DeliveryId, EndpointId, Id},
+    retry::{Progress, RetryPolicy},
+    tenant::Schema,
+};
+use neo_events_store::{
+    Appended, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota, Lease,
+    NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+};
+use tokio_postgres::Row;
+
+use crate::{
+    append::Terms,
+    columns::{Columns, int},
+    conn::{Conn, Connection},
+    dispatches::{self, ClaimTerms, token},
+    endpoints, events,
+    failure::Failure,
+    sql,
+    store::PostgresStore,
+    tend,
+};
+
+#[async_trait]
+impl WorkQueue for PostgresStore {
+    async fn wake_up(&self) {
+        self.inner.appended.notified().await;
+    }
+
+    async fn claim_dispatches(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        lease_until: Timestamp,
+    ) -> Result<Vec<DispatchClaim>, StoreError> {
+        dispatches::claim(self, ClaimTerms { now, until: lease_until, limit }).await
+    }
+
+    async fn settle_dispatches(
+        &self,
+        dispatched: Vec<Dispatched>,
+        now: Timestamp,
+    ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
+        let settled = dispatches::settle(self, &dispatched, now).await;
+        settled.map_err(|failure| Unsettled { work: dispatched, error: failure.into() })
+    }
+
+    async fn append_directed(
+        &self,
+        schema: &Schema,
+        event: NewEvent,
+        delivery: NewDelivery,
+        now: Timestamp,
+    ) -> Result<Appended, StoreError> {
+        let tenant_no = self.tenant_no(schema).await?;
+        let terms = Terms { schema, tenant_no, now };
+        let Self { inner } = self;
+        Ok(inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?)
+    }
+
+    async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
+        let conn = self.inner.connections.work().await?;
+        let rows = conn.query(sql::DELIVERY_QUEUE_DUE_ENDPOINTS, &Schema::admin(), &[&now]).await?;
+        let nos = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<i32>, Failure>>()?;
+        self.learn_tenants(&conn, &nos).await?;
+        let mut due = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let mut columns = Columns::of(row);
+            let no = columns.take()?;
+            let Some(schema) = self.inner.tenants.schema(no) else { continue };
+            due.push(DueEndpoint { schema, endpoint_id: columns.id()?, due_at: columns.time()? });
+        }
+        Ok(due)
+    }
+
+    async fn claim_deliveries(
+        &self,
+        now: Timestamp,
+        quotas: &[EndpointQuota],
+        lease_until: Timestamp,
+    ) -> Result<Vec<EndpointClaim>, StoreError> {
+        Ok(claim_deliveries(self, quotas, (now, lease_until)).await?)
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
+        match self.tenant_no(&settlement.lease.work().schema).await {
+            Ok(tenant_no) => self.inner.settlements.settle(tenant_no, settlement).await,
+            Err(failure) => Err(Unsettled { work: settlement, error: failure.into() }),
+        }
+    }
+
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+        let work = lease.work();
+        let (conn, tenant_no) = self.writing(&work.schema).await?;
+        let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
+        conn.execute(sql::DELIVERY_QUEUE_RELEASE, &work.schema, &[&tenant_no, &id, &token]).await?;
+        Ok(())
+    }
+
+    async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
+        Ok(dispatches::release(self, leases).await?)
+    }
+
+    async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(tend::tend(self, now).await?)
+    }
+}
+
+impl PostgresStore {
+    /// Finds the schemas of tenants that this node has not met.
+    pub(crate) async fn learn_tenants(&self, conn: &Connection, nos: &[i32]) -> Result<(), Failure> {
+        let mut unknown: Vec<i32> =
+            nos.iter().copied().filter(|no| self.inner.tenants.schema(*no).is_none()).collect();
+        unknown.dedup();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        for row in conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&unknown]).await? {
+            let mut columns = Columns::of(&row);
+            let no = columns.take()?;
+            self.inner.tenants.learn(columns.parsed()?, no);
+        }
+        Ok(())
+    }
+}
+
+/// What a claim saw of one endpoint.
+#[derive(Default)]
+struct Seen {
+    granted: Vec<Granted>,
+    next_due_at: Option<Timestamp>,
+}
+
+struct Granted {
+    delivery_id: Uuid,
+    event_id: Uuid,
+    token: i64,
+}
+
+/// A delivery as it is claimed.
+struct Task {
+    progress: Progress,
+    retry: RetryPolicy,
+}
+
+async fn claim_deliveries(
+    store: &PostgresStore,
+    quotas: &[EndpointQuota],
+    (now, until): (Timestamp, Timestamp),
+) -> Result<Vec<EndpointClaim>, Failure> {
+    let (mut nos, mut known) = (Vec::new(), Vec::new());
+    for quota in quotas {
+        // A tenant that is not there has no endpoints.
+        match store.tenant_no(&quota.schema).await {
+            Ok(no) => nos.push(no),
+            Err(Failure::Schema(_)) => continue,
+            Err(failure) => return Err(failure),
+        }
+        known.push(quota);
+    }
+    let ids: Vec<Uuid> = known.iter().map(|quota| quota.endpoint_id.uuid()).collect();
+    let most: Vec<i32> = known.iter().map(|quota| int(quota.max)).collect();
+    let conn = store.inner.connections.work().await?;
+    let session = store.inner.session.no();
+    let admin = Schema::admin();
+    let rows =
+        conn.query(sql::DELIVERY_QUEUE_CLAIM, &admin, &[&session, &now, &until, &nos, &ids, &most]).await?;
+    let mut seen: Vec<Seen> = known.iter().map(|_| Seen::default()).collect();
+    for row in &rows {
+        note(&mut seen, row)?;
+    }
+    let mut by_schema: BTreeMap<&Schema, Vec<usize>> = BTreeMap::new();
+    for (place, quota) in known.iter().enumerate() {
+        by_schema.entry(&quota.schema).or_default().push(place);
+    }
+    let mut claims: Vec<Option<EndpointClaim>> = known.iter().map(|_| None).collect();
+    for (schema, places) in by_schema {
+        let loaded =
+            Loaded::of(&conn, schema, places.iter().map(|place| (ids[*place], &seen[*place]))).await?;
+        for place in places {
+            claims[place] = loaded.claim(schema, ids[place], &seen[place], until);
+            if claims[place].is_none() && !seen[place].granted.is_empty() {
+                give_back(&conn, (schema, nos[place]), ids[place], &seen[place]).await?;
+            }
+        }
+    }
+    Ok(claims.into_iter().flatten().collect())
+}
+
+/// What was granted of an endpoint that turned out to be gone, or became inactive at this moment.
+async fn give_back(
+    conn: &Conn,
+    (schema, tenant_no): (&Schema, i32),
+    endpoint_id: Uuid,
+    seen: &Seen,
+) -> Result<(), Failure> {
+    for Granted { delivery_id, token, .. } in &seen.granted {
+        conn.execute(sql::DELIVERY_QUEUE_RELEASE, schema, &[&tenant_no, delivery_id, token]).await?;
+    }
+    tend::remove_again(conn, schema, tenant_no, endpoint_id).await
+}
+
+fn note(seen: &mut [Seen], row: &Row) -> Result<(), Failure> {
+    let mut columns = Columns::of(row);
+    let position: i64 = columns.take()?;
+    let (due_at, delivery_id, event_id) = (columns.time()?, columns.uuid()?, columns.uuid()?);
+    let place = usize::try_from(position - 1).unwrap_or(usize::MAX);
+    let Some(seen) = seen.get_mut(place) else { return Ok(()) };
+    match columns.take()? {
+        Some(token) => seen.granted.push(Granted { delivery_id, event_id, token }),
+        None => seen.next_due_at = Some(seen.next_due_at.map_or(due_at, |at| at.min(due_at))),
+    }
+    Ok(())
+}
+
+/// What the claimed deliveries of one tenant need to be attempted.
+struct Loaded {
+    endpoints: HashMap<EndpointId, Arc<Endpoint>>,
+    events: HashMap<Uuid, Arc<DomainEvent>>,
+    tasks: HashMap<Uuid, Task>,
+}
+
+impl Loaded {
+    async fn of<'a>(
+        conn: &Connection,
+        schema: &Schema,
+        seen: impl Iterator<Item = (Uuid, &'a Seen)>,
+    ) -> Result<Self, Failure> {
+        let (mut endpoint_ids, mut event_ids, mut delivery_ids) = (Vec::new(), Vec::new(), Vec::new());
+        for (endpoint_id, seen) in seen {
+            endpoint_ids.push(Id::from_uuid(endpoint_id));
+            event_ids.extend(seen.granted.iter().map(|granted| granted.event_id));
+            delivery_ids.extend(seen.granted.iter().map(|granted| granted.delivery_id));
+        }
+        event_ids.sort_unstable();
+        event_ids.dedup();
+        // On one connection, sent together: it takes as long as one.
+        let (endpoints, events, tasks) = futures_util::future::try_join3(
+            endpoints::by_ids(conn, schema, &endpoint_ids),
+            events::by_ids(conn, schema, &event_ids),
+            tasks(conn, schema, &delivery_ids),
+        )
+        .await?;
+        let endpoints = endpoints.into_iter().map(|endpoint| (endpoint.id, Arc::new(endpoint))).collect();
+        Ok(Self { endpoints, events, tasks })
+    }
+
+    /// `None` if the endpoint is gone or inactive.
+    fn claim(&self, schema: &Schema, id: Uuid, seen: &Seen, until: Timestamp) -> Option<EndpointClaim> {
+        let endpoint = self.endpoints.get(&Id::from_uuid(id)).filter(|endpoint| endpoint.is_active)?;
+        let lease = |granted: &Granted| {
+            let (task, event) = (self.tasks.get(&granted.delivery_id)?, self.events.get(&granted.event_id)?);
+            let work = DeliveryWork {
+                schema: schema.clone(),
+                delivery_id: DeliveryId::from_uuid(granted.delivery_id),
+                event: Arc::clone(event),
+                progress: task.progress,
+                retry: task.retry,
+            };
+            // The delivery's own id is the key: the row needs no other.
+            Some(Lease::grant(0, granted.token.unsigned_abs(), until, work))
+        };
+        let work = seen.granted.iter().filter_map(lease).collect();
+        let (schema, endpoint) = (schema.clone(), Arc::clone(endpoint));
+        Some(EndpointClaim { schema, endpoint, work, next_due_at: seen.next_due_at })
+    }
+}
+
+async fn tasks(conn: &Connection, schema: &Schema, ids: &[Uuid]) -> Result<HashMap<Uuid, Task>, Failure> {
+    let task = |row: &Row| {
+        let mut columns = Columns::of(row);
+        let id = columns.uuid()?;
+        let progress = Progress { attempt: columns.number()? + 1, max_attempts: columns.number()? };
+        let retry = RetryPolicy {
+            max_retry_attempts: columns.number()?,
+            backoff_seconds: columns.number()?,
+            backoff_multiplier: columns.take()?,
+        };
+        Ok((id, Task { progress, retry }))
+    };
+    conn.query(sql::DELIVERIES_WORK, schema, &[&ids]).await?.iter().map(task).collect()
+}

@@ -1,0 +1,121 @@
+//! This node's session: what its claims hang on.
+//!
+//! The session is a row that beats every half second, on a connection of its own, so that a node with much to do does
+//! not look dead. Whoever finds one that has been silent for three seconds removes it and frees what it had claimed:
+//! within five seconds its work goes on elsewhere. A node that was only asleep learns of it by its next beat, begins a
+//! new session, and cannot settle what it no longer holds, for the tokens on those rows are gone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use neo_events_domain::tenant::Schema;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::{
+    conn::{Conn, Connection},
+    failure::Failure,
+    open::{Address, OpenError},
+    sql,
+};
+
+/// How often a session beats.
+const BEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a session may be silent, in seconds.
+const SILENCE_SECONDS_MAX: f64 = 3.0;
+/// How long a beat may take before another connection is tried.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running session.
+pub(crate) struct Session {
+    no: AtomicI64,
+    name: String,
+}
+
+impl Session {
+    pub(crate) async fn begin(conn: &Connection, name: String) -> Result<Self, OpenError> {
+        let no = begin(conn, &name).await?;
+        Ok(Self { no: AtomicI64::new(no), name })
+    }
+
+    /// What leases are written with.
+    pub(crate) fn no(&self) -> i64 {
+        self.no.load(Ordering::Relaxed)
+    }
+
+    /// Beats until it is dropped.
+    pub(crate) async fn keep_alive(self: Arc<Self>, address: Address) {
+        let mut beats = interval(BEAT_INTERVAL);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let config = address.config(BEAT_TIMEOUT, BEAT_TIMEOUT);
+            let opened = tokio::time::timeout(BEAT_TIMEOUT, Connection::open(&config, &address.tls)).await;
+            let Ok(Ok(conn)) = opened else {
+                sleep(BEAT_INTERVAL).await;
+                continue;
+            };
+            let failure = loop {
+                beats.tick().await;
+                match tokio::time::timeout(BEAT_TIMEOUT, self.beat(&conn)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => break failure.to_string(),
+                    Err(_) => break "it took too long".to_owned(),
+                }
+            };
+            tracing::warn!(failure, "this node could not be heard; trying again");
+        }
+    }
+
+    async fn beat(&self, conn: &Connection) -> Result<(), Failure> {
+        let beaten = conn.execute(sql::SESSIONS_BEAT, &Schema::admin(), &[&self.no()]).await?;
+        if beaten == 0 {
+            tracing::warn!(
+                "this node was not heard of for too long: what it had claimed was given to others"
+            );
+            self.no.store(begin(conn, &self.name).await?, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions of nodes that died and frees what they held. Answers whether there were any.
+    pub(crate) async fn bury_others(&self, conn: &mut Conn) -> Result<bool, Failure> {
+        let admin = Schema::admin();
+        let tx = conn.begin().await?;
+        let dead = tx.query(sql::SESSIONS_REMOVE_DEAD, &admin, &[&self.no(), &SILENCE_SECONDS_MAX]).await?;
+        if dead.is_empty() {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        let mut nos = Vec::new();
+        for row in &dead {
+            nos.push(row.try_get::<_, i64>(0)?);
+            tracing::warn!(node = row.try_get::<_, &str>(1)?, "a node died; others take over its work");
+        }
+        free(&tx, &nos).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Ends this session, and frees what it still holds.
+    pub(crate) async fn end(&self, conn: &mut Conn) -> Result<(), Failure> {
+        let tx = conn.begin().await?;
+        tx.execute(sql::SESSIONS_END, &Schema::admin(), &[&self.no()]).await?;
+        free(&tx, &[self.no()]).await?;
+        tx.commit().await
+    }
+}
+
+async fn begin(conn: &Connection, name: &str) -> Result<i64, Failure> {
+    Ok(conn.query_one(sql::SESSIONS_BEGIN, &Schema::admin(), &[&name]).await?.try_get(0)?)
+}
+
+async fn free(conn: &Connection, sessions: &[i64]) -> Result<(), Failure> {
+    let admin = Schema::admin();
+    conn.execute(sql::SESSIONS_FREE_DISPATCHES, &admin, &[&sessions]).await?;
+    conn.execute(sql::SESSIONS_FREE_DELIVERIES, &admin, &[&sessions]).await?;
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Settling deliveries: attempts, what they mean, and the end of their leases. What ends at the same time is one
+//! statement.
+
+use std::collections::HashMap;
+
+use neo_events_domain::{
+    Timestamp, Uuid,
+    delivery::{AttemptRecord, AttemptStatus, DeliveryState, error_code},
+    event::to_micros,
+    id::EndpointId,
+    retry::Verdict,
+    tenant::Schema,
+};
+use neo_events_store::{Settled, Settlement, Unsettled};
+use tokio::{sync::oneshot, task::JoinSet};
+use tokio_postgres::Row;
+
+use crate::{
+    batch::{Batcher, Job},
+    columns::{Columns, headers_json, int},
+    conn::Connection,
+    dispatches::token,
+    endpoints,
+    failure::Failure,
+    sql,
+    store::Connections,
+};
+
+/// Batches that may be on their way at once.
+const WORKERS: usize = 2;
+
+/// Where ended attempts are left to be recorded.
+pub(crate) struct Settlements(Batcher<Ended>);
+
+/// One ended attempt.
+struct Ended {
+    tenant_no: i32,
+    settlement: Settlement,
+    reply: oneshot::Sender<Result<Settled, Unsettled<Settlement>>>,
+}
+
+impl Job for Ended {
+    fn bytes(&self) -> usize {
+        self.settlement.attempt.response.as_ref().map_or(0, |response| response.body.len()) + 512
+    }
+}
+
+impl Settlements {
+    pub(crate) fn start(connections: &Connections, background: &mut JoinSet<()>) -> Self {
+        let connections = connections.clone();
+        Self(Batcher::start(WORKERS, background, move |batch| run(connections.clone(), batch)))
+    }
+
+    pub(crate) async fn settle(
+        &self,
+        tenant_no: i32,
+        settlement: Settlement,
+    ) -> Result<Settled, Unsettled<Settlement>> {
+        let (reply, answer) = oneshot::channel();
+        let left = self.0.leave(Ended { tenant_no, settlement, reply }).await;
+        if let Err(refused) = left {
+            return Err(Unsettled { work: refused.settlement, error: Failure::Closed.into() });
+        }
+        // A worker ends only with the store, and with it ends who waits here.
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Ok(Settled::LeaseLost),
+        }
+    }
+}
+
+async fn run(connections: Connections, batch: Vec<Ended>) {
+    let mut groups: HashMap<i32, Vec<Ended>> = HashMap::new();
+    for ended in batch {
+        groups.entry(ended.tenant_no).or_default().push(ended);
+    }
+    for group in groups.into_values() {
+        settle_group(&connections, group).await;
+    }
+}
+
+async fn settle_group(connections: &Connections, group: Vec<Ended>) {
+    let settlements: Vec<&Settlement> = group.iter().map(|ended| &ended.settlement).collect();
+    let settled = record(connections, group[0].tenant_no, &settlements).await;
+    match settled {
+        Ok(settled) => {
+            for (ended, settled) in group.into_iter().zip(settled) {
+                // Whoever no longer waits has nothing left to do.
+                let _ = ended.reply.send(Ok(settled));
+            }
+        }
+        // One of them may be what the database cannot take: the others must not suffer for it.
+        Err(Failure::Sql(error)) if group.len() > 1 && error.as_db_error().is_some() => {
+            for ended in group {
+                let alone = record(connections, ended.tenant_no, &[&ended.settlement]).await;
+                answer(ended, alone.map(|mut settled| settled.remove(0)));
+            }
+        }
+        Err(failure) => group.into_iter().for_each(|ended| answer(ended, Err(failure.again()))),
+    }
+}
+
+fn answer(ended: Ended, settled: Result<Settled, Failure>) {
+    let Ended { settlement, reply, .. } = ended;
+    let settled = settled.map_err(|failure| Unsettled { work: settlement, error: failure.into() });
+    let _ = reply.send(settled);
+}
+
+/// Records settlements of one tenant. Answers for each in order.
+async fn record(
+    connections: &Connections,
+    tenant_no: i32,
+    settlements: &[&Settlement],
+) -> Result<Vec<Settled>, Failure> {
+    let mut conn = connections.work().await?;
+    let schema = &settlements[0].lease.work().schema;
+    let is_gone = |settlement: &&&Settlement| settlement.verdict == Verdict::Gone;
+    let gone: Vec<&Settlement> = settlements.iter().filter(is_gone).copied().collect();
+    let mut states = if gone.is_empty() {
+        write(&conn, schema, tenant_no, settlements).await?
+    } else {
+        let tx = conn.begin().await?;
+        let states = write(&tx, schema, tenant_no, settlements).await?;
+        for settlement in gone {
+            if states.contains_key(&settlement.lease.work().delivery_id.uuid()) {
+                disable_endpoint(&tx, schema, settlement).await?;
+            }
+        }
+        tx.commit().await?;
+        states
+    };
+    let lost: Vec<&Settlement> = settlements
+        .iter()
+        .filter(|settlement| !states.contains_key(&settlement.lease.work().delivery_id.uuid()))
+        .copied()
+        .collect();
+    if !lost.is_empty() && lost.iter().all(|settlement| settlement.verdict != Verdict::Gone) {
+        // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
+        states.extend(write(&conn, schema, tenant_no, &lost).await?);
+    }
+    let settled = |settlement: &&Settlement| {
+        let state = states.remove(&settlement.lease.work().delivery_id.uuid());
+        state.map_or(Settled::LeaseLost, Settled::Recorded)
+    };
+    Ok(settlements.iter().map(settled).collect())
+}
+
+async fn disable_endpoint(
+    conn: &Connection,
+    schema: &Schema,
+    settlement: &Settlement,
+) -> Result<(), Failure> {
+    let AttemptRecord { endpoint_revision, completed_at, .. } = settlement.attempt;
+    let delivery_id = settlement.lease.work().delivery_id.uuid();
+    let row = conn.query_one(sql::DELIVERIES_ENDPOINT, schema, &[&delivery_id]).await?;
+    let endpoint_id: EndpointId = Columns::of(&row).id()?;
+    endpoints::disable_gone(conn, schema, endpoint_id, endpoint_revision, completed_at).await
+}
+
+/// The state that a verdict brings, if nobody asked for a cancellation meanwhile: the statement sees to that.
+struct Next {
+    status: &'static str,
+    due_at: Option<Timestamp>,
+    max_attempts_reached: bool,
+}
+
+impl Next {
+    fn of(verdict: Verdict) -> Self {
+        let state = DeliveryState::after(verdict, None);
+        let status = state.status().as_str();
+        match state {
+            DeliveryState::Retrying { next_retry_at } => {
+                Self { status, due_at: Some(to_micros(next_retry_at)), max_attempts_reached: false }
+            }
+            DeliveryState::Failed { max_attempts_reached } => {
+                Self { status, due_at: None, max_attempts_reached }
+            }
+            _ => Self { status, due_at: None, max_attempts_reached: false },
+        }
+    }
+}
+
+/// The states of those that were recorded.
+async fn write(
+    conn: &Connection,
+    schema: &Schema,
+    tenant_no: i32,
+    settlements: &[&Settlement],
+) -> Result<HashMap<Uuid, DeliveryState>, Failure> {
+    let column = Rows(settlements);
+    let next: Vec<Next> = column.of(|settlement| Next::of(settlement.verdict));
+    let headers = settlements
+        .iter()
+        .map(|settlement| {
+            settlement.attempt.response.as_ref().map(|response| headers_json(&response.headers)).transpose()
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let rows = conn
+        .query(
+            sql::DELIVERIES_SETTLE,
+            schema,
+            &[
+                &tenant_no,
+                &column.of(|settlement| settlement.lease.work().delivery_id.uuid()),
+                &column.of(|settlement| token(settlement.lease.token())),
+                &column.attempts(|attempt| int(attempt.attempt_number)),
+                &next.iter().map(|next| next.status).collect::<Vec<_>>(),
+                &next.iter().map(|next| next.due_at).collect::<Vec<_>>(),
+                &next.iter().map(|next| next.max_attempts_reached).collect::<Vec<_>>(),
+                &column.attempts(|attempt| attempt.request_id.uuid()),
+                &column.attempts(|attempt| int(attempt.endpoint_revision)),
+                &column.attempts(|attempt| AttemptStatus::of(&attempt.outcome).as_str()),
+                &column.attempts(|attempt| error_code(&attempt.outcome)),
+                &column.attempts(|attempt| attempt.attempted_at),
+                &column.attempts(|attempt| attempt.completed_at),
+                &column.attempts(|a| i64::try_from(a.response_time.as_millis()).unwrap_or(i64::MAX)),
+                &column.attempts(|attempt| attempt.connection_reused),
+                &column.attempts(|attempt| attempt.signatures.as_ref().map(|all| all.standard.as_str())),
+                &column.attempts(|attempt| attempt.signatures.as_ref().map(|all| all.body.as_str())),
+                &column
+                    .attempts(|attempt| attempt.signatures.as_ref().and_then(|s| s.body_previous.as_deref())),
+                &column.attempts(|attempt| attempt.error_message.as_deref().map(without_nul)),
+                &column.attempts(|attempt| attempt.response.as_ref().map(|all| i32::from(all.status))),
+                &headers,
+                &column.attempts(|attempt| attempt.response.as_ref().map(|all| all.body_truncated)),
+                &column.attempts(|attempt| attempt.response.as_ref().map(|all| all.body.as_slice())),
+            ],
+        )
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// The database's text has no NUL, and what a receiver makes us say might.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn read(row: &Row) -> Result<(Uuid, DeliveryState), Failure> {
+    let mut columns = Columns::of(row);
+    let (id, status): (Uuid, String) = (columns.take()?, columns.take()?);
+    let (due_at, reason, max_attempts_reached): (Option<Timestamp>, Option<String>, bool) =
+        (columns.take()?, columns.take()?, columns.take()?);
+    let state = match (status.as_str(), due_at) {
+        ("success", _) => DeliveryState::Success,
+        ("retrying", Some(next_retry_at)) => DeliveryState::Retrying { next_retry_at },
+        ("cancelled", _) => DeliveryState::Cancelled { reason: reason.unwrap_or_default() },
+        _ => DeliveryState::Failed { max_attempts_reached },
+    };
+    Ok((id, state))
+}
+
+/// Settlements, to be turned into columns.
+struct Rows<'a>(&'a [&'a Settlement]);
+
+impl<'a> Rows<'a> {
+    fn of<T>(&self, field: impl Fn(&'a Settlement) -> T) -> Vec<T> {
+        self.0.iter().map(|settlement| field(settlement)).collect()
+    }
+
+    fn attempts<T>(&self, field: impl Fn(&'a AttemptRecord) -> T) -> Vec<T> {
+        self.of(|settlement| field(&settlement.attempt))
+    }
+}

@@ -1,0 +1,119 @@
+//! The list of tenants, and the keys to them: rows in schema `admin`.
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp,
+    api_key::ApiKey,
+    id::ApiKeyId,
+    tenant::{Schema, Tenant},
+};
+use neo_events_store::{ApiKeyQuery, Inserted, KeyDigest, Page, PageRequest, StoreError, Tenants};
+use tokio_postgres::error::SqlState;
+
+use crate::{
+    api_keys,
+    columns::Columns,
+    conn::{Connection, Param},
+    failure::Failure,
+    migrate,
+    page::{before_number, limit_of, numbered_page, small},
+    sql,
+    store::PostgresStore,
+};
+
+#[async_trait]
+impl Tenants for PostgresStore {
+    async fn create_tenant(&self, tenant: &Tenant) -> Result<Inserted, StoreError> {
+        if self.inner.tenants.no(&tenant.schema).is_some() {
+            return Ok(Inserted::Exists);
+        }
+        let mut conn = self.inner.connections.work().await?;
+        match create(&mut conn, tenant).await {
+            Ok(Some(no)) => {
+                self.inner.tenants.learn(tenant.schema.clone(), no);
+                Ok(Inserted::New)
+            }
+            Ok(None) => Ok(Inserted::Exists),
+            Err(failure) if failure.code() == Some(&SqlState::DUPLICATE_SCHEMA) => {
+                Err(StoreError::Broken(ForeignSchema(tenant.schema.clone()).into()))
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn tenant(&self, schema: &Schema) -> Result<Option<Tenant>, StoreError> {
+        let conn = self.inner.connections.read().await?;
+        Ok(by_schema(&conn, schema).await?)
+    }
+
+    async fn tenants(&self, request: PageRequest) -> Result<Page<Tenant>, StoreError> {
+        let conn = self.inner.connections.read().await?;
+        Ok(list(&conn, &request).await?)
+    }
+
+    async fn insert_api_key(&self, key: &ApiKey, digest: KeyDigest) -> Result<Inserted, StoreError> {
+        let (conn, tenant_no) = self.writing(&key.schema).await?;
+        Ok(api_keys::insert(&conn, tenant_no, key, digest).await?)
+    }
+
+    /// Not in line with users' lists: every request may begin with it.
+    async fn api_key(&self, digest: KeyDigest) -> Result<Option<ApiKey>, StoreError> {
+        let conn = self.inner.connections.work().await?;
+        Ok(api_keys::by_digest(&conn, digest).await?)
+    }
+
+    async fn api_keys(&self, query: &ApiKeyQuery, request: PageRequest) -> Result<Page<ApiKey>, StoreError> {
+        let conn = self.inner.connections.read().await?;
+        Ok(api_keys::list(&conn, query, &request).await?)
+    }
+
+    async fn delete_api_key(&self, id: ApiKeyId) -> Result<bool, StoreError> {
+        let conn = self.inner.connections.work().await?;
+        Ok(api_keys::delete(&conn, id).await?)
+    }
+
+    async fn note_key_usage(&self, used: &[(ApiKeyId, Timestamp)]) -> Result<(), StoreError> {
+        let conn = self.inner.connections.work().await?;
+        Ok(api_keys::note_used(&conn, used).await?)
+    }
+}
+
+/// What stands in a tenant's place, and is not ours to use or to remove.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database has a schema {0} that no tenant owns: rename or drop it, or give the tenant another name"
+)]
+struct ForeignSchema(Schema);
+
+/// Adds a tenant to the list and makes its tables; its number, or `None` if it is there.
+async fn create(conn: &mut Connection, tenant: &Tenant) -> Result<Option<i32>, Failure> {
+    let Tenant { schema, name, created_at } = tenant;
+    let tx = conn.begin().await?;
+    let params: [Param<'_>; 3] = [&schema.as_str(), name, created_at];
+    let Some(row) = tx.query_opt(sql::TENANTS_INSERT, schema, &params).await? else {
+        tx.rollback().await?;
+        return Ok(None);
+    };
+    let no = row.try_get(0)?;
+    if let Err(failure) = migrate::create(&tx, schema).await {
+        tx.rollback().await?;
+        return Err(failure);
+    }
+    tx.commit().await?;
+    Ok(Some(no))
+}
+
+async fn by_schema(conn: &Connection, schema: &Schema) -> Result<Option<Tenant>, Failure> {
+    let row = conn.query_opt(sql::TENANTS_BY_SCHEMA, schema, &[&schema.as_str()]).await?;
+    row.map(|row| tenant(&mut Columns::of(&row))).transpose()
+}
+
+async fn list(conn: &Connection, request: &PageRequest) -> Result<Page<Tenant>, Failure> {
+    let params: [Param<'_>; 2] = [&before_number(request)?, &limit_of(request)];
+    let rows = conn.query(sql::TENANTS_LIST, &Schema::admin(), &params).await?;
+    numbered_page(&rows, request, tenant, small)
+}
+
+fn tenant(columns: &mut Columns<'_>) -> Result<Tenant, Failure> {
+    Ok(Tenant { schema: columns.parsed()?, name: columns.take()?, created_at: columns.time()? })
+}

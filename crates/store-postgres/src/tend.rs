@@ -1,0 +1,150 @@
+//! Finishing what was begun, a bounded step at a time: nodes that died, cancellations that waited, deliveries of
+//! deleted endpoints, and what a clock that ran ahead put off. Every node does it; rows that one is at are passed over
+//! by the others.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use neo_events_domain::{
+    Timestamp, Uuid,
+    delivery::CANCEL_REASON_ENDPOINT_DELETED,
+    event::to_micros,
+    id::{DeliveryId, Id},
+    retry::WAIT_MAX,
+    tenant::Schema,
+};
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use crate::{
+    cancel::finish_request,
+    columns::Columns,
+    conn::{Conn, Param},
+    failure::Failure,
+    sql,
+    store::PostgresStore,
+};
+
+/// Deliveries that one step ends, or brings back, at most.
+const STEP_MAX: usize = 500;
+/// How often the far end of every queue is looked at.
+const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When the rarer parts are due again.
+#[derive(Default)]
+pub(crate) struct TendTimes {
+    put_off: Mutex<Option<Instant>>,
+}
+
+impl TendTimes {
+    fn put_off_is_due(&self) -> bool {
+        let mut at = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = at.is_none_or(|at| at <= Instant::now());
+        if is_due {
+            *at = Some(Instant::now() + PUT_OFF_INTERVAL);
+        }
+        is_due
+    }
+
+    fn look_again_at_put_off(&self) {
+        *self.put_off.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// One step of each. Answers whether more is left that need not wait for an attempt in flight.
+pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, Failure> {
+    let mut conn = store.inner.connections.work().await?;
+    if store.inner.session.bury_others(&mut conn).await? {
+        store.inner.horizon.forget();
+    }
+    let mut more = finish_requests(store, &conn, now).await?;
+    for row in conn.query(sql::ENDPOINT_REMOVALS_LIST, &Schema::admin(), &[]).await? {
+        more |= end_deliveries(store, &mut conn, &row, now).await?;
+    }
+    if store.inner.tend_times.put_off_is_due() && bring_back(store, &conn, now).await? {
+        store.inner.tend_times.look_again_at_put_off();
+        more = true;
+    }
+    Ok(more)
+}
+
+async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
+    let limit = i64::try_from(STEP_MAX).unwrap_or(i64::MAX);
+    let rows = conn.query(sql::CANCEL_REQUESTS_LIST, &Schema::admin(), &[&limit]).await?;
+    for row in &rows {
+        let mut columns = Columns::of(row);
+        let (no, id): (i32, DeliveryId) = (columns.take()?, columns.id()?);
+        if let Some(schema) = schema_of(store, conn, no).await? {
+            finish_request(store, (&schema, no), id, now).await?;
+        }
+    }
+    Ok(false)
+}
+
+async fn schema_of(store: &PostgresStore, conn: &Conn, no: i32) -> Result<Option<Schema>, Failure> {
+    store.learn_tenants(conn, &[no]).await?;
+    Ok(store.inner.tenants.schema(no))
+}
+
+/// What a deleted endpoint was still owed ends: at once where nobody works on it, else when that attempt ends.
+async fn end_deliveries(
+    store: &PostgresStore,
+    conn: &mut Conn,
+    row: &Row,
+    now: Timestamp,
+) -> Result<bool, Failure> {
+    let mut columns = Columns::of(row);
+    let (no, endpoint_id): (i32, Uuid) = (columns.take()?, columns.uuid()?);
+    let Some(schema) = schema_of(store, conn, no).await? else { return Ok(false) };
+    let (admin, limit) = (Schema::admin(), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
+    let tx = conn.begin().await?;
+    let owed = tx.query(sql::DELIVERY_QUEUE_OF_ENDPOINT, &admin, &[&no, &endpoint_id, &limit, &now]).await?;
+    let (mut waiting, mut in_flight) = (Vec::new(), Vec::new());
+    for row in &owed {
+        let mut columns = Columns::of(row);
+        let (id, is_in_flight): (Uuid, bool) = (columns.uuid()?, columns.take()?);
+        if is_in_flight { in_flight.push(id) } else { waiting.push(id) }
+    }
+    let reason = CANCEL_REASON_ENDPOINT_DELETED;
+    let params: [Param<'_>; 4] = [&no, &endpoint_id, &waiting, &reason];
+    tx.query(sql::DELIVERIES_CANCEL_ALL, &schema, &params).await?;
+    let params: [Param<'_>; 4] = [&no, &endpoint_id, &in_flight, &reason];
+    tx.query(sql::DELIVERIES_REQUEST_CANCEL_ALL, &schema, &params).await?;
+    if owed.is_empty() {
+        // Unless somebody is at one of them just now.
+        tx.execute(sql::ENDPOINT_REMOVALS_END, &admin, &[&no, &endpoint_id]).await?;
+    }
+    tx.commit().await?;
+    Ok(owed.len() == STEP_MAX)
+}
+
+/// Makes due now what still waits too long. Answers whether there may be more.
+async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
+    let latest = now.checked_add(WAIT_MAX).unwrap_or(Timestamp::MAX);
+    let (now, limit) = (to_micros(now), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
+    let late = conn.query(sql::DELIVERY_QUEUE_PUT_OFF, &Schema::admin(), &[&latest, &limit]).await?;
+    let mut more = false;
+    for row in &late {
+        let mut columns = Columns::of(row);
+        let (no, ids): (i32, Vec<Uuid>) = (columns.take()?, columns.take()?);
+        let Some(schema) = schema_of(store, conn, no).await? else { continue };
+        let moved = conn.execute(sql::DELIVERIES_BRING_BACK, &schema, &[&no, &ids, &latest, &now]).await?;
+        more |= moved > 0 && ids.len() >= STEP_MAX;
+    }
+    Ok(more)
+}
+
+/// What a claim found of an endpoint that was deleted while its deliveries were being written: it goes the way of the
+/// others.
+pub(crate) async fn remove_again(
+    conn: &Conn,
+    schema: &Schema,
+    tenant_no: i32,
+    endpoint_id: Uuid,
+) -> Result<(), Failure> {
+    tracing::debug!(endpoint_id = %Id::<()>::from_uuid(endpoint_id), "deleted while deliveries were written");
+    conn.execute(sql::ENDPOINT_REMOVALS_RENEW, schema, &[&tenant_no, &endpoint_id]).await?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+select no from api_keys where no < :before order by no desc limit :limit

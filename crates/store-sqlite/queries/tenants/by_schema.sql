@@ -1,0 +1,1 @@
+select schema, name, created_at from tenants where schema = ?1

@@ -1,0 +1,2 @@
+-- Read once, when the store is opened.
+select schema from tenants

@@ -1,0 +1,380 @@
+//! The files of the tenants: `PATH.d/<schema>.db` beside the admin file `PATH`.
+//!
+//! A thousand tenants of which ten are busy must cost what ten cost. A file is therefore opened by the first call that
+//! needs it and closed again once nobody has used it for a while and nothing in it is left to do: an idle tenant has
+//! neither thread nor connection, and no pass looks at it.
+//!
+//! What a tenant was owed when the process ended is found without anybody asking: after a start every file is visited
+//! once, a few at a time, behind the calls of the passes. A visit opens the file, and closes it again unless there is
+//! something to do.
+//!
+//! Opening and closing block, and happen under the tenant's gate in threads that may: two first uses open once, and who
+//! comes while a file is being closed waits until it can be opened again.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use neo_events_domain::{Timestamp, tenant::Schema};
+use neo_events_store::StoreError;
+
+use crate::{
+    failure::Failure,
+    open::{OpenError, SqliteOptions},
+    readers::ended,
+    tenant_file::TenantFile,
+};
+
+/// Files that are visited at a time.
+const VISITS_PER_ROUND_MAX: usize = 16;
+/// Files that are closed at a time.
+const CLOSINGS_PER_ROUND_MAX: usize = 64;
+/// After how long a file is visited again that could not be opened: where that may pass by itself, and where somebody
+/// must mend it.
+const VISIT_AGAIN_SOON: Duration = Duration::from_secs(1);
+const VISIT_AGAIN_LATE: Duration = Duration::from_mins(1);
+/// A tenant's page cache, of the admin file's.
+const CACHE_SHARE: u32 = 8;
+
+/// The tenants of the list but `admin`, and which of their files are open.
+pub(crate) struct TenantFiles {
+    /// The admin file's; each tenant has its own path.
+    options: SqliteOptions,
+    directory: PathBuf,
+    state: Mutex<State>,
+    /// Held by the round of visits and closings that is under way.
+    round: Mutex<()>,
+    is_round_due: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    listed: HashMap<Schema, Arc<Tenant>>,
+    /// Those that are being made.
+    unlisted: HashMap<Schema, Arc<Tenant>>,
+    open: BTreeMap<Schema, Arc<TenantFile>>,
+    /// Who is to be visited, and not before when.
+    visits: VecDeque<(Instant, Schema)>,
+    is_closed: bool,
+}
+
+#[derive(Default)]
+struct Tenant {
+    /// Held while the file is made, opened or closed.
+    gate: Mutex<()>,
+    /// Opened since the start: its tables are up to date, and what it owes is known.
+    is_seen: AtomicBool,
+}
+
+impl TenantFiles {
+    pub(crate) fn new(admin: &Path, options: SqliteOptions, listed: Vec<Schema>) -> Self {
+        let mut directory = admin.as_os_str().to_owned();
+        directory.push(".d");
+        let now = Instant::now();
+        let state = State {
+            visits: listed.iter().map(|schema| (now, schema.clone())).collect(),
+            listed: listed.into_iter().map(|schema| (schema, Arc::default())).collect(),
+            ..State::default()
+        };
+        let cache_kib = options.cache_kib / CACHE_SHARE;
+        Self {
+            options: SqliteOptions { cache_kib, readers: 1, ..options },
+            directory: directory.into(),
+            state: Mutex::new(state),
+            round: Mutex::default(),
+            is_round_due: AtomicBool::new(true),
+        }
+    }
+
+    pub(crate) fn is_listed(&self, schema: &Schema) -> bool {
+        self.lock().listed.contains_key(schema)
+    }
+
+    /// The file of a tenant, opened if it is not.
+    pub(crate) async fn file(self: &Arc<Self>, schema: &Schema) -> Result<Arc<TenantFile>, Failure> {
+        if let Some(file) = self.lock().used(schema) {
+            return Ok(file);
+        }
+        let (files, schema) = (Arc::clone(self), schema.clone());
+        let opening = tokio::task::spawn_blocking(move || files.open(&schema));
+        opening.await.map_err(|error| ended(&error))?
+    }
+
+    /// Every open file, in the order of their names.
+    pub(crate) fn open_files(&self) -> Vec<Arc<TenantFile>> {
+        self.lock().open.values().cloned().collect()
+    }
+
+    fn open(&self, schema: &Schema) -> Result<Arc<TenantFile>, Failure> {
+        let tenant = self.lock().listed.get(schema).cloned();
+        let tenant = tenant.ok_or_else(|| Failure::Schema(schema.clone()))?;
+        let _gate = wait_for(&tenant.gate);
+        if let Some(file) = self.lock().used(schema) {
+            return Ok(file);
+        }
+        let file = Arc::new(self.open_file(schema, &tenant)?);
+        self.admit(&file)?;
+        Ok(file)
+    }
+
+    /// Opens what is there. A file that is gone is not made again: that would only hide the loss.
+    fn open_file(&self, schema: &Schema, tenant: &Tenant) -> Result<TenantFile, Failure> {
+        if self.lock().is_closed {
+            return Err(Failure::Closed);
+        }
+        let options = self.options_of(schema);
+        if let Err(source) = options.path.metadata() {
+            return Err(OpenError::Io { path: options.path, source }.into());
+        }
+        let file = TenantFile::open(schema.clone(), options)?;
+        tenant.is_seen.store(true, Ordering::Relaxed);
+        Ok(file)
+    }
+
+    fn admit(&self, file: &Arc<TenantFile>) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Err(Failure::Closed);
+        }
+        state.open.insert(file.schema.clone(), Arc::clone(file));
+        Ok(())
+    }
+
+    // The caller's own transactions
+
+    /// Whether a path leads to the tenant's file; it need not be open.
+    pub(crate) fn is_at(&self, schema: &Schema, path: &Path) -> Result<bool, Failure> {
+        if !self.is_listed(schema) {
+            return Err(Failure::Schema(schema.clone()));
+        }
+        let own = self.path_of(schema);
+        Ok(path == own
+            || path.canonicalize().is_ok_and(|path| own.canonicalize().is_ok_and(|own| own == path)))
+    }
+
+    /// Somebody else's transaction writes to the file: keeps it open, or has it opened once that transaction is over,
+    /// which until then locks it.
+    pub(crate) fn expect_foreign_write(&self, schema: &Schema) {
+        let mut state = self.lock();
+        let is_open = state.used(schema).is_some();
+        // Who is not seen is about to be visited anyway.
+        let is_seen = |tenant: &Arc<Tenant>| tenant.is_seen.swap(false, Ordering::Relaxed);
+        if !is_open && state.listed.get(schema).is_some_and(is_seen) {
+            state.visits.push_front((Instant::now(), schema.clone()));
+            self.is_round_due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    // Making tenants
+
+    /// Makes the file of a tenant that is not listed yet, durably. One that an attempt left which did not get as far as
+    /// the list is taken over.
+    pub(crate) async fn make(self: &Arc<Self>, schema: &Schema) -> Result<(), StoreError> {
+        let (files, schema) = (Arc::clone(self), schema.clone());
+        let making = tokio::task::spawn_blocking(move || files.make_file(&schema));
+        making.await.map_err(|error| ended(&error))?
+    }
+
+    fn make_file(&self, schema: &Schema) -> Result<(), StoreError> {
+        let tenant = Arc::clone(self.lock().unlisted.entry(schema.clone()).or_default());
+        let _gate = wait_for(&tenant.gate);
+        if self.is_listed(schema) || tenant.is_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.lock().is_closed {
+            return Err(Failure::Closed.into());
+        }
+        let owes =
+            TenantFile::open(schema.clone(), self.options_of(schema)).map_err(Failure::from)?.owes()?;
+        sync_directories(&self.directory)
+            .map_err(|source| Failure::from(OpenError::Io { path: self.directory.clone(), source }))?;
+        tenant.is_seen.store(!owes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The tenant, whose file was made, is in the list.
+    pub(crate) fn add(&self, schema: &Schema) {
+        let mut state = self.lock();
+        let tenant = state.unlisted.remove(schema).unwrap_or_default();
+        if !tenant.is_seen.load(Ordering::Relaxed) {
+            state.visits.push_back((Instant::now(), schema.clone()));
+            self.is_round_due.store(true, Ordering::Relaxed);
+        }
+        state.listed.entry(schema.clone()).or_insert(tenant);
+    }
+
+    // Visits and closings
+
+    /// Visits some files that were not seen since the start, and closes some that nobody uses, behind the caller.
+    pub(crate) fn keep_up(self: &Arc<Self>, now: Timestamp) {
+        if self.is_round_due.swap(false, Ordering::Relaxed) || self.lock().has_idle(self.options.tenant_idle)
+        {
+            let files = Arc::clone(self);
+            // Whoever closes the store waits for it.
+            drop(tokio::task::spawn_blocking(move || files.round(now)));
+        }
+    }
+
+    fn round(&self, now: Timestamp) {
+        let Ok(_round) = self.round.try_lock() else {
+            return self.is_round_due.store(true, Ordering::Relaxed);
+        };
+        let visits = self.lock().due_visits();
+        for schema in visits {
+            self.visit(&schema);
+        }
+        let idle = self.lock().idle(self.options.tenant_idle);
+        for schema in idle {
+            self.close_idle(&schema, now);
+        }
+        let has_visits = !self.lock().visits.is_empty();
+        self.is_round_due.fetch_or(has_visits, Ordering::Relaxed);
+    }
+
+    fn visit(&self, schema: &Schema) {
+        let Some(tenant) = self.lock().listed.get(schema).cloned() else { return };
+        let _gate = wait_for(&tenant.gate);
+        if tenant.is_seen.load(Ordering::Relaxed) || self.lock().open.contains_key(schema) {
+            return;
+        }
+        let visited = self.open_file(schema, &tenant).map_err(StoreError::from).and_then(|file| {
+            let owes = file.owes()?;
+            if owes { Ok(self.admit(&Arc::new(file))?) } else { Ok(()) }
+        });
+        if let Err(error) = visited {
+            tenant.is_seen.store(false, Ordering::Relaxed);
+            self.visit_again(schema, &error);
+        }
+    }
+
+    fn visit_again(&self, schema: &Schema, error: &StoreError) {
+        let mut state = self.lock();
+        if state.is_closed {
+            return;
+        }
+        let wait = if error.is_transient() { VISIT_AGAIN_SOON } else { VISIT_AGAIN_LATE };
+        state.visits.push_back((Instant::now() + wait, schema.clone()));
+        drop(state);
+        tracing::error!(
+            %schema,
+            error = error as &dyn std::error::Error,
+            "a tenant's file could not be opened, its work waits; trying again"
+        );
+    }
+
+    /// Closes a file unless somebody uses it or there is something to do in it.
+    fn close_idle(&self, schema: &Schema, now: Timestamp) {
+        let Some(tenant) = self.lock().listed.get(schema).cloned() else { return };
+        let _gate = wait_for(&tenant.gate);
+        let Some(file) = self.lock().open.get(schema).cloned() else { return };
+        let used_at = file.used_at();
+        let is_free = !file.is_leased(now) && !file.owes().unwrap_or(true);
+        let mut state = self.lock();
+        // One is here and one in the map. Whoever else has one uses it; others come by the map alone.
+        if is_free && file.used_at() == used_at && Arc::strong_count(&file) == 2 && file.is_quiet() {
+            state.open.remove(schema);
+            drop(state);
+            drop(file);
+        } else {
+            drop(state);
+            file.touch();
+        }
+    }
+
+    /// Closes every file; none is opened again.
+    pub(crate) async fn close(self: &Arc<Self>) {
+        for file in self.shut() {
+            file.close().await;
+        }
+        let files = Arc::clone(self);
+        let _ = tokio::task::spawn_blocking(move || files.wait_for_openings()).await;
+    }
+
+    /// The same for the last owner, who may block.
+    pub(crate) fn close_blocking(&self) {
+        drop(self.shut());
+        self.wait_for_openings();
+    }
+
+    fn shut(&self) -> Vec<Arc<TenantFile>> {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.visits.clear();
+        std::mem::take(&mut state.open).into_values().collect()
+    }
+
+    /// Until nobody is opening or closing a file: whatever is opened from now on is closed at once.
+    fn wait_for_openings(&self) {
+        drop(wait_for(&self.round));
+        let state = self.lock();
+        let tenants: Vec<_> = state.listed.values().chain(state.unlisted.values()).cloned().collect();
+        drop(state);
+        for tenant in tenants {
+            drop(wait_for(&tenant.gate));
+        }
+    }
+
+    fn options_of(&self, schema: &Schema) -> SqliteOptions {
+        SqliteOptions { path: self.path_of(schema), ..self.options.clone() }
+    }
+
+    fn path_of(&self, schema: &Schema) -> PathBuf {
+        self.directory.join(format!("{schema}.db"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        wait_for(&self.state)
+    }
+}
+
+impl State {
+    /// An open file, for somebody who uses it.
+    fn used(&self, schema: &Schema) -> Option<Arc<TenantFile>> {
+        let file = self.open.get(schema)?;
+        file.touch();
+        Some(Arc::clone(file))
+    }
+
+    /// Takes the visits of one round.
+    fn due_visits(&mut self) -> Vec<Schema> {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.visits).into_iter().partition(|(at, _)| *at <= now);
+        let mut due: VecDeque<(Instant, Schema)> = due;
+        let rest = due.split_off(due.len().min(VISITS_PER_ROUND_MAX));
+        self.visits = rest.into_iter().chain(later).collect();
+        due.into_iter().map(|(_, schema)| schema).collect()
+    }
+
+    fn has_idle(&self, after: Duration) -> bool {
+        self.open.values().any(|file| file.used_at().elapsed() >= after)
+    }
+
+    fn idle(&self, after: Duration) -> Vec<Schema> {
+        let idle = self.open.values().filter(|file| file.used_at().elapsed() >= after);
+        idle.take(CLOSINGS_PER_ROUND_MAX).map(|file| file.schema.clone()).collect()
+    }
+}
+
+fn wait_for<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// SQLite syncs what is in its files; that the file is in its directory, and that in its own, is ours to see to.
+#[cfg(unix)]
+fn sync_directories(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()?;
+    directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+#[cfg(not(unix))]
+fn sync_directories(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -27,6 +27,8 @@ pub const AGGREGATE_TYPE_CHARS_MAX: usize = 100;
 pub const AGGREGATE_VERSION_MAX: u32 = 999_999;
 /// Longest `event_name`, in characters.
 pub const EVENT_NAME_CHARS_MAX: usize = 255;
+/// The earliest `occurred_at`, 0001-01-01T00:00:00Z: every store's calendar reaches back to there.
+pub const OCCURRED_AT_MIN: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 /// How far ahead of our clock the time of a given id may be.
 pub const ID_AHEAD_MAX: SignedDuration = SignedDuration::from_mins(5);
 /// How old a given id may be: hot retention.
@@ -167,6 +169,9 @@ impl EventDraft {
             Rule::Conflict("must be absent where expected_version is given: the event gets the next version")
         });
         faults.require(expected.is_none() || self.aggregate_id.is_some(), "/aggregate_id", || Rule::Required);
+        faults.require(self.occurred_at.is_none_or(|at| at >= OCCURRED_AT_MIN), "/occurred_at", || {
+            Rule::Malformed { expected: "a time from the year 1 on" }
+        });
         let given_id = self.id.map(EventId::from_uuid);
         if let Some(id) = given_id {
             faults.require(id_is_timely(id, now), "/id", || Rule::Malformed {
@@ -427,6 +432,16 @@ mod tests {
         assert!(with(at(-ID_AGE_MAX)).is_empty());
         assert_eq!(with(at(-ID_AGE_MAX - SignedDuration::from_mins(1))).len(), 1);
         assert_eq!(with(Uuid::nil()).len(), 1);
+    }
+
+    #[test]
+    fn what_happened_before_every_calendar_is_refused() {
+        let at = |at| refusals(EventDraft { occurred_at: Some(at), ..EventDraft::new("a.b", "{}") });
+        assert!(at(OCCURRED_AT_MIN).is_empty() && at(Timestamp::MAX).is_empty());
+        assert_eq!(
+            at(OCCURRED_AT_MIN - SignedDuration::from_nanos(1)),
+            ["/occurred_at must be a time from the year 1 on"]
+        );
     }
 
     #[test]

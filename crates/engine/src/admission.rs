@@ -108,7 +108,7 @@ impl Admission {
 
     /// The place of one claimed delivery. It comes back however the delivery ends, also by a panic.
     pub(crate) const fn place(self: Arc<Self>, key: Key) -> Place {
-        Place { admission: self, key, bearing: Bearing::Badly, retry_at: None }
+        Place { admission: self, key, is_at_endpoint: true, retry_at: None }
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
@@ -118,10 +118,17 @@ impl Admission {
         now.or_else(|| state.later.first().map(|(at, _)| *at))
     }
 
-    fn finished(&self, key: &Key, bearing: Bearing, retry_at: Option<Timestamp>) {
+    fn answered(&self, key: &Key, bearing: Bearing) {
         let mut state = self.state();
         state.learn(key, bearing);
-        state.give_back(key, 1);
+        state.leave_endpoint(key, 1);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn finished(&self, key: &Key, retry_at: Option<Timestamp>) {
+        let mut state = self.state();
+        state.leave_node(1);
         if let Some(at) = retry_at {
             state.owe(key.clone(), at);
         }
@@ -135,12 +142,12 @@ impl Admission {
     }
 }
 
-/// A place that a claimed delivery holds.
+/// A place that a claimed delivery holds: one at its endpoint until that has answered, and one on the node until what
+/// it answered is recorded.
 pub(crate) struct Place {
     admission: Arc<Admission>,
     key: Key,
-    /// How the endpoint bore it; badly unless somebody says otherwise.
-    pub(crate) bearing: Bearing,
+    is_at_endpoint: bool,
     /// When the endpoint's next try of it is due.
     pub(crate) retry_at: Option<Timestamp>,
 }
@@ -150,11 +157,20 @@ impl Place {
     pub(crate) const fn schema(&self) -> &Schema {
         &self.key.0
     }
+
+    /// The attempt is over, and the endpoint bore it like this: another one may go there.
+    pub(crate) fn answered(&mut self, bearing: Bearing) {
+        self.is_at_endpoint = false;
+        self.admission.answered(&self.key, bearing);
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.admission.finished(&self.key, self.bearing, self.retry_at);
+        if self.is_at_endpoint {
+            self.answered(Bearing::Badly);
+        }
+        self.admission.finished(&self.key, self.retry_at);
     }
 }
 
@@ -231,8 +247,17 @@ impl State {
         flow.proven = proven;
     }
 
+    /// What was reserved and not claimed.
     fn give_back(&mut self, key: &Key, places: u32) {
+        self.leave_node(places);
+        self.leave_endpoint(key, places);
+    }
+
+    const fn leave_node(&mut self, places: u32) {
         self.in_flight -= places;
+    }
+
+    fn leave_endpoint(&mut self, key: &Key, places: u32) {
         self.ready.append(&mut self.blocked);
         let remembered = self.flows.len();
         let Some(flow) = self.flows.get_mut(key) else { return };
@@ -276,7 +301,26 @@ mod tests {
     }
 
     fn finish(admission: &Admission, n: u128, bearing: Bearing) {
-        admission.finished(&key(n), bearing, None);
+        admission.answered(&key(n), bearing);
+        admission.finished(&key(n), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded() {
+        let admission = Arc::new(Admission::default());
+        admission.owe(key(1), at(0));
+        assert_eq!(quotas(&admission, 0), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
+        let mut places: Vec<_> =
+            (0..ENDPOINT_IN_FLIGHT_MIN).map(|_| Arc::clone(&admission).place(key(1))).collect();
+        admission.owe(key(1), at(0));
+        assert!(quotas(&admission, 0).is_empty());
+        for place in &mut places {
+            place.answered(Bearing::Badly);
+        }
+        assert_eq!(quotas(&admission, 0), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
+        assert_eq!(admission.state().in_flight, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
+        drop(places);
+        assert_eq!(admission.state().in_flight, ENDPOINT_IN_FLIGHT_MIN);
     }
 
     #[test]

@@ -56,6 +56,14 @@ enum Claimed {
     Something,
 }
 
+/// Who says that there may be work.
+enum Woken {
+    /// Admission knows of it, or it is time.
+    AtHome,
+    /// Another node: what it is, only the store can say.
+    FromElsewhere,
+}
+
 impl Deliverer {
     /// Runs passes until `stop`, then lets what is in flight end until `abort`, and gives the rest back.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken, abort: CancellationToken) {
@@ -81,7 +89,9 @@ impl Deliverer {
                 }
             };
             let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-            let _ = stop.run_until_cancelled(self.wait()).await;
+            if let Some(Woken::FromElsewhere) = stop.run_until_cancelled(self.wait()).await {
+                swept_at = None;
+            }
             while in_flight.try_join_next().is_some() {}
         }
         while in_flight.join_next().await.is_some() {}
@@ -136,11 +146,15 @@ impl Deliverer {
     }
 
     /// Until something is due and there is room for it, a hint comes, or it is time to sweep.
-    async fn wait(&self) {
+    async fn wait(&self) -> Woken {
         let now = self.sources.now();
         let until_due = self.admission.next_claim_at(now).map(|at| at.duration_since(now));
         let until_due = until_due.map_or(SWEEP_INTERVAL, |wait| Duration::try_from(wait).unwrap_or_default());
-        let _ = tokio::time::timeout(until_due.min(SWEEP_INTERVAL), self.admission.changed()).await;
+        tokio::select! {
+            () = self.admission.changed() => Woken::AtHome,
+            () = self.store.wake_up_to_deliver() => Woken::FromElsewhere,
+            () = tokio::time::sleep(until_due.min(SWEEP_INTERVAL)) => Woken::AtHome,
+        }
     }
 
     /// One delivery: effect, decision, record.
@@ -159,7 +173,7 @@ impl Deliverer {
         };
         let DeliveryWork { progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
-        place.bearing = bearing(&attempt);
+        place.answered(bearing(&attempt));
         self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, abort).await;
     }

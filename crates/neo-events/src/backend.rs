@@ -59,6 +59,14 @@ impl Backend {
         }
     }
 
+    /// Refuses where a transaction on PostgreSQL could not be on the tenant's database.
+    pub(crate) fn postgres(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(_) => Err(StoreError::ForeignTransaction),
+        }
+    }
+
     /// Events may be waiting that were committed in a caller's own transaction.
     pub(crate) fn announce(&self) {
         match self {

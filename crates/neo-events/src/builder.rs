@@ -103,6 +103,17 @@ impl Builder {
         Self { passes, ..self }
     }
 
+    /// Whether starting brings a PostgreSQL database up to date; it does if not called. If not, one that is behind is
+    /// refused: somebody else migrates, with rights that this process then need not have. A file of SQLite has one
+    /// process, which always does it.
+    #[must_use]
+    pub fn migrates(mut self, migrates: bool) -> Self {
+        if let Database::Postgres(options) = &mut self.database {
+            options.migrates = migrates;
+        }
+        self
+    }
+
     /// Which targets are allowed; the profile's policy if not called.
     #[must_use]
     pub fn target_policy(self, policy: TargetPolicy) -> Self {
@@ -127,7 +138,7 @@ impl Builder {
         Self { sources, ..self }
     }
 
-    /// Opens the database, brings its schema up to date and starts delivering.
+    /// Opens the database, brings its schema up to date unless that is another's task, and starts delivering.
     pub async fn start(self) -> Result<NeoEvents, StartError> {
         let egress = self.egress()?;
         // The database first: its lock, if it is a file, also guards the key file beside it.

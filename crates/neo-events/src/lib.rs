@@ -10,7 +10,9 @@ mod error;
 mod event_types;
 mod events;
 mod keys;
+pub mod maintenance;
 mod publishing;
+mod publishing_postgres;
 mod subscriptions;
 mod transport;
 mod verification;
@@ -45,5 +47,7 @@ pub use neo_events_store::{
     ApiKeyQuery, Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest,
     StoreError, StoredEvent, SubscriptionQuery, TimeRange,
 };
+/// The driver whose transactions [`Tenant::publish_in_postgres`] takes.
+pub use neo_events_store_postgres::tokio_postgres;
 /// The driver whose transactions [`Tenant::publish_in`] takes.
 pub use neo_events_store_sqlite::rusqlite;

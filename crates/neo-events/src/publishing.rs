@@ -85,17 +85,19 @@ impl Tenant {
             self.shared.backend.sqlite()?.append_in(&self.schema, transaction, &events, now)?.into_iter();
         let fill = |answer| match answer {
             Answer::Refused(violations) => Err(violations.into()),
-            Answer::Appended(header) => told(header, appended.next().ok_or_else(lost_answer)?),
+            Answer::Appended(header) => {
+                told(header.id, &header.event_type, appended.next().ok_or_else(lost_answer)?)
+            }
         };
         Ok(answers.into_iter().map(fill).collect())
     }
 
-    /// Says that events were committed by [`Self::publish_in`]: they are dispatched at once.
+    /// Says that events were committed in a transaction of the caller's own: they are dispatched at once.
     pub fn announce(&self) {
         self.shared.backend.announce();
     }
 
-    fn validate(&self, draft: EventDraft) -> Result<NewEvent, Violations> {
+    pub(crate) fn validate(&self, draft: EventDraft) -> Result<NewEvent, Violations> {
         let context_id = self.written_context(draft.context_id);
         let draft = EventDraft { context_id: context_id.clone().unwrap_or(draft.context_id), ..draft };
         match (draft.validate(self.sources().now(), self.sources().bytes()), context_id) {
@@ -123,14 +125,11 @@ impl Tenant {
             let another = Rule::Conflict("names an aggregate of another context");
             return Err(Violations::one("/aggregate_id", another).into());
         }
-        told(header, appended)
+        told(header.id, &header.event_type, appended)
     }
 
     fn sort_out(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
-        if drafts.len() > BATCH_EVENTS_MAX {
-            let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
-            return Err(Violations::one("/events", rule).into());
-        }
+        too_many(&drafts)?;
         let mut events = Vec::with_capacity(drafts.len());
         let answer = |draft| match self.validate(draft) {
             Ok(event) => {
@@ -158,7 +157,16 @@ enum Answer {
     Refused(Violations),
 }
 
-fn told(header: Header, appended: Appended) -> Result<Published, Error> {
+/// Refuses more than one batch may have.
+pub(crate) fn too_many(drafts: &[EventDraft]) -> Result<(), Violations> {
+    if drafts.len() <= BATCH_EVENTS_MAX {
+        return Ok(());
+    }
+    let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
+    Err(Violations::one("/events", rule))
+}
+
+pub(crate) fn told(id: EventId, event_type: &EventType, appended: Appended) -> Result<Published, Error> {
     let (created_at, aggregate_version, duplicate) = match appended {
         Appended::Stored { created_at, aggregate_version } => (created_at, aggregate_version, false),
         Appended::Duplicate { created_at, aggregate_version } => (created_at, aggregate_version, true),
@@ -167,11 +175,10 @@ fn told(header: Header, appended: Appended) -> Result<Published, Error> {
         Appended::VersionsExhausted => return Err(Conflict::VersionsExhausted.into()),
         Appended::TypeDisabled => return Err(Error::type_disabled()),
     };
-    let Header { id, event_type, .. } = header;
-    Ok(Published { id, event_type, created_at, aggregate_version, duplicate })
+    Ok(Published { id, event_type: event_type.clone(), created_at, aggregate_version, duplicate })
 }
 
-fn lost_answer() -> Error {
+pub(crate) fn lost_answer() -> Error {
     Error::Store(neo_events_store::StoreError::Broken(
         "the store answered for fewer events than it was given".into(),
     ))

@@ -47,7 +47,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The API over one running neo-events.
 pub(crate) struct Api {
     router: Router,
-    gate: Gate,
+    /// None where there is nothing to guard.
+    gate: Option<Gate>,
     sources: Sources,
 }
 
@@ -76,8 +77,14 @@ pub fn route_table() -> Vec<Route> {
 impl Api {
     pub(crate) fn new(directory: Directory, admin_key: &str, sources: Sources) -> Self {
         let router = routes().into_router(directory.clone());
-        let gate = Gate { directory, admin_key: AdminKeyDigest::of(admin_key.as_bytes()) };
+        let gate = Some(Gate { directory, admin_key: AdminKeyDigest::of(admin_key.as_bytes()) });
         Self { router, gate, sources }
+    }
+
+    /// For a node without the role `api`: says whether it lives and serves, and nothing else.
+    pub(crate) fn probes_alone(directory: Directory, sources: Sources) -> Self {
+        let router = operations::probes().into_router(directory).fallback(async || Refusal::api_elsewhere());
+        Self { router, gate: None, sources }
     }
 
     /// Answers one request. Never fails: every failure is an answer.
@@ -101,10 +108,8 @@ impl Api {
     /// What every request under `/v1` has to bring. Leaves its caller and the tenant's handle with it.
     async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
         let is_public = !request.uri().path().starts_with("/v1/");
-        if is_public {
-            return Ok(());
-        }
-        let (caller, tenant) = self.gate.admit(request.headers()).await?;
+        let Some(gate) = self.gate.as_ref().filter(|_| !is_public) else { return Ok(()) };
+        let (caller, tenant) = gate.admit(request.headers()).await?;
         if request.method() == Method::POST && request.headers().contains_key(IDEMPOTENCY_KEY) {
             return Err(Refusal::idempotency_key());
         }

@@ -1,19 +1,21 @@
 //! The command line: what there is to say, and saying it to a server over HTTP.
 //!
-//! Every command but `serve`, `demo` and `bench` is a client of the public API and shows its answers in two forms:
-//! tables and records for people, and with `--json` the answer as it came, for programs. Module `failure` has the exit
-//! codes.
+//! Every command but `serve`, `demo`, `bench`, `migrate` and `doctor` is a client of the public API and shows its
+//! answers in two forms: tables and records for people, and with `--json` the answer as it came, for programs. Module
+//! `failure` has the exit codes.
 
 mod api_keys;
 mod arguments;
 mod bench;
 mod connections;
 pub(crate) mod deliveries;
+mod doctor;
 mod endpoints;
 mod event_types;
 mod events;
 pub(crate) mod failure;
 mod json_text;
+mod migrate;
 pub(crate) mod output;
 mod publish;
 mod receive;
@@ -104,6 +106,12 @@ enum Command {
     /// Look at the server's outgoing connections
     #[command(subcommand)]
     Connections(connections::ConnectionsCommand),
+    /// Bring a database up to date, or see how far it is
+    #[command(subcommand, after_help = migrate::EXAMPLES)]
+    Migrate(migrate::MigrateCommand),
+    /// Check a set-up: settings, database, limits, server
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Reads the command line, does what it says and answers with the process's exit code.
@@ -145,6 +153,8 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
         Command::Tenants(command) => tenants::run(&open(server, output)?, command).await,
         Command::ApiKeys(command) => api_keys::run(&open(server, output)?, command).await,
         Command::Connections(command) => connections::run(&open(server, output)?, command).await,
+        Command::Migrate(command) => migrate::run(command, &output, json).await,
+        Command::Doctor(args) => doctor::run(args, server, &output, json).await,
     }
 }
 

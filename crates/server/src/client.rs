@@ -120,13 +120,18 @@ pub(crate) struct Call {
 impl Call {
     /// A call of `/v1/<segments>`; segments are escaped.
     pub(crate) fn new<'a>(method: Method, segments: impl IntoIterator<Item = &'a str>) -> Self {
-        let segments = segments.into_iter().map(str::to_owned).collect();
+        let segments = std::iter::once("v1").chain(segments).map(str::to_owned).collect();
         Self { method, segments, query: Vec::new(), body: None, timeout: CALL_TIMEOUT }
     }
 
     /// GET `/v1/<segments>`.
     pub(crate) fn get<'a>(segments: impl IntoIterator<Item = &'a str>) -> Self {
         Self::new(Method::GET, segments)
+    }
+
+    /// GET `/readyz`, which has an answer soon or never.
+    pub(crate) fn readiness() -> Self {
+        Self { segments: vec!["readyz".to_owned()], timeout: CONNECT_TIMEOUT, ..Self::get([]) }
     }
 
     /// POST `/v1/<segments>`.
@@ -212,7 +217,7 @@ impl Client {
     fn request(&self, call: Call) -> Result<Request<Full<Bytes>>, CallError> {
         let mut url = self.url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push("v1").extend(&call.segments);
+            path.pop_if_empty().extend(&call.segments);
         }
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&call.query);

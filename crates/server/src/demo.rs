@@ -62,6 +62,7 @@ pub(crate) async fn run(args: DemoArgs, output: &Output) -> Result<(), Failure> 
         admin_key,
         master_keys: Vec::new(),
         ca_file: None,
+        migrates: true,
     };
     let (ready, is_ready) = oneshot::channel();
     let stop = CancellationToken::new();

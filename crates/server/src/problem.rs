@@ -138,6 +138,14 @@ impl Refusal {
         Self::new(&UNKNOWN_PATH, "the API has no such path")
     }
 
+    /// A node without the role `api`.
+    pub(crate) fn api_elsewhere() -> Self {
+        Self::new(
+            &UNKNOWN_PATH,
+            "this node does not serve the API, only /livez and /readyz; ask one that has the role `api`",
+        )
+    }
+
     pub(crate) fn method_not_allowed() -> Self {
         Self::new(&METHOD_NOT_ALLOWED, "the header `Allow` names the methods of this path")
     }

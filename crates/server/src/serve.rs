@@ -32,7 +32,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may not read its answer: one that never does must not hold its place for ever.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Open files wanted: connections on both sides, and the database.
-const OPEN_FILES_WANTED: u64 = 65_536;
+pub(crate) const OPEN_FILES_WANTED: u64 = 65_536;
 /// A request's line and headers, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
@@ -81,8 +81,12 @@ pub async fn serve(
             return Err(error);
         }
     };
-    let api = Arc::new(Api::new(neo.directory(), settings.admin_key.reveal(), Sources::system()));
-    let mut connections = Connections::new(api);
+    let api = if settings.roles.api {
+        Api::new(neo.directory(), settings.admin_key.reveal(), Sources::system())
+    } else {
+        Api::probes_alone(neo.directory(), Sources::system())
+    };
+    let mut connections = Connections::new(Arc::new(api));
     ready(listener.local_addr().unwrap_or(settings.listen));
 
     connections.accept_until(stop, &listener).await;
@@ -96,7 +100,8 @@ async fn start(settings: &ServeSettings) -> Result<NeoEvents, ServeError> {
     let builder = match &settings.database {
         Database::Sqlite(path) => NeoEvents::builder(path),
         Database::Postgres(url) => {
-            NeoEvents::postgres(url).key_file(settings.database.folder().join("master.key"))
+            let key_file = settings.database.folder().join("master.key");
+            NeoEvents::postgres(url).key_file(key_file).migrates(settings.migrates)
         }
     };
     let Roles { dispatch, deliver, .. } = settings.roles;

@@ -29,6 +29,7 @@ const DATABASE: Setting = Setting { flag: "--database", variable: "NEO_EVENTS_DA
 const PROFILE: Setting = Setting { flag: "--profile", variable: "NEO_EVENTS_PROFILE" };
 const ADMIN_KEY: Setting = Setting { flag: "--admin-key", variable: "NEO_EVENTS_ADMIN_KEY" };
 const ROLES: Setting = Setting { flag: "--roles", variable: "NEO_EVENTS_ROLES" };
+const MIGRATE: Setting = Setting { flag: "--no-migrate", variable: "NEO_EVENTS_MIGRATE" };
 const CA_FILE: Setting = Setting { flag: "--ca-file", variable: "NEO_EVENTS_CA_FILE" };
 const URL: Setting = Setting { flag: "--url", variable: "NEO_EVENTS_URL" };
 const KEY: Setting = Setting { flag: "--key", variable: "NEO_EVENTS_KEY" };
@@ -60,6 +61,9 @@ pub enum SettingsError {
         "a sqlite: database is used by one server, which needs every role; --roles divides the work of a postgres: database"
     )]
     RolesOnSqlite,
+    /// Only one process uses a SQLite database: nobody else would migrate it.
+    #[error("a sqlite: database is brought up to date by its server; {0} is for a postgres: database")]
+    MigrateOnSqlite(&'static str),
     /// Outside `development` no key is made up.
     #[error("outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY")]
     AdminKeyMissing,
@@ -80,6 +84,8 @@ pub struct ServeFlags {
     pub roles: Option<String>,
     /// `--ca-file PATH`
     pub ca_file: Option<String>,
+    /// `--no-migrate`
+    pub no_migrate: bool,
 }
 
 /// Everything that `serve` needs.
@@ -99,6 +105,8 @@ pub struct ServeSettings {
     pub master_keys: Vec<MasterKey>,
     /// Further TLS roots, in PEM.
     pub ca_file: Option<PathBuf>,
+    /// Whether the start brings the database up to date.
+    pub migrates: bool,
 }
 
 /// Which database.
@@ -261,9 +269,15 @@ fn resolve_in(flags: ServeFlags, environment: Lookup<'_>) -> Result<ServeSetting
     if matches!(database, Database::Sqlite(_)) && roles != Roles::ALL {
         return Err(SettingsError::RolesOnSqlite);
     }
+    let migrate = parse_migrates(flags.no_migrate, environment)?;
+    let migrates = migrate.value == "on";
+    if matches!(database, Database::Sqlite(_)) && !migrates {
+        return Err(SettingsError::MigrateOnSqlite(migrate.setting));
+    }
     let admin_key = match ADMIN_KEY.find(flags.admin_key, environment)? {
         Some(found) => AdminKey::given(found.value, found.setting)?,
-        None if profile == Profile::Development => AdminKey::generate(&Sources::system()),
+        // Where nobody can show one, none is missing.
+        None if profile == Profile::Development || !roles.api => AdminKey::generate(&Sources::system()),
         None => return Err(SettingsError::AdminKeyMissing),
     };
     Ok(ServeSettings {
@@ -274,7 +288,17 @@ fn resolve_in(flags: ServeFlags, environment: Lookup<'_>) -> Result<ServeSetting
         admin_key,
         master_keys: parse_master_keys(environment(MASTER_KEY)?.as_deref())?,
         ca_file: CA_FILE.find(flags.ca_file, environment)?.map(|found| found.value.into()),
+        migrates,
     })
+}
+
+fn parse_migrates(no_migrate: bool, environment: Lookup<'_>) -> Result<Found, SettingsError> {
+    let found = MIGRATE.find_or(no_migrate.then(|| "off".to_owned()), environment, "on")?;
+    let expected = "on or off";
+    match found.value.as_str() {
+        "on" | "off" => Ok(found),
+        _ => Err(SettingsError::Malformed { setting: found.setting, expected }),
+    }
 }
 
 fn parse_listen(found: &Found) -> Result<SocketAddr, SettingsError> {
@@ -305,6 +329,12 @@ fn parse_roles(found: &Found) -> Result<Roles, SettingsError> {
 /// The database that a command line or the environment names; the default one if neither does.
 pub fn resolve_database(flag: Option<String>) -> Result<Database, SettingsError> {
     parse_database(&DATABASE.find_or(flag, &variable, DATABASE_DEFAULT)?)
+}
+
+/// The profile that a command line or the environment names, and the master keys of the environment.
+pub fn resolve_keys(profile: Option<String>) -> Result<(Profile, Vec<MasterKey>), SettingsError> {
+    let profile = parse_profile(&PROFILE.find_or(profile, &variable, Profile::Development.as_str())?)?;
+    Ok((profile, parse_master_keys(variable(MASTER_KEY)?.as_deref())?))
 }
 
 /// `postgres://…`, `sqlite:PATH`, or as a URL: `sqlite:///absolute/path`.
@@ -451,6 +481,22 @@ mod tests {
         assert!(matches!(roles("api,", shared), Err(SettingsError::Malformed { .. })));
         assert_eq!(roles("deliver,dispatch,api", "sqlite:a.db"), Ok(Roles::ALL));
         assert_eq!(roles("api", "sqlite:a.db"), Err(SettingsError::RolesOnSqlite));
+    }
+
+    #[test]
+    fn a_shared_database_may_be_migrated_by_somebody_else() {
+        let migrates = |no_migrate: bool, value: &str, database: &str| {
+            let environment = [("NEO_EVENTS_MIGRATE", value), ("NEO_EVENTS_DATABASE_URL", database)];
+            let flags = ServeFlags { no_migrate, ..ServeFlags::default() };
+            resolved(flags, &environment).map(|settings| settings.migrates)
+        };
+        let shared = "postgres://localhost/x";
+        assert_eq!(migrates(false, "on", shared), Ok(true));
+        assert_eq!(migrates(false, "off", shared), Ok(false));
+        assert_eq!(migrates(true, "on", shared), Ok(false));
+        assert!(matches!(migrates(false, "never", shared), Err(SettingsError::Malformed { .. })));
+        let alone = migrates(false, "off", "sqlite:a.db");
+        assert_eq!(alone, Err(SettingsError::MigrateOnSqlite("NEO_EVENTS_MIGRATE")));
     }
 
     #[test]

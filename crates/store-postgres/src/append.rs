@@ -14,10 +14,11 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{Appended, NewDelivery, StoreError};
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 use crate::{
     batch::{Batcher, Job},
+    cache::EventCache,
     columns::int,
     conn::{Connection, Transaction},
     dispatches, events,
@@ -61,6 +62,7 @@ struct Append {
     tenant_no: i32,
     events: Vec<NewEvent>,
     now: Timestamp,
+    came_at: Instant,
     reply: oneshot::Sender<Result<Vec<Appended>, Failure>>,
 }
 
@@ -87,10 +89,15 @@ impl Append {
 }
 
 impl Appends {
-    pub(crate) fn start(connections: &Connections, background: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(
+        connections: &Connections,
+        cache: &Arc<EventCache>,
+        background: &mut JoinSet<()>,
+    ) -> Self {
         let clock = Arc::new(StorageClock::default());
-        let (connections, of_workers) = (connections.clone(), Arc::clone(&clock));
-        let run = move |batch| run(connections.clone(), Arc::clone(&of_workers), batch);
+        let (connections, cache) = (connections.clone(), Arc::clone(cache));
+        let writer = Writer { connections, clock: Arc::clone(&clock), cache };
+        let run = move |batch| writer.clone().run(batch);
         Self { batcher: Batcher::start(WORKERS, background, run), clock }
     }
 
@@ -102,7 +109,7 @@ impl Appends {
     ) -> Result<Vec<Appended>, StoreError> {
         let (reply, answer) = oneshot::channel();
         let Terms { schema, tenant_no, now } = terms;
-        let job = Append { schema: schema.clone(), tenant_no, events, now, reply };
+        let job = Append { schema: schema.clone(), tenant_no, events, now, came_at: Instant::now(), reply };
         self.batcher.leave(job).await.map_err(|_| Failure::Closed)?;
         Ok(answer.await.map_err(|_| Failure::Closed)??)
     }
@@ -129,73 +136,121 @@ impl Appends {
     }
 }
 
-/// Stores a batch: each tenant's plain events in one statement, guarded ones by themselves.
-async fn run(connections: Connections, clock: Arc<StorageClock>, batch: Vec<Append>) {
-    let (guarded, plain): (Vec<_>, Vec<_>) = batch.into_iter().partition(Append::is_guarded);
-    let mut groups: HashMap<i32, Vec<Append>> = HashMap::new();
-    for append in plain {
-        groups.entry(append.tenant_no).or_default().push(append);
+/// What a worker stores with.
+#[derive(Clone)]
+struct Writer {
+    connections: Connections,
+    clock: Arc<StorageClock>,
+    cache: Arc<EventCache>,
+}
+
+impl Writer {
+    /// Stores a batch: each tenant's plain events in one statement, guarded ones by themselves.
+    async fn run(self, batch: Vec<Append>) {
+        let (guarded, plain): (Vec<_>, Vec<_>) = batch.into_iter().partition(Append::is_guarded);
+        let mut groups: HashMap<i32, Vec<Append>> = HashMap::new();
+        for append in plain {
+            groups.entry(append.tenant_no).or_default().push(append);
+        }
+        for group in groups.into_values() {
+            self.store_together(group).await;
+        }
+        for append in guarded {
+            self.store_alone(append).await;
+        }
     }
-    for group in groups.into_values() {
-        store_together(&connections, &clock, group).await;
+
+    async fn store_together(&self, mut group: Vec<Append>) {
+        let now = group.iter().map(|append| append.now).max().unwrap_or(Timestamp::UNIX_EPOCH);
+        let stored = async {
+            let Some(first) = group.first() else { return Ok(Vec::new()) };
+            let events: Vec<&NewEvent> = group.iter().flat_map(|append| &append.events).collect();
+            let conn = self.connections.work_since(first.came_at).await?;
+            let terms = Terms { schema: &first.schema, tenant_no: first.tenant_no, now };
+            let created_at = self.clock.not_before_the_last(now);
+            Appender { conn: &conn, terms, created_at, owes: true }.together(&events).await
+        };
+        match stored.await {
+            Ok(stored) => {
+                let mut stored = stored.into_iter();
+                for append in group {
+                    let answers: Vec<_> = stored.by_ref().take(append.events.len()).collect();
+                    self.keep(&append, &answers, now);
+                    append.answer(Ok(answers));
+                }
+            }
+            // One publisher's events may be what the database cannot take: the others must not suffer for it.
+            Err(Failure::Sql(error)) if group.len() > 1 && error.as_db_error().is_some() => {
+                for append in group {
+                    self.store_alone(append).await;
+                }
+            }
+            Err(failure) => {
+                let last = group.pop();
+                for append in group {
+                    append.answer(Err(failure.again()));
+                }
+                if let Some(last) = last {
+                    last.answer(Err(failure));
+                }
+            }
+        }
     }
-    for append in guarded {
-        let stored = store_alone(&connections, &clock, &append).await;
+
+    async fn store_alone(&self, append: Append) {
+        let stored = self.in_a_transaction(&append).await;
+        if let Ok(answers) = &stored {
+            self.keep(&append, answers, append.now);
+        }
         append.answer(stored);
     }
-}
 
-async fn store_together(connections: &Connections, clock: &StorageClock, mut group: Vec<Append>) {
-    let stored = async {
-        let Some(first) = group.first() else { return Ok(Vec::new()) };
-        let (schema, tenant_no) = (&first.schema, first.tenant_no);
-        let now = group.iter().map(|append| append.now).max().unwrap_or(first.now);
-        let events: Vec<&NewEvent> = group.iter().flat_map(|append| &append.events).collect();
-        let conn = connections.work().await?;
-        let terms = Terms { schema, tenant_no, now };
-        let appender =
-            Appender { conn: &conn, terms, created_at: clock.not_before_the_last(now), owes: true };
-        appender.together(&events).await
-    };
-    match stored.await {
-        Ok(stored) => {
-            let mut stored = stored.into_iter();
-            for append in group {
-                let answers = stored.by_ref().take(append.events.len()).collect();
-                append.answer(Ok(answers));
-            }
+    async fn in_a_transaction(&self, append: &Append) -> Result<Vec<Appended>, Failure> {
+        let mut conn = self.connections.work_since(append.came_at).await?;
+        let terms = Terms { schema: &append.schema, tenant_no: append.tenant_no, now: append.now };
+        let created_at = self.clock.not_before_the_last(append.now);
+        let tx: Transaction<'_> = conn.begin().await?;
+        let appended =
+            Appender { conn: &tx, terms, created_at, owes: true }.one_by_one(&append.events).await?;
+        if appended.iter().any(|answer| matches!(answer, Appended::Stored { .. })) {
+            tx.commit().await?;
+        } else {
+            // What was refused leaves nothing behind, not even the row that it waited for.
+            tx.rollback().await?;
         }
-        // One publisher's events may be what the database cannot take: the others must not suffer for it.
-        Err(Failure::Sql(error)) if group.len() > 1 && error.as_db_error().is_some() => {
-            for append in group {
-                let stored = store_alone(connections, clock, &append).await;
-                append.answer(stored);
+        Ok(appended)
+    }
+
+    /// For whoever dispatches and delivers them: here, most likely, and soon.
+    fn keep(&self, append: &Append, answers: &[Appended], now: Timestamp) {
+        let stored = append.events.iter().zip(answers).filter_map(|(event, answer)| match answer {
+            Appended::Stored { created_at, aggregate_version } => {
+                Some(Arc::new(as_stored(event, (*created_at, *aggregate_version), now)))
             }
-        }
-        Err(failure) => {
-            let last = group.pop();
-            for append in group {
-                append.answer(Err(failure.again()));
-            }
-            if let Some(last) = last {
-                last.answer(Err(failure));
-            }
-        }
+            _ => None,
+        });
+        self.cache.keep(append.tenant_no, stored);
     }
 }
 
-async fn store_alone(
-    connections: &Connections,
-    clock: &StorageClock,
-    append: &Append,
-) -> Result<Vec<Appended>, Failure> {
-    let mut conn = connections.work().await?;
-    let terms = Terms { schema: &append.schema, tenant_no: append.tenant_no, now: append.now };
-    let created_at = clock.not_before_the_last(append.now);
-    let tx: Transaction<'_> = conn.begin().await?;
-    let appended = Appender { conn: &tx, terms, created_at, owes: true }.one_by_one(&append.events).await?;
-    tx.commit().await?;
-    Ok(appended)
+/// What the row says, without reading it.
+fn as_stored(event: &NewEvent, (created_at, version): (Timestamp, u32), now: Timestamp) -> DomainEvent {
+    DomainEvent {
+        id: event.id,
+        event_type: event.event_type.clone(),
+        event_name: event.event_name.clone(),
+        aggregate_id: event.aggregate_id_or_default(),
+        aggregate_type: event.aggregate_type_or_default().to_owned(),
+        aggregate_version: version,
+        correlation_id: event.correlation_id,
+        causation_id: event.causation_id,
+        triggered_by_user_id: event.triggered_by_user_id,
+        context_id: event.context_id,
+        occurred_at: event.occurred_at.unwrap_or_else(|| to_micros(now)),
+        created_at,
+        event_metadata: event.event_metadata.clone().unwrap_or_else(JsonObject::empty),
+        event_data: event.event_data.clone(),
+    }
 }
 
 /// Appends on one connection, in a transaction or not.
@@ -251,11 +306,8 @@ impl Appender<'_> {
     async fn guarded(&self, event: &NewEvent) -> Result<Appended, Failure> {
         let VersionRule::Expect(expected) = event.version else { return Err(Failure::Closed) };
         let schema = self.terms.schema;
-        if event.id_is_given {
-            let there = events::by_ids(self.conn, schema, &[event.id.uuid()]).await?;
-            if let Some(stored) = there.get(&event.id.uuid()) {
-                return Ok(not_stored(event, Some(stored)));
-            }
+        if let Some(answer) = self.repeated(event).await? {
+            return Ok(answer);
         }
         let (id, of) = (event.aggregate_id_or_default(), event.aggregate_type_or_default());
         self.conn.query_one(sql::STREAM_HEADS_LOCK, schema, &[&id, &of]).await?;
@@ -264,7 +316,8 @@ impl Appender<'_> {
             return Ok(Appended::VersionsExhausted);
         }
         if newest != expected {
-            return Ok(Appended::StaleVersion { newest });
+            // It may be what came while this one waited for its turn: the same publish, sent twice at once.
+            return Ok(self.repeated(event).await?.unwrap_or(Appended::StaleVersion { newest }));
         }
         let next = newest + 1;
         if self.insert(&[event], &[next]).await?.is_empty() {
@@ -273,6 +326,15 @@ impl Appender<'_> {
         }
         self.conn.execute(sql::STREAM_HEADS_ADVANCE, schema, &[&id, &of, &int(next)]).await?;
         Ok(Appended::Stored { created_at: self.created_at, aggregate_version: next })
+    }
+
+    /// What an event is told whose given id is there already.
+    async fn repeated(&self, event: &NewEvent) -> Result<Option<Appended>, Failure> {
+        if !event.id_is_given {
+            return Ok(None);
+        }
+        let there = events::by_ids(self.conn, self.terms.schema, &[event.id.uuid()]).await?;
+        Ok(there.get(&event.id.uuid()).map(|stored| not_stored(event, Some(stored))))
     }
 
     /// The ids that are there now and were not before.

@@ -2,16 +2,21 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use futures_util::{StreamExt, stream};
 use lru::LruCache;
 use neo_events_domain::tenant::Schema;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_postgres::{
-    Client, Config, NoTls, Row, Statement,
+    AsyncMessage, Client, Config, NoTls, Row, Statement,
     config::{Host, SslMode},
     types::ToSql,
 };
@@ -26,6 +31,9 @@ pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// A statement of a tenant.
 type Key = ((&'static str, bool), Schema);
+
+/// What is done with the payload of a notification.
+pub(crate) type Hear = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A value for `$1`, `$2`, …
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -50,8 +58,15 @@ impl Pool {
     }
 
     pub(crate) async fn get(&self) -> Result<Conn, Failure> {
+        self.get_since(Instant::now()).await
+    }
+
+    /// For somebody who has been waiting since then, for something else at first.
+    pub(crate) async fn get_since(&self, came_at: Instant) -> Result<Conn, Failure> {
+        let wait = Some(CONNECTION_WAIT.saturating_sub(came_at.elapsed()));
+        let timeouts = managed::Timeouts { wait, ..self.0.timeouts() };
         // Boxed: whoever waits for a connection need not carry the making of one.
-        Box::pin(self.0.get()).await.map_err(|error| match error {
+        Box::pin(self.0.timeout_get(&timeouts)).await.map_err(|error| match error {
             managed::PoolError::Backend(error) => error,
             managed::PoolError::Closed => Failure::Closed,
             managed::PoolError::Timeout(managed::TimeoutType::Wait) => Failure::NoConnectionFree,
@@ -93,24 +108,29 @@ pub(crate) struct Connection {
     /// A transaction was begun and not seen to end.
     is_dirty: bool,
     /// Moves the bytes; ends with the connection.
-    _driver: JoinSet<()>,
+    driver: JoinSet<()>,
 }
 
 impl Connection {
     pub(crate) async fn open(config: &Config, tls: &Tls) -> Result<Self, Failure> {
+        Self::hearing(config, tls, Arc::new(|_| {})).await
+    }
+
+    /// One that passes on the payloads of the notifications it listens for.
+    pub(crate) async fn hearing(config: &Config, tls: &Tls, hear: Hear) -> Result<Self, Failure> {
         let mut driver = JoinSet::new();
         // A socket of this machine has no host's name that a certificate could be for.
         let client = if config.get_ssl_mode() == SslMode::Disable || is_local(config) {
             let (client, connection) = config.connect(NoTls).await?;
-            driver.spawn(drive(connection));
+            driver.spawn(drive(connection, hear));
             client
         } else {
             let (client, connection) = config.connect(tls.connector()).await?;
-            driver.spawn(drive(connection));
+            driver.spawn(drive(connection, hear));
             client
         };
         let prepared = Mutex::new(LruCache::new(PREPARED_MAX));
-        Ok(Self { client, prepared, is_dirty: false, _driver: driver })
+        Ok(Self { client, prepared, is_dirty: false, driver })
     }
 
     /// Rows of a statement, for a tenant.
@@ -174,6 +194,11 @@ impl Connection {
         Ok(self.client.batch_execute(text).await?)
     }
 
+    /// Until the connection has ended.
+    pub(crate) async fn ended(&mut self) {
+        self.driver.join_next().await;
+    }
+
     /// The driver's own client.
     pub(crate) const fn client(&self) -> &Client {
         &self.client
@@ -196,9 +221,21 @@ fn is_local(config: &Config) -> bool {
     config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)))
 }
 
-async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to the database ended");
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, hear: Hear)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+    while let Some(message) = messages.next().await {
+        match message {
+            Ok(AsyncMessage::Notification(notification)) => hear(notification.payload()),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the database ended");
+                return;
+            }
+        }
     }
 }
 

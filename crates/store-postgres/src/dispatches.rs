@@ -2,7 +2,8 @@
 //!
 //! A claim that brings less than it may has seen everything that was committed. From then on only transactions that
 //! were running at that moment, and younger ones, can bring more: the [`Horizon`] remembers them, and the next claim
-//! looks at nothing else. Now and then one looks at everything again, which is what makes the horizon a mere shortcut.
+//! looks at nothing else. A claim that brings all it may has seen everything up to the last row of it, and the next one
+//! goes on from there. Now and then one looks at everything again, which is what makes the horizon a mere shortcut.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -45,14 +46,17 @@ pub(crate) struct ClaimTerms {
     pub(crate) limit: u32,
 }
 
+/// A row's key: the transaction that wrote it, and its number.
+type Place = (i64, i64);
+
 /// Up to where everything owed has been seen.
 #[derive(Default)]
 pub(crate) struct Horizon(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    /// Transactions before this one have been seen, except those that were running.
-    from: i64,
+    /// Everything up to here has been seen, except what was written by those that were running.
+    from: Place,
     running: Vec<i64>,
     /// When to look at everything again.
     full_scan_at: Option<Instant>,
@@ -80,10 +84,47 @@ impl Leases {
     }
 }
 
-/// What a claim has to look at.
+/// What a claim has to look at: what lies behind a place, and these transactions.
 struct View {
-    from: i64,
+    from: Place,
     running: Vec<i64>,
+}
+
+impl View {
+    const EVERYTHING: Self = Self { from: (0, 0), running: Vec::new() };
+
+    fn is_everything(&self) -> bool {
+        self.from == Self::EVERYTHING.from
+    }
+}
+
+/// Which transactions were over, as of a moment: all before one, but for those that were running.
+struct Snapshot {
+    end: i64,
+    running: Vec<i64>,
+}
+
+impl Snapshot {
+    fn read(row: &Row) -> Result<Self, Failure> {
+        let mut columns = Columns::of(row);
+        Ok(Self { end: columns.take()?, running: columns.take()? })
+    }
+
+    /// What is left to be looked at after everything there was.
+    fn after_all(self) -> View {
+        View { from: (self.end, 0), running: self.running }
+    }
+
+    /// What is left to be looked at after what a view had up to its last row; of its transactions, nothing was.
+    fn after_part(self, view: &View, last: Place) -> View {
+        // A transaction that began after the snapshot may have been faster than older ones.
+        let from = last.min((self.end, 0));
+        let mut running: Vec<i64> = self.running.into_iter().filter(|xid| *xid <= from.0).collect();
+        running.extend_from_slice(&view.running);
+        running.sort_unstable();
+        running.dedup();
+        View { from, running }
+    }
 }
 
 impl Horizon {
@@ -99,15 +140,16 @@ impl Horizon {
         {
             // Set for real once it is known how long it took.
             seen.full_scan_at = Some(Instant::now() + FULL_SCAN_INTERVAL);
-            return View { from: 0, running: Vec::new() };
+            return View::EVERYTHING;
         }
         View { from: seen.from, running: seen.running.clone() }
     }
 
-    fn has_seen(&self, view: &View, took: Duration, (from, running): (i64, Vec<i64>)) {
+    /// Notes what is left, after a claim that looked at a view.
+    fn has_seen(&self, view: &View, took: Duration, left: View) {
         let mut seen = self.seen();
-        (seen.from, seen.running) = (from, running);
-        if view.from == 0 && seen.full_scan_at.is_some() {
+        (seen.from, seen.running) = (left.from, left.running);
+        if view.is_everything() && seen.full_scan_at.is_some() {
             let pause = FULL_SCAN_INTERVAL.max(took * FULL_SCAN_SHARE);
             seen.full_scan_at = Some(Instant::now() + pause);
         }
@@ -145,6 +187,7 @@ struct Claimed {
     tenant_no: i32,
     event_id: Uuid,
     token: i64,
+    catalogue_version: CatalogueVersion,
 }
 
 impl Claimed {
@@ -156,6 +199,7 @@ impl Claimed {
             tenant_no: columns.take()?,
             event_id: columns.uuid()?,
             token: columns.take()?,
+            catalogue_version: CatalogueVersion(columns.take::<i64>()?.unsigned_abs()),
         })
     }
 }
@@ -193,26 +237,33 @@ async fn claim_rows(
     conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
     let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
     let ClaimTerms { now, until, .. } = terms;
-    let params: [Param<'_>; 5] = [&session, &view.from, &until, &now, &limit];
+    let (from_xid, from_no) = view.from;
+    let params: [Param<'_>; 6] = [&session, &from_xid, &until, &now, &limit, &from_no];
     let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
-    let (snapshot, mut rows) = futures_util::future::try_join(snapshot, younger).await?;
-    let mut is_all = rows.len() < terms.limit as usize;
-    if !view.running.is_empty() && is_all {
-        let limit = limit - i64::try_from(rows.len()).unwrap_or(0);
-        let older = conn
-            .query(sql::DISPATCHES_CLAIM_OF, &admin, &[&session, &view.running, &until, &now, &limit])
-            .await?;
-        rows.extend(older);
-        is_all = rows.len() < terms.limit as usize;
+    let (snapshot, rows) = futures_util::future::try_join(snapshot, younger).await?;
+    let snapshot = Snapshot::read(&snapshot)?;
+    let mut claimed: Vec<Claimed> = rows.iter().map(Claimed::read).collect::<Result<_, _>>()?;
+    if claimed.len() >= terms.limit as usize {
+        if let Some(last) = claimed.iter().map(|row| (row.xid, row.no)).max() {
+            let left = snapshot.after_part(&view, last);
+            horizon.has_seen(&view, began.elapsed(), left);
+        }
+        return Ok(claimed);
     }
-    if is_all {
-        let mut columns = Columns::of(&snapshot);
-        horizon.has_seen(&view, began.elapsed(), (columns.take()?, columns.take()?));
-    } else if view.from == 0 {
-        // Not everything was seen: the next claim goes on looking at everything.
-        horizon.forget();
+    if !view.running.is_empty() {
+        let limit = limit - i64::try_from(claimed.len()).unwrap_or(0);
+        let params: [Param<'_>; 5] = [&session, &view.running, &until, &now, &limit];
+        let older = conn.query(sql::DISPATCHES_CLAIM_OF, &admin, &params).await?;
+        for row in &older {
+            claimed.push(Claimed::read(row)?);
+        }
+        if claimed.len() >= terms.limit as usize {
+            // They may have more: the next claim looks at the same.
+            return Ok(claimed);
+        }
     }
-    rows.iter().map(Claimed::read).collect()
+    horizon.has_seen(&view, began.elapsed(), snapshot.after_all());
+    Ok(claimed)
 }
 
 /// Adds the events, and what the matchers must know.
@@ -223,19 +274,21 @@ async fn load(
     until: Timestamp,
 ) -> Result<Vec<DispatchClaim>, Failure> {
     let nos: Vec<i32> = by_tenant.keys().copied().collect();
-    let tenants = conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&nos]).await?;
-    let mut versions = HashMap::new();
-    for row in &tenants {
-        let mut columns = Columns::of(row);
-        let (no, schema): (i32, Schema) = (columns.take()?, columns.parsed()?);
-        store.inner.tenants.learn(schema.clone(), no);
-        versions.insert(no, (schema, CatalogueVersion(columns.take::<i64>()?.unsigned_abs())));
-    }
+    store.learn_tenants(conn, &nos).await?;
     let mut claims = Vec::with_capacity(by_tenant.len());
     for (no, rows) in by_tenant {
-        let Some((schema, catalogue_version)) = versions.remove(&no) else { continue };
+        let Some(schema) = store.inner.tenants.schema(no) else { continue };
+        let catalogue_version = rows.iter().map(|row| row.catalogue_version).max().unwrap_or_default();
         let ids: Vec<Uuid> = rows.iter().map(|row| row.event_id).collect();
-        let events = events::by_ids(conn, &schema, &ids).await?;
+        let events = match events::in_hand(store, conn, (&schema, no), &ids).await {
+            Ok(events) => events,
+            // Others have nothing to do with it. What was claimed of it waits for the end of its leases.
+            Err(failure) if is_its_own(&failure) => {
+                tracing::error!(%schema, %failure, "the events of this tenant cannot be read");
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         let lease = |row: &Claimed| {
             let event = Arc::clone(events.get(&row.event_id)?);
             let work = OwedEvent { schema: schema.clone(), event };
@@ -245,6 +298,14 @@ async fn load(
         claims.push(DispatchClaim { schema: schema.clone(), catalogue_version, owed });
     }
     Ok(claims)
+}
+
+/// Whether a failure says something about a tenant's data, and nothing about the database.
+fn is_its_own(failure: &Failure) -> bool {
+    match failure {
+        Failure::Stored(_) => true,
+        failure => failure.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "XX")),
+    }
 }
 
 /// Settles dispatches whose leases still hold. Answers how many deliveries were written.
@@ -352,4 +413,23 @@ pub(crate) async fn write_directed(
     ];
     conn.query_one(sql::DELIVERIES_INSERT, terms.schema, &params).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_looked_at_again() {
+        let view = View { from: (50, 3), running: vec![40, 45] };
+        let snapshot = || Snapshot { end: 100, running: vec![45, 60, 80] };
+        let left = snapshot().after_all();
+        assert_eq!((left.from, left.running), ((100, 0), vec![45, 60, 80]), "all of the view was seen");
+        let left = snapshot().after_part(&view, (70, 2));
+        assert_eq!((left.from, left.running), ((70, 2), vec![40, 45, 60]), "80 lies behind the place");
+        let left = snapshot().after_part(&view, (60, 2));
+        assert_eq!((left.from, left.running), ((60, 2), vec![40, 45, 60]), "60 had committed only just");
+        let left = snapshot().after_part(&View::EVERYTHING, (120, 9));
+        assert_eq!((left.from, left.running), ((100, 0), vec![45, 60, 80]), "99 may come before 120");
+    }
 }

@@ -16,6 +16,7 @@ use tokio_postgres::Row;
 
 use crate::{
     append::Terms,
+    cache::Found,
     columns::{Columns, int},
     conn::{Connection, Param},
     failure::Failure,
@@ -131,6 +132,22 @@ pub(crate) async fn by_ids(
         Ok((event.id.uuid(), Arc::new(event)))
     };
     rows.iter().map(read).collect()
+}
+
+/// The same for the passes, from memory as far as they are there.
+pub(crate) async fn in_hand(
+    store: &PostgresStore,
+    conn: &Connection,
+    (schema, tenant_no): (&Schema, i32),
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Arc<DomainEvent>>, Failure> {
+    let Found { mut events, missing } = store.inner.cache.find(tenant_no, ids);
+    if !missing.is_empty() {
+        let read = by_ids(conn, schema, &missing).await?;
+        store.inner.cache.keep(tenant_no, read.values().cloned());
+        events.extend(read);
+    }
+    Ok(events)
 }
 
 /// An aggregate's newest version, 0 if it has none.

@@ -19,10 +19,12 @@ pub(crate) enum Failure {
     NoConnectionFree,
     #[error("no connection to the database: {0}")]
     Pool(String),
+    #[error("schema {0} is not up to date, and this node does not migrate: run neo-events migrate up")]
+    Outdated(Schema),
+    #[error("the database says no word")]
+    NoWord,
     #[error("the store is closed")]
     Closed,
-    #[error("this node's session was ended by another node, because it had not been heard of")]
-    SessionLost,
     #[error("the batch that it was part of failed: {0}")]
     Batch(String),
 }
@@ -48,9 +50,9 @@ impl Failure {
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::Schema(schema) => Self::Schema(schema.clone()),
+            Self::Outdated(schema) => Self::Outdated(schema.clone()),
             Self::Cursor => Self::Cursor,
             Self::Closed => Self::Closed,
-            Self::SessionLost => Self::SessionLost,
             Self::NoConnectionFree => Self::NoConnectionFree,
             other => Self::Batch(other.to_string()),
         }
@@ -66,22 +68,30 @@ fn is_passing(code: &SqlState) -> bool {
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
 }
 
+/// What the server's refusal is called outside.
+pub(crate) fn of_server(code: &SqlState, cause: Cause) -> StoreError {
+    match code {
+        code if *code == SqlState::DISK_FULL => StoreError::Full(cause),
+        code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::ReadOnly(cause),
+        code if is_passing(code) => StoreError::Unavailable(cause),
+        _ => StoreError::Broken(cause),
+    }
+}
+
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match &failure {
             Failure::Cursor => Self::BadCursor,
             Failure::Schema(schema) => Self::UnknownSchema(schema.clone()),
             Failure::Closed
+            | Failure::Outdated(_)
             | Failure::NoConnectionFree
+            | Failure::NoWord
             | Failure::Pool(_)
-            | Failure::SessionLost
             | Failure::Batch(_) => Self::Unavailable(failure.into()),
             Failure::Stored(_) => Self::Broken(failure.into()),
-            Failure::Sql(error) => match error.code() {
-                Some(code) if *code == SqlState::DISK_FULL => Self::Full(failure.into()),
-                Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(failure.into()),
-                Some(code) if is_passing(code) => Self::Unavailable(failure.into()),
-                Some(_) => Self::Broken(failure.into()),
+            Failure::Sql(error) => match error.code().cloned() {
+                Some(code) => of_server(&code, failure.into()),
                 // A value that does not fit its column is ours to mend; everything else is the connection.
                 None if error.to_string().contains("serializing") => Self::Broken(failure.into()),
                 None => Self::Unavailable(failure.into()),

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use neo_events_domain::tenant::Schema;
+use neo_events_store::{MigrationStatus, MigrationStep};
 use tokio_postgres::error::SqlState;
 
 use crate::{
@@ -80,62 +81,62 @@ const BEGINNING: &str = "
         primary key (scope, level)
     )";
 
-/// What has been applied, and what is to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MigrationStatus {
-    /// `database`, or a tenant's schema.
-    pub scope: String,
-    /// Migrations applied.
-    pub applied: i32,
-    /// Migrations that this program knows.
-    pub known: i32,
-}
-
-impl MigrationStatus {
-    /// Whether some are still to be applied.
-    pub const fn is_behind(&self) -> bool {
-        self.applied < self.known
-    }
-}
-
-/// How far every scope is; empty if the database has never been migrated.
+/// How far every scope is: what the database has once, the platform, then every other tenant by name.
 pub(crate) async fn status(conn: &Connection) -> Result<Vec<MigrationStatus>, OpenError> {
-    let levels = match levels(conn).await {
-        Err(failure) if failure.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Vec::new()),
+    let mut levels = match levels(conn).await {
+        // Never migrated.
+        Err(failure) if failure.code() == Some(&SqlState::UNDEFINED_TABLE) => HashMap::new(),
         levels => levels?,
     };
-    let known = |scope: &str| level_of(series(scope));
-    let mut status: Vec<_> = levels
-        .into_iter()
-        .map(|(scope, applied)| MigrationStatus { known: known(&scope), scope, applied })
-        .collect();
-    status.sort_by(|one, other| one.scope.cmp(&other.scope));
-    Ok(status)
+    let always = [DATABASE_SCOPE.to_owned(), Schema::admin().to_string()];
+    let mut found: Vec<_> = always.map(|scope| (levels.remove(&scope).unwrap_or(0), scope)).into();
+    let mut tenants: Vec<_> = levels.into_iter().map(|(scope, applied)| (applied, scope)).collect();
+    tenants.sort_by(|(_, one), (_, other)| one.cmp(other));
+    found.extend(tenants);
+    let status =
+        |(applied, scope): (i32, String)| MigrationStatus { applied, known: level_of(series(&scope)), scope };
+    Ok(found.into_iter().map(status).collect())
+}
+
+/// Refuses a database that this program would have to migrate before it could work with it.
+pub(crate) async fn require_up_to_date(conn: &Connection) -> Result<(), OpenError> {
+    if status(conn).await?.iter().any(MigrationStatus::is_behind) {
+        return Err(OpenError::NotMigrated);
+    }
+    refuse_newer(conn).await
 }
 
 /// Applies everything that is missing, in every scope. Calls `progress` with each scope that it brought up to date.
-pub(crate) async fn up(conn: &mut Connection, mut progress: impl FnMut(&str)) -> Result<(), OpenError> {
+pub(crate) async fn up(
+    conn: &mut Connection,
+    mut progress: impl FnMut(MigrationStep<'_>),
+) -> Result<(), OpenError> {
     begin(conn).await?;
     refuse_newer(conn).await?;
     let before = levels(conn).await?;
     let admin = Schema::admin();
     let is_behind = |scope: &str| before.get(scope).copied().unwrap_or(0) < level_of(series(scope));
-    if is_behind(DATABASE_SCOPE) || is_behind(admin.as_str()) {
+    let is_base_behind = is_behind(DATABASE_SCOPE) || is_behind(admin.as_str());
+    if is_base_behind {
         let tx = locked(conn).await?;
         apply(&tx, DATABASE_SCOPE, &admin).await?;
         apply(&tx, admin.as_str(), &admin).await?;
         tx.execute(sql::TENANTS_INSERT_ADMIN, &admin, &[]).await?;
         tx.commit().await?;
-        progress(DATABASE_SCOPE);
     }
-    let rows = conn.query(sql::TENANTS_SCHEMAS, &admin, &[]).await?;
-    for row in rows {
+    let mut behind = Vec::new();
+    for row in conn.query(sql::TENANTS_SCHEMAS, &admin, &[]).await? {
         let name: String = row.try_get(0).map_err(Failure::from)?;
-        let Ok(schema) = name.parse::<Schema>() else { continue };
-        if is_behind(&name) {
-            tenant_up(conn, &schema).await?;
-            progress(&name);
-        }
+        behind.extend(name.parse::<Schema>().ok().filter(|schema| *schema != admin && is_behind(&name)));
+    }
+    let base = usize::from(is_base_behind);
+    let total = base + behind.len();
+    if is_base_behind {
+        progress(MigrationStep { scope: DATABASE_SCOPE, done: base, total });
+    }
+    for (before, schema) in behind.iter().enumerate() {
+        tenant_up(conn, schema).await?;
+        progress(MigrationStep { scope: schema.as_str(), done: base + before + 1, total });
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use neo_events_store::{MigrationStatus, MigrationStep};
 use tokio_postgres::{Config, error::SqlState};
 use url::form_urlencoded;
 
 use crate::{
-    conn::Connection,
+    conn::{CONNECTION_WAIT, Connection},
     failure::Failure,
-    migrate::{self, MigrationStatus},
+    migrate::{self},
     tls::{Tls, TlsChoice},
 };
 
@@ -30,10 +31,13 @@ pub struct PostgresOptions {
     pub read_timeout: Duration,
     /// How this node is called where people look: in the list of sessions.
     pub node_name: String,
+    /// Whether opening brings the database up to date. If not, one that is behind is refused: somebody else migrates,
+    /// with rights that a node then need not have.
+    pub migrates: bool,
 }
 
 impl PostgresOptions {
-    /// 8 connections for work, 6 for reading, 5 s for a read.
+    /// 8 connections for work, 6 for reading, 5 s for a read; migrates.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -41,7 +45,13 @@ impl PostgresOptions {
             read_connections: 6,
             read_timeout: Duration::from_secs(5),
             node_name: format!("neo-events:{}", std::process::id()),
+            migrates: true,
         }
+    }
+
+    /// Most connections that the node will have: these, the one by which it is heard, and the one by which it hears.
+    pub const fn connections_max(&self) -> usize {
+        self.work_connections + self.read_connections + 2
     }
 }
 
@@ -167,10 +177,19 @@ impl Address {
         let mut config = self.config.clone();
         config.options(format!(
             "{given} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c timezone=UTC \
-             -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog",
+             -c default_transaction_isolation=read\\ committed -c search_path=pg_catalog -c jit=off",
             statement_timeout.as_millis(),
             idle_timeout.as_millis(),
         ));
+        config
+    }
+
+    /// The same, for the statements of the passes: each reaches a few rows through keys, also where the planner was told
+    /// that a table is empty and would rather read it whole; it is full by the time the plan is used.
+    pub(crate) fn by_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
+        let mut config = self.config(statement_timeout, idle_timeout);
+        let options = config.get_options().unwrap_or_default().to_owned();
+        config.options(format!("{options} -c enable_seqscan=off -c enable_mergejoin=off"));
         config
     }
 
@@ -185,35 +204,12 @@ impl Address {
 
     /// A connection for migrating and checking: it may take its time.
     pub(crate) async fn connect(&self) -> Result<Connection, OpenError> {
-        Ok(Connection::open(&self.config(Duration::ZERO, Duration::ZERO), &self.tls).await?)
+        let config = self.config(Duration::ZERO, Duration::ZERO);
+        // The driver's own limit ends with the TCP connection: a server that hangs takes that and says no word.
+        let opened = tokio::time::timeout(CONNECTION_WAIT, Connection::open(&config, &self.tls)).await;
+        let no_word = |_| OpenError::Unreachable(format!("no word within {} s", CONNECTION_WAIT.as_secs()));
+        Ok(opened.map_err(no_word)??)
     }
-}
-
-/// What `doctor` wants to know of a server.
-#[derive(Debug, Clone)]
-pub struct ServerFacts {
-    /// As it calls itself.
-    pub version: String,
-    /// Whether this connection is encrypted.
-    pub is_encrypted: bool,
-    /// `max_connections`.
-    pub connections_max: i32,
-    /// Connections in use now.
-    pub connections_used: i64,
-    /// `fsync`: if off, a power cut loses what was acknowledged.
-    pub fsync: bool,
-    /// `synchronous_commit`: if off, a crash loses what was acknowledged.
-    pub synchronous_commit: String,
-    /// The age of the oldest transaction that is still open, in seconds: it keeps dead rows from being removed.
-    pub oldest_transaction_seconds: f64,
-    /// The database's clock against this machine's, in seconds.
-    pub clock_ahead_seconds: f64,
-    /// Nodes at work: name and seconds since the last beat.
-    pub nodes: Vec<(String, f64)>,
-    /// Dispatches owed and deliveries queued, of all tenants, as the planner estimates them.
-    pub backlog_estimate: (i64, i64),
-    /// How far the migrations are.
-    pub migrations: Vec<MigrationStatus>,
 }
 
 /// Whether the server is fit to hold neo-events' data.
@@ -238,13 +234,13 @@ pub(crate) async fn check(conn: &Connection) -> Result<(), OpenError> {
 }
 
 /// Applies every migration that is missing, telling `progress` of each scope done.
-pub async fn migrate(url: &str, progress: impl FnMut(&str) + Send) -> Result<(), OpenError> {
+pub async fn migrate(url: &str, progress: impl FnMut(MigrationStep<'_>) + Send) -> Result<(), OpenError> {
     let mut conn = Address::parse(url)?.connect().await?;
     check(&conn).await?;
     migrate::up(&mut conn, progress).await
 }
 
-/// How far the migrations are; empty if there are none yet.
+/// How far the migrations are. Changes nothing.
 pub async fn migration_status(url: &str) -> Result<Vec<MigrationStatus>, OpenError> {
     let conn = Address::parse(url)?.connect().await?;
     check(&conn).await?;

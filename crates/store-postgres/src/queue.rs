@@ -35,7 +35,11 @@ use crate::{
 #[async_trait]
 impl WorkQueue for PostgresStore {
     async fn wake_up(&self) {
-        self.inner.appended.notified().await;
+        self.inner.hints.dispatches.wait().await;
+    }
+
+    async fn wake_up_to_deliver(&self) {
+        self.inner.hints.deliveries.wait().await;
     }
 
     async fn claim_dispatches(
@@ -53,6 +57,9 @@ impl WorkQueue for PostgresStore {
         now: Timestamp,
     ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
         let settled = dispatches::settle(self, &dispatched, now).await;
+        if settled.as_ref().is_ok_and(|deliveries| *deliveries > 0) {
+            self.inner.hints.deliveries.announce_elsewhere();
+        }
         settled.map_err(|failure| Unsettled { work: dispatched, error: failure.into() })
     }
 
@@ -187,7 +194,7 @@ async fn claim_deliveries(
     let mut claims: Vec<Option<EndpointClaim>> = known.iter().map(|_| None).collect();
     for (schema, places) in by_schema {
         let loaded =
-            Loaded::of(&conn, schema, places.iter().map(|place| (ids[*place], &seen[*place]))).await?;
+            Loaded::of(store, &conn, schema, places.iter().map(|place| (ids[*place], &seen[*place]))).await?;
         for place in places {
             claims[place] = loaded.claim(schema, ids[place], &seen[place], until);
             if claims[place].is_none() && !seen[place].granted.is_empty() {
@@ -233,6 +240,7 @@ struct Loaded {
 
 impl Loaded {
     async fn of<'a>(
+        store: &PostgresStore,
         conn: &Connection,
         schema: &Schema,
         seen: impl Iterator<Item = (Uuid, &'a Seen)>,
@@ -245,10 +253,11 @@ impl Loaded {
         }
         event_ids.sort_unstable();
         event_ids.dedup();
+        let tenant_no = store.tenant_no(schema).await?;
         // On one connection, sent together: it takes as long as one.
         let (endpoints, events, tasks) = futures_util::future::try_join3(
             endpoints::by_ids(conn, schema, &endpoint_ids),
-            events::by_ids(conn, schema, &event_ids),
+            events::in_hand(store, conn, (schema, tenant_no), &event_ids),
             tasks(conn, schema, &delivery_ids),
         )
         .await?;

@@ -12,7 +12,7 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{Settled, Settlement, Unsettled};
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_postgres::Row;
 
 use crate::{
@@ -28,6 +28,8 @@ use crate::{
 
 /// Batches that may be on their way at once.
 const WORKERS: usize = 2;
+/// How often a settlement is looked for whose delivery is being moved by hand.
+const TRIES_MAX: usize = 5;
 
 /// Where ended attempts are left to be recorded.
 pub(crate) struct Settlements(Batcher<Ended>);
@@ -36,6 +38,7 @@ pub(crate) struct Settlements(Batcher<Ended>);
 struct Ended {
     tenant_no: i32,
     settlement: Settlement,
+    came_at: Instant,
     reply: oneshot::Sender<Result<Settled, Unsettled<Settlement>>>,
 }
 
@@ -57,7 +60,7 @@ impl Settlements {
         settlement: Settlement,
     ) -> Result<Settled, Unsettled<Settlement>> {
         let (reply, answer) = oneshot::channel();
-        let left = self.0.leave(Ended { tenant_no, settlement, reply }).await;
+        let left = self.0.leave(Ended { tenant_no, settlement, came_at: Instant::now(), reply }).await;
         if let Err(refused) = left {
             return Err(Unsettled { work: refused.settlement, error: Failure::Closed.into() });
         }
@@ -81,7 +84,7 @@ async fn run(connections: Connections, batch: Vec<Ended>) {
 
 async fn settle_group(connections: &Connections, group: Vec<Ended>) {
     let settlements: Vec<&Settlement> = group.iter().map(|ended| &ended.settlement).collect();
-    let settled = record(connections, group[0].tenant_no, &settlements).await;
+    let settled = record(connections, &group[0], &settlements).await;
     match settled {
         Ok(settled) => {
             for (ended, settled) in group.into_iter().zip(settled) {
@@ -92,7 +95,7 @@ async fn settle_group(connections: &Connections, group: Vec<Ended>) {
         // One of them may be what the database cannot take: the others must not suffer for it.
         Err(Failure::Sql(error)) if group.len() > 1 && error.as_db_error().is_some() => {
             for ended in group {
-                let alone = record(connections, ended.tenant_no, &[&ended.settlement]).await;
+                let alone = record(connections, &ended, &[&ended.settlement]).await;
                 answer(ended, alone.map(|mut settled| settled.remove(0)));
             }
         }
@@ -106,43 +109,53 @@ fn answer(ended: Ended, settled: Result<Settled, Failure>) {
     let _ = reply.send(settled);
 }
 
-/// Records settlements of one tenant. Answers for each in order.
+/// Records settlements of one tenant, for the first of them and others. Answers for each in order.
 async fn record(
     connections: &Connections,
-    tenant_no: i32,
+    first: &Ended,
     settlements: &[&Settlement],
 ) -> Result<Vec<Settled>, Failure> {
-    let mut conn = connections.work().await?;
-    let schema = &settlements[0].lease.work().schema;
-    let is_gone = |settlement: &&&Settlement| settlement.verdict == Verdict::Gone;
-    let gone: Vec<&Settlement> = settlements.iter().filter(is_gone).copied().collect();
-    let mut states = if gone.is_empty() {
-        write(&conn, schema, tenant_no, settlements).await?
-    } else {
-        let tx = conn.begin().await?;
-        let states = write(&tx, schema, tenant_no, settlements).await?;
-        for settlement in gone {
-            if states.contains_key(&settlement.lease.work().delivery_id.uuid()) {
-                disable_endpoint(&tx, schema, settlement).await?;
-            }
+    let mut conn = connections.work_since(first.came_at).await?;
+    let (schema, tenant_no) = (&first.settlement.lease.work().schema, first.tenant_no);
+    let mut states = HashMap::new();
+    // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
+    for _ in 0..TRIES_MAX {
+        let is_open =
+            |settlement: &&&Settlement| !states.contains_key(&settlement.lease.work().delivery_id.uuid());
+        let open: Vec<&Settlement> = settlements.iter().filter(is_open).copied().collect();
+        if open.is_empty() {
+            break;
         }
-        tx.commit().await?;
-        states
-    };
-    let lost: Vec<&Settlement> = settlements
-        .iter()
-        .filter(|settlement| !states.contains_key(&settlement.lease.work().delivery_id.uuid()))
-        .copied()
-        .collect();
-    if !lost.is_empty() && lost.iter().all(|settlement| settlement.verdict != Verdict::Gone) {
-        // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
-        states.extend(write(&conn, schema, tenant_no, &lost).await?);
+        states.extend(write_with_consequences(&mut conn, schema, tenant_no, &open).await?);
     }
     let settled = |settlement: &&Settlement| {
         let state = states.remove(&settlement.lease.work().delivery_id.uuid());
         state.map_or(Settled::LeaseLost, Settled::Recorded)
     };
     Ok(settlements.iter().map(settled).collect())
+}
+
+/// Also disables the endpoints whose receivers asked for no more.
+async fn write_with_consequences(
+    conn: &mut Connection,
+    schema: &Schema,
+    tenant_no: i32,
+    settlements: &[&Settlement],
+) -> Result<HashMap<Uuid, DeliveryState>, Failure> {
+    let is_gone = |settlement: &&&Settlement| settlement.verdict == Verdict::Gone;
+    let gone: Vec<&Settlement> = settlements.iter().filter(is_gone).copied().collect();
+    if gone.is_empty() {
+        return write(conn, schema, tenant_no, settlements).await;
+    }
+    let tx = conn.begin().await?;
+    let states = write(&tx, schema, tenant_no, settlements).await?;
+    for settlement in gone {
+        if states.contains_key(&settlement.lease.work().delivery_id.uuid()) {
+            disable_endpoint(&tx, schema, settlement).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(states)
 }
 
 async fn disable_endpoint(

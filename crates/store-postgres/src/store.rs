@@ -10,13 +10,15 @@ use std::{
 use async_trait::async_trait;
 use neo_events_domain::tenant::Schema;
 use neo_events_store::{Health, StoreError};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     append::Appends,
+    cache::EventCache,
     conn::{Conn, Pool},
     dispatches::Horizon,
     failure::Failure,
+    hints::Hints,
     migrate,
     open::{Address, OpenError, PostgresOptions, check},
     sessions::Session,
@@ -27,6 +29,8 @@ use crate::{
 
 /// How long a statement of a pass may take: one that takes longer is repeated, by whoever is able to.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a database that serves may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a transaction of ours may stand still: a node that hangs in the middle of one must not hold its locks.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -42,9 +46,12 @@ pub(crate) struct Inner {
     pub(crate) tenants: TenantList,
     pub(crate) appends: Appends,
     pub(crate) settlements: Settlements,
+    pub(crate) cache: Arc<EventCache>,
     pub(crate) horizon: Horizon,
     pub(crate) tend_times: TendTimes,
-    pub(crate) appended: Notify,
+    pub(crate) hints: Arc<Hints>,
+    /// Whether a tenant that is behind is brought up to date.
+    migrates: bool,
     /// What runs beside the calls; ends with the store.
     background: Mutex<JoinSet<()>>,
 }
@@ -60,6 +67,11 @@ impl Connections {
     /// For publishing, claiming and settling.
     pub(crate) async fn work(&self) -> Result<Conn, Failure> {
         self.work.get().await
+    }
+
+    /// The same, for somebody who has been waiting since then: of what waits for company, nothing waits longer.
+    pub(crate) async fn work_since(&self, came_at: Instant) -> Result<Conn, Failure> {
+        self.work.get_since(came_at).await
     }
 
     /// For lists and look-ups by users: statements end after their time.
@@ -99,15 +111,19 @@ impl TenantList {
 }
 
 impl PostgresStore {
-    /// Connects, brings the database up to date and begins this node's session.
+    /// Connects, brings the database up to date if that is its task, and begins this node's session.
     pub async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
         let address = Address::parse(&options.url)?;
         let mut conn = address.connect().await?;
         check(&conn).await?;
-        migrate::up(&mut conn, |scope| tracing::info!(scope, "migrated")).await?;
+        if options.migrates {
+            migrate::up(&mut conn, |step| tracing::info!(scope = step.scope, "migrated")).await?;
+        } else {
+            migrate::require_up_to_date(&conn).await?;
+        }
         let session = Arc::new(Session::begin(&conn, options.node_name).await?);
         let work = Pool::new(
-            address.config(WORK_TIMEOUT, IDLE_TIMEOUT),
+            address.by_keys(WORK_TIMEOUT, IDLE_TIMEOUT),
             address.tls.clone(),
             options.work_connections.max(2),
         )?;
@@ -118,16 +134,21 @@ impl PostgresStore {
         )?;
         let connections = Connections { work, reads };
         let mut background = JoinSet::new();
-        background.spawn(Arc::clone(&session).keep_alive(address));
+        let hints = Arc::new(Hints::new());
+        background.spawn(Arc::clone(&session).keep_alive(address.clone()));
+        background.spawn(Arc::clone(&hints).run(connections.clone(), address));
+        let cache = Arc::new(EventCache::default());
         let inner = Inner {
-            appends: Appends::start(&connections, &mut background),
+            appends: Appends::start(&connections, &cache, &mut background),
+            cache,
             settlements: Settlements::start(&connections, &mut background),
             connections,
             session,
             tenants: TenantList::default(),
             horizon: Horizon::default(),
             tend_times: TendTimes::default(),
-            appended: Notify::new(),
+            hints,
+            migrates: options.migrates,
             background: Mutex::new(background),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -152,7 +173,7 @@ impl PostgresStore {
 
     /// Tells the dispatcher that events may be waiting.
     pub fn announce(&self) {
-        self.inner.appended.notify_one();
+        self.inner.hints.dispatches.announce();
     }
 
     /// A tenant's number; [`Failure::Schema`] if there is no such tenant.
@@ -165,6 +186,9 @@ impl PostgresStore {
         let Some(row) = row else { return Err(Failure::Schema(schema.clone())) };
         // It may have been made by a node of an earlier version, after this one had migrated all it found.
         if migrate::is_behind(&conn, schema).await? {
+            if !self.inner.migrates {
+                return Err(Failure::Outdated(schema.clone()));
+            }
             migrate::tenant_up(&mut conn, schema).await?;
         }
         let no = row.try_get(0)?;
@@ -189,8 +213,12 @@ impl PostgresStore {
 impl Health for PostgresStore {
     /// Reads, and makes sure that a write would be taken: that this is a primary.
     async fn ping(&self) -> Result<(), StoreError> {
-        let conn = self.inner.connections.work().await?;
-        conn.query_one(sql::SESSIONS_PING, &Schema::admin(), &[]).await?;
+        let ping = async {
+            let conn = self.inner.connections.work().await?;
+            conn.query_one(sql::SESSIONS_PING, &Schema::admin(), &[]).await
+        };
+        // Of a server that hangs nothing would be heard.
+        tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| Failure::NoWord)??;
         Ok(())
     }
 }

@@ -3,7 +3,10 @@
 //! by the others.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,8 @@ const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct TendTimes {
     put_off: Mutex<Option<Instant>>,
+    /// This node's session when it last tended.
+    session_no: AtomicI64,
 }
 
 impl TendTimes {
@@ -56,7 +61,10 @@ impl TendTimes {
 /// One step of each. Answers whether more is left that need not wait for an attempt in flight.
 pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, Failure> {
     let mut conn = store.inner.connections.work().await?;
-    if store.inner.session.bury_others(&mut conn).await? {
+    // A claim in the name of a session that is gone sees nothing and takes it for everything.
+    let session_no = store.inner.session.no();
+    let is_new = store.inner.tend_times.session_no.swap(session_no, Ordering::Relaxed) != session_no;
+    if store.inner.session.bury_others(&mut conn).await? || is_new {
         store.inner.horizon.forget();
     }
     let mut more = finish_requests(store, &conn, now).await?;

@@ -21,7 +21,7 @@ pub(crate) enum Failure {
     Open(#[from] OpenError),
     #[error("there is no schema {0}")]
     Schema(Schema),
-    #[error("the transaction is on another database file")]
+    #[error("the transaction is not on the tenant's database")]
     ForeignTransaction,
     #[error("the file is of an earlier version and about to be brought up to date")]
     Outdated,

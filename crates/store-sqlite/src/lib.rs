@@ -12,6 +12,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod failure;
+mod inspect;
 mod leases;
 mod open;
 mod page;
@@ -27,6 +28,7 @@ mod tenants;
 mod turn;
 mod writer;
 
+pub use inspect::{FileFacts, inspect, migrate, migration_status};
 pub use open::{OpenError, SqliteOptions};
 /// The driver, for programs that publish inside transactions of their own.
 pub use rusqlite;

@@ -21,7 +21,7 @@ const MIGRATIONS: [&str; 5] = [
 ];
 
 /// How long a transaction of another connection is waited for: the embedding program's own.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages of the write-ahead log after which its content is moved into the file: 16 MiB.
 const CHECKPOINT_PAGES: u32 = 4000;
 /// What is left of the write-ahead log's file after that, in bytes.
@@ -236,7 +236,7 @@ fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
 }
 
 /// Whether the file is ours, before anything is written to it.
-fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+pub(crate) fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     let sql_error = |source| OpenError::of_sql(path, source);
     let number = |pragma: &str| conn.query_row(pragma, [], |row| row.get::<_, i32>(0)).map_err(sql_error);
     let tables = number("select count(*) from sqlite_schema")?;
@@ -245,7 +245,7 @@ fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     if !is_empty && application != APPLICATION_ID {
         return Err(OpenError::OtherApplication { path: path.into() });
     }
-    let known = schema_version(MIGRATIONS.len());
+    let known = known_version();
     if version > known {
         return Err(OpenError::NewerSchema { path: path.into(), found: version, known });
     }
@@ -255,7 +255,12 @@ fn judge(conn: &Connection, path: &Path) -> Result<(), OpenError> {
 /// Whether a connection's file has the tables that this program knows.
 pub(crate) fn is_current(conn: &Connection) -> rusqlite::Result<bool> {
     let version: i32 = conn.query_row("pragma user_version", [], |row| row.get(0))?;
-    Ok(version == schema_version(MIGRATIONS.len()))
+    Ok(version == known_version())
+}
+
+/// Migrations that this program knows.
+pub(crate) fn known_version() -> i32 {
+    schema_version(MIGRATIONS.len())
 }
 
 fn schema_version(migrations: usize) -> i32 {
@@ -314,11 +319,11 @@ fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
         tx.execute_batch(migration)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", schema_version(MIGRATIONS.len()))?;
+    tx.pragma_update(None, "user_version", known_version())?;
     tx.commit()
 }
 
-fn io_error(path: &Path, source: io::Error) -> OpenError {
+pub(crate) fn io_error(path: &Path, source: io::Error) -> OpenError {
     match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             OpenError::ReadOnly { path: path.into() }

@@ -76,8 +76,6 @@ struct Tenant {
 
 impl TenantFiles {
     pub(crate) fn new(admin: &Path, options: SqliteOptions, listed: Vec<Schema>) -> Self {
-        let mut directory = admin.as_os_str().to_owned();
-        directory.push(".d");
         let now = Instant::now();
         let state = State {
             visits: listed.iter().map(|schema| (now, schema.clone())).collect(),
@@ -87,7 +85,7 @@ impl TenantFiles {
         let cache_kib = options.cache_kib / CACHE_SHARE;
         Self {
             options: SqliteOptions { cache_kib, readers: 1, ..options },
-            directory: directory.into(),
+            directory: directory_of(admin),
             state: Mutex::new(state),
             round: Mutex::default(),
             is_round_due: AtomicBool::new(true),
@@ -361,6 +359,13 @@ impl State {
         let idle = self.open.values().filter(|file| file.used_at().elapsed() >= after);
         idle.take(CLOSINGS_PER_ROUND_MAX).map(|file| file.schema.clone()).collect()
     }
+}
+
+/// Where the files of an admin file's tenants are.
+pub(crate) fn directory_of(admin: &Path) -> PathBuf {
+    let mut directory = admin.as_os_str().to_owned();
+    directory.push(".d");
+    directory.into()
 }
 
 fn wait_for<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -337,7 +337,7 @@ async fn a_caller_with_another_file_is_told() {
     std::fs::copy(&path, &copy).unwrap();
     let error = refused(Connection::open(&copy).unwrap());
     assert!(matches!(error, StoreError::ForeignTransaction) && !error.is_transient());
-    assert_eq!(error.to_string(), "the transaction is on another database file");
+    assert_eq!(error.to_string(), "the transaction is not on the tenant's database");
 
     let mut conn = callers(&path.parent().unwrap().join("../it/admin.db"));
     let tx = conn.transaction().unwrap();

@@ -11,8 +11,8 @@ pub enum StoreError {
     /// A cursor that this store did not make.
     #[error("the cursor is not one of this list")]
     BadCursor,
-    /// The caller's own transaction is not on the tenant's file.
-    #[error("the transaction is on another database file")]
+    /// The caller's own transaction is not on the tenant's database: on another, or of another kind.
+    #[error("the transaction is not on the tenant's database")]
     ForeignTransaction,
     /// The database cannot serve now: locked, restarting, unreachable, shutting down. Trying again may help.
     #[error("the database is not available")]

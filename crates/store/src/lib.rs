@@ -7,6 +7,7 @@ mod deliveries;
 mod error;
 mod events;
 mod lease;
+mod migrations;
 mod page;
 mod queue;
 mod tenants;
@@ -19,6 +20,7 @@ pub use deliveries::{Changed, DeliveryLog, DeliveryQuery, Usage};
 pub use error::{Cause, StoreError};
 pub use events::{Appended, EventLog, EventQuery, StoredEvent};
 pub use lease::Lease;
+pub use migrations::{MigrationStatus, MigrationStep};
 pub use page::{Cursor, Page, PageRequest, TimeRange};
 pub use queue::{
     DELIVERY_LEASE, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,

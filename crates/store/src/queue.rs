@@ -151,6 +151,12 @@ pub trait WorkQueue {
     /// Resolves when there may be new events to dispatch. A hint: it may be late, spurious or never come.
     async fn wake_up(&self);
 
+    /// Resolves when another process may have written deliveries. A hint, as above; where there is no other process, it
+    /// never comes.
+    async fn wake_up_to_deliver(&self) {
+        std::future::pending::<()>().await;
+    }
+
     /// Claims up to `limit` owed dispatches until `lease_until`, each schema's oldest first, in one claim per
     /// schema. No schema's backlog keeps another waiting for more than a few calls; one whose data cannot be read is
     /// left out.

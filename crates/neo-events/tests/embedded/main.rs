@@ -11,4 +11,5 @@ mod publishing;
 mod receiver;
 mod stopping;
 mod targets;
+mod transactions;
 mod world;

@@ -12,12 +12,17 @@ use super::{
 };
 use crate::wire::{ConnectionStats, Connectivity, ConnectivityIn, Readiness};
 
+/// What every node answers, whatever its roles.
+pub(super) fn probes() -> Routes {
+    Routes::new().get("/livez", Needs::Nothing, live).get("/readyz", Needs::Nothing, ready)
+}
+
 pub(super) fn routes() -> Routes {
-    Routes::new()
-        .get("/livez", Needs::Nothing, live)
-        .get("/readyz", Needs::Nothing, ready)
-        .post("/v1/connectivity-test", Needs::Scope(Scope::EndpointsWrite), test_connectivity)
-        .get("/v1/connections/stats", Needs::AdminKey, connection_stats)
+    probes().post("/v1/connectivity-test", Needs::Scope(Scope::EndpointsWrite), test_connectivity).get(
+        "/v1/connections/stats",
+        Needs::AdminKey,
+        connection_stats,
+    )
 }
 
 async fn live(_: NoQuery) -> Answer {

@@ -9,6 +9,8 @@
 
 use std::{error::Error, fmt::Write as _, io};
 
+use neo_events::StartError;
+
 use crate::{
     cli::output::{Style, printable},
     client::{CallError, OptionsError},
@@ -50,6 +52,9 @@ pub(crate) enum Failure {
     /// Standard output.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] StartError),
     /// The server did not start or did not end well.
     #[error("{message}")]
     Serve {

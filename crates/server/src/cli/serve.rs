@@ -34,7 +34,8 @@ Any number of servers may share a postgres: database: they find each other's wor
 goes on elsewhere within five seconds. Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
 
 Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE, NEO_EVENTS_ROLES, NEO_EVENTS_ADMIN_KEY,
-NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, RUST_LOG (info).";
+NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, NEO_EVENTS_MIGRATE
+(off: as --no-migrate), RUST_LOG (info).";
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
@@ -54,6 +55,10 @@ pub(crate) struct ServeArgs {
     /// Admin key, at least 16 characters [default in development: generated]
     #[arg(long, value_name = "KEY")]
     admin_key: Option<String>,
+    /// Refuse to start where the database is not up to date, instead of migrating it; for a postgres: database that
+    /// `neo-events migrate up` is run on
+    #[arg(long)]
+    no_migrate: bool,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
@@ -78,6 +83,7 @@ pub(crate) async fn run(args: ServeArgs, ca_file: Option<String>, output: &Outpu
         roles: args.roles,
         admin_key: args.admin_key,
         ca_file,
+        no_migrate: args.no_migrate,
     };
     let settings = settings::resolve(flags)?;
     start_log(log_format)?;
@@ -147,6 +153,8 @@ struct Notice {
 }
 
 enum KeyNotice {
+    /// This node has no API to show one to, and is not the one that other commands should find.
+    Unneeded,
     /// Somebody gave it and knows it.
     Given,
     /// Made up, in this start or an earlier one.
@@ -158,6 +166,9 @@ impl Notice {
     fn prepare(settings: ServeSettings) -> Result<(ServeSettings, Self), Failure> {
         let database = settings.database.shown();
         let profile = settings.profile.as_str();
+        if !settings.roles.api {
+            return Ok((settings, Self { profile, database, key: KeyNotice::Unneeded }));
+        }
         let AdminKey::Generated(made) = &settings.admin_key else {
             return Ok((settings, Self { profile, database, key: KeyNotice::Given }));
         };
@@ -182,6 +193,7 @@ impl Notice {
         line("profile", self.profile)?;
         line("database", &self.database)?;
         match &self.key {
+            KeyNotice::Unneeded => line("API", "not here: only /livez and /readyz are answered")?,
             KeyNotice::Given => line("admin key", "as given")?,
             KeyNotice::Generated { key, file, is_new: true } => {
                 line("admin key", &style.bold(key))?;

@@ -94,6 +94,12 @@ impl Session {
         Ok(Self { client, output, is_json })
     }
 
+    /// Whether somebody said where a server is, or one left word in the folder.
+    pub(crate) fn is_server_known(server: &ServerArgs) -> Result<bool, Failure> {
+        let given = settings::resolve_client(server.url.clone(), None)?;
+        Ok(given.url.is_some() || Credentials::read(&server.credentials)?.is_some())
+    }
+
     /// Makes a call. For programs its answer is written as it came; for people it is returned, to be shown.
     pub(crate) async fn answer<T: DeserializeOwned>(&self, call: Call) -> Result<Option<T>, Failure> {
         let answer = self.client.call(call).await?;

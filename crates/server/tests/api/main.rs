@@ -1,6 +1,9 @@
 //! The HTTP API of the real server, over real sockets on loopback: what it answers, and what it refuses with which
 //! words.
 
+#[path = "sqlite.rs"]
+mod database;
+
 mod access;
 mod batches;
 mod cursors;

@@ -7,7 +7,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Call, PATIENCE, Reply, Server, settings};
+use crate::{
+    database::TestDatabase,
+    support::{Call, PATIENCE, Reply, Server, settings},
+};
 
 #[tokio::test]
 async fn a_stop_closes_idle_connections_and_answers_what_has_begun() {
@@ -50,23 +53,24 @@ async fn a_stop_closes_idle_connections_and_answers_what_has_begun() {
 #[tokio::test]
 async fn what_stands_in_the_way_of_starting_is_named() {
     let server = Server::start().await;
-    let folder = tempfile::tempdir().unwrap();
+    let database = TestDatabase::create().await;
     let refused =
         async |settings| serve(settings, |_| panic!("it must not start"), async {}).await.unwrap_err();
 
-    let mut taken = settings(folder.path());
+    let mut taken = settings(database.database());
     taken.listen = server.address;
     assert!(matches!(refused(taken).await, ServeError::Listen { .. }));
 
-    let mut no_ca = settings(folder.path());
-    no_ca.ca_file = Some(folder.path().join("absent.pem"));
+    let mut no_ca = settings(database.database());
+    no_ca.ca_file = Some("/proc/nowhere/absent.pem".into());
     assert!(matches!(refused(no_ca).await, ServeError::CaFile { .. }));
 
-    let mut no_database = settings(folder.path());
+    let mut no_database = settings(database.database());
     no_database.database = Database::Sqlite("/proc/nowhere/admin.db".into());
     assert!(matches!(refused(no_database).await, ServeError::Start(_)));
 
-    let mut no_key = settings(folder.path());
+    let mut no_key = settings(database.database());
     no_key.profile = neo_events::Profile::Production;
+    no_key.master_keys.clear();
     assert!(refused(no_key).await.to_string().contains("NEO_EVENTS_MASTER_KEY"));
 }

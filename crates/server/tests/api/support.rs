@@ -1,17 +1,18 @@
 //! A server in the test's own process, a client that sends any bytes, and a receiver that answers as it is told.
 
-use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, time::Duration};
 
-use neo_events::{Profile, Shutdown};
+use neo_events::{MasterKey, Profile, Shutdown, Sources};
 use neo_events_server::serve::{AdminKey, Database, Roles, ServeError, ServeSettings, serve};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinSet,
 };
+
+use crate::database::TestDatabase;
 
 /// No test waits longer than this for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,32 +22,33 @@ pub(crate) const NOBODY: &str = "01930000-0000-7000-8000-000000000000";
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A running server on a folder of its own.
+/// A running server on a database of its own.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     tasks: JoinSet<Result<Shutdown, ServeError>>,
     stop: Option<oneshot::Sender<()>>,
-    _folder: TempDir,
+    _database: TestDatabase,
 }
 
-pub(crate) fn settings(folder: &Path) -> ServeSettings {
+pub(crate) fn settings(database: Database) -> ServeSettings {
     ServeSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        database: Database::Sqlite(folder.join("admin.db")),
+        database,
         profile: Profile::Development,
         roles: Roles::ALL,
         admin_key: AdminKey::Given(KEY.to_owned()),
-        master_keys: Vec::new(),
+        master_keys: vec![MasterKey::generate(&Sources::system())],
         ca_file: None,
+        migrates: true,
     }
 }
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = TestDatabase::create().await;
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, address) = oneshot::channel();
-        let settings = settings(folder.path());
+        let settings = settings(database.database());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let announce = |address| ready.send(address).expect("the test waits");
@@ -56,7 +58,7 @@ impl Server {
             address = address => address.expect("the server announces itself"),
             ended = tasks.join_next() => panic!("the server ended: {ended:?}"),
         };
-        Self { address, tasks, stop: Some(stop), _folder: folder }
+        Self { address, tasks, stop: Some(stop), _database: database }
     }
 
     /// Tells it to stop, without waiting.

@@ -2,52 +2,85 @@
 
 #![expect(dead_code, reason = "each test program uses its own part of this")]
 
+pub(crate) mod load;
+pub(crate) mod receiver;
+
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper::Request;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, task::JoinSet};
+
+pub(crate) use self::receiver::Receiver;
 
 pub(crate) const ADMIN_KEY: &str = "neo_admin_for_tests_only";
+/// What all nodes on one database seal secrets with.
+const MASTER_KEY: &str = "bWFzdGVyIGtleSBvZiB0ZXN0cyBvbmx5LCAzMiBieXQ=";
+/// How long a start, and an end, may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server on a data folder; killed when dropped.
+/// A server; killed when dropped.
 pub(crate) struct ServerProcess {
     child: Child,
     pub(crate) address: SocketAddr,
+    log: PathBuf,
 }
 
 impl ServerProcess {
-    /// Starts the program and waits until it is ready.
+    /// Starts the program on a file in this folder, and waits until it is ready.
     pub(crate) async fn start(folder: &Path) -> Self {
+        Self::start_on(folder, &format!("sqlite:{}", database(folder).display()), &[]).await
+    }
+
+    /// The same on any database, with further arguments.
+    pub(crate) async fn start_on(folder: &Path, database: &str, arguments: &[&str]) -> Self {
+        let mut server = Self::launch(folder, database, arguments);
+        server.wait_until_ready().await;
+        server
+    }
+
+    /// Starts the program, which may not succeed.
+    pub(crate) fn launch(folder: &Path, database: &str, arguments: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let log = std::fs::File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
+        let log = folder.join(format!("server-{port}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_neo-events"))
             .arg("serve")
-            .args(["--listen", &address.to_string(), "--admin-key", ADMIN_KEY])
-            .arg("--database")
-            .arg(format!("sqlite:{}", database(folder).display()))
+            .args(["--listen", &address.to_string(), "--admin-key", ADMIN_KEY, "--database", database])
+            .args(arguments)
+            .current_dir(folder)
             .env("RUST_LOG", "warn")
+            .env("NEO_EVENTS_MASTER_KEY", MASTER_KEY)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let mut server = Self { child, address };
-        server.wait_until_ready(folder).await;
-        server
+        Self { child, address, log }
+    }
+
+    /// What it said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits for its end; how it ended, and what it said.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, self.log());
+            }
+            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -61,10 +94,24 @@ impl ServerProcess {
     }
 
     /// SIGTERM, and how it ended.
-    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        self.signal("-TERM");
         self.child.wait().unwrap()
+    }
+
+    /// SIGSTOP: it hangs, and its connections stay.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Resident memory now, in MiB.
@@ -74,19 +121,18 @@ impl ServerProcess {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 
-    async fn wait_until_ready(&mut self, folder: &Path) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+    async fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(mut client) = Client::connect(self.address).await
                 && client.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
             {
                 return;
             }
-            let said = || std::fs::read_to_string(folder.join("server.log")).unwrap_or_default();
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server ended with {status}: {}", said());
+                panic!("the server ended with {status}: {}", self.log());
             }
-            assert!(Instant::now() < deadline, "the server is not ready: {}", said());
+            assert!(Instant::now() < deadline, "the server is not ready: {}", self.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -107,6 +153,7 @@ pub(crate) fn database(folder: &Path) -> PathBuf {
 pub(crate) struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     host: String,
+    tenant: Option<String>,
     _connection: JoinSet<()>,
 }
 
@@ -119,7 +166,12 @@ impl Client {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(async move { drop(connection.await) });
-        Ok(Self { sender, host: address.to_string(), _connection: driver })
+        Ok(Self { sender, host: address.to_string(), tenant: None, _connection: driver })
+    }
+
+    /// From now on acts in another tenant than the platform's own.
+    pub(crate) fn acting_in(self, tenant: &str) -> Self {
+        Self { tenant: Some(tenant.to_owned()), ..self }
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Result<(u16, serde_json::Value), Broken> {
@@ -134,6 +186,18 @@ impl Client {
         self.call("POST", path, body.into()).await
     }
 
+    pub(crate) async fn patch(
+        &mut self,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<(u16, serde_json::Value), Broken> {
+        self.call("PATCH", path, body.into()).await
+    }
+
+    pub(crate) async fn delete(&mut self, path: &str) -> Result<(u16, serde_json::Value), Broken> {
+        self.call("DELETE", path, Bytes::new()).await
+    }
+
     async fn call(
         &mut self,
         method: &str,
@@ -141,14 +205,16 @@ impl Client {
         body: Bytes,
     ) -> Result<(u16, serde_json::Value), Broken> {
         self.sender.ready().await?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", &self.host)
             .header("authorization", format!("Bearer {ADMIN_KEY}"))
-            .header("content-type", "application/json")
-            .body(Full::new(body))?;
-        let response = self.sender.send_request(request).await?;
+            .header("content-type", "application/json");
+        if let Some(tenant) = &self.tenant {
+            request = request.header("x-neo-tenant-id", tenant);
+        }
+        let response = self.sender.send_request(request.body(Full::new(body))?).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
         let json = if body.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&body)? };
@@ -165,66 +231,5 @@ impl Client {
         let (status, created) = self.post("/v1/subscriptions", subscription.to_string()).await.unwrap();
         assert_eq!(status, 201, "{created}");
         id
-    }
-}
-
-/// Every arrival at a receiver, by `webhook-id`.
-#[derive(Default)]
-pub(crate) struct Arrivals(Mutex<HashMap<String, Vec<Instant>>>);
-
-impl Arrivals {
-    fn add(&self, id: String, at: Instant) {
-        self.0.lock().unwrap().entry(id).or_default().push(at);
-    }
-
-    pub(crate) fn events(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-
-    pub(crate) fn all(&self) -> HashMap<String, Vec<Instant>> {
-        self.0.lock().unwrap().clone()
-    }
-}
-
-/// Answers everything with 204 and notes when the first bytes came.
-pub(crate) struct Receiver {
-    pub(crate) url: String,
-    pub(crate) arrivals: Arc<Arrivals>,
-    _server: JoinSet<()>,
-}
-
-impl Receiver {
-    pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let arrivals: Arc<Arrivals> = Arc::default();
-        let log = Arc::clone(&arrivals);
-        let mut server = JoinSet::new();
-        server.spawn(accept(listener, log));
-        Self { url, arrivals, _server: server }
-    }
-}
-
-async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let arrivals = Arc::clone(&arrivals);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let at = Instant::now();
-            let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
-            arrivals.add(id, at);
-            async move {
-                let _ = request.into_body().collect().await?;
-                Ok::<_, hyper::Error>(Response::builder().status(204).body(Full::<Bytes>::default()).unwrap())
-            }
-        });
-        connections.spawn(async move {
-            // A killed server breaks its connections: that is what is being tested.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
     }
 }

@@ -220,8 +220,8 @@ begin
         end if;
     end if;
     -- What comes later has no RFC 3339 form in every offset.
-    if occurred_at >= '9999-12-30 22:00:01+00' or occurred_at = '-infinity' then
-        perform admin.refuse('occurred_at', 'must be a finite time before 9999-12-30T22:00:01Z');
+    if occurred_at >= '9999-12-30 22:00:01+00' or occurred_at < '0001-01-01 00:00:00+00' then
+        perform admin.refuse('occurred_at', 'must be a time from the year 1 on and before 9999-12-30T22:00:01Z');
     end if;
     return true;
 end

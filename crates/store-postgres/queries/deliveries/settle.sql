@@ -2,6 +2,9 @@
 --
 -- Only a lease that its token still holds is settled. Whether a cancellation was asked for is read from the row as it
 -- is when it is changed: asked for a moment ago, it counts, and another try does not come.
+--
+-- Every table is reached from the rows given, through its key: by look-ups of one row after the other, by places
+-- (`ctid`) and by arrays. The planner, who may believe that a queue is empty, must never come to read a whole one.
 with done as (
     select *
     from unnest(
@@ -15,17 +18,31 @@ with done as (
         response_body_truncated, response_body
     )
 ),
+held as materialized (
+    select done.id, delivery.status as was, place.ctid
+    from done
+    cross join lateral (
+        select d.endpoint_id, d.due_at, d.status
+        from tenant.deliveries d
+        where d.id = done.id and d.current_attempt + 1 = done.attempt_number
+        offset 0
+    ) delivery
+    cross join lateral (
+        select q.ctid
+        from admin.delivery_queue q
+        where q.tenant_no = $1
+            and q.endpoint_id = delivery.endpoint_id
+            and q.due_at = delivery.due_at
+            and q.delivery_id = done.id
+            and q.lease_token = done.token
+        offset 0
+    ) place
+),
 ended as (
-    delete from admin.delivery_queue q
-    using done, tenant.deliveries d
-    where d.id = done.id
-        and d.current_attempt + 1 = done.attempt_number
-        and q.tenant_no = $1
-        and q.endpoint_id = d.endpoint_id
-        and q.due_at = d.due_at
-        and q.delivery_id = d.id
-        and q.lease_token = done.token
-    returning q.delivery_id
+    delete from admin.delivery_queue
+    -- The token once more: where the row is changed at this moment, it is looked at again, as it is then.
+    where ctid = any (array(select held.ctid from held)) and lease_token = any ($3::bigint[])
+    returning delivery_id, lease_token
 ),
 changed as (
     update tenant.deliveries d
@@ -39,11 +56,11 @@ changed as (
         current_attempt = done.attempt_number,
         max_attempts_reached = done.max_attempts_reached
     from done
-    join ended on ended.delivery_id = done.id
-    where d.id = done.id
+    join ended on ended.delivery_id = done.id and ended.lease_token = done.token
+    where d.id = any ($2::uuid[]) and d.id = done.id
     returning
         d.id, d.endpoint_id, d.event_id, d.status, d.due_at, d.cancel_reason, d.max_attempts_reached,
-        done.attempt_number
+        done.token
 ),
 requeued as (
     insert into admin.delivery_queue (tenant_no, endpoint_id, due_at, delivery_id, event_id)
@@ -57,7 +74,11 @@ troubled as (
 recovered as (
     delete from tenant.troubled_deliveries t
     using changed
-    where changed.status = 'success' and changed.attempt_number > 1 and t.delivery_id = changed.id
+    join held on held.id = changed.id
+    where t.delivery_id = any ($2::uuid[])
+        and t.delivery_id = changed.id
+        and changed.status = 'success'
+        and held.was = 'retrying'
 ),
 recorded as (
     insert into tenant.attempts (
@@ -71,6 +92,6 @@ recorded as (
         done.signature_standard, done.signature_body, done.signature_body_previous, done.error_message,
         done.response_status, done.response_headers, done.response_body_truncated, done.response_body
     from done
-    join changed on changed.id = done.id
+    join changed on changed.id = done.id and changed.token = done.token
 )
 select id, status, due_at, cancel_reason, max_attempts_reached from changed

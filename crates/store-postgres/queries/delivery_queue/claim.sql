@@ -17,10 +17,11 @@ quota as (
 seen as (
     select
         quota.position, quota.most, quota.tenant_no, quota.endpoint_id, open.due_at, open.delivery_id, open.event_id,
+        open.ctid as spot,
         row_number() over (partition by quota.position order by open.due_at, open.delivery_id) as place
     from quota
     cross join lateral (
-        select q.due_at, q.delivery_id, q.event_id
+        select q.due_at, q.delivery_id, q.event_id, q.ctid
         from admin.delivery_queue q
         where q.tenant_no = quota.tenant_no
             and q.endpoint_id = quota.endpoint_id
@@ -34,13 +35,8 @@ seen as (
 claimed as (
     update admin.delivery_queue q
     set lease_token = pg_current_xact_id()::text::bigint, leased_by = me.no, leased_until = $3
-    from seen, me
-    where seen.place <= seen.most
-        and seen.due_at <= $2
-        and q.tenant_no = seen.tenant_no
-        and q.endpoint_id = seen.endpoint_id
-        and q.due_at = seen.due_at
-        and q.delivery_id = seen.delivery_id
+    from me
+    where q.ctid = any (array(select seen.spot from seen where seen.place <= seen.most and seen.due_at <= $2))
     returning q.tenant_no, q.endpoint_id, q.delivery_id, q.lease_token
 )
 select seen.position, seen.due_at, seen.delivery_id, seen.event_id, claimed.lease_token

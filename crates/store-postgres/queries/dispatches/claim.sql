@@ -1,12 +1,12 @@
--- Oldest first, from a transaction on: what older ones wrote has been seen. The session is locked against removal, so
+-- Oldest first, behind a place: what lies before it has been seen. The session is locked against removal, so
 -- that nobody claims in the name of one whose leases were already freed.
 with me as (
     select no from admin.sessions where no = $1 for key share
 ),
 picked as (
-    select xid, no
+    select ctid
     from admin.owed_dispatches
-    where xid >= $2::bigint::text::xid8
+    where (xid, no) > ($2::bigint::text::xid8, $6::bigint)
     and (leased_until is null or leased_until <= $4)
     order by xid, no
     limit $5
@@ -14,6 +14,9 @@ picked as (
 )
 update admin.owed_dispatches owed
 set lease_token = pg_current_xact_id()::text::bigint, leased_by = me.no, leased_until = $3
-from picked, me
-where owed.xid = picked.xid and owed.no = picked.no
-returning owed.xid::text::bigint, owed.no, owed.tenant_no, owed.event_id, owed.lease_token
+from me
+where owed.ctid = any (array(select picked.ctid from picked))
+returning
+    owed.xid::text::bigint, owed.no, owed.tenant_no, owed.event_id, owed.lease_token,
+    -- As of this statement's snapshot: whatever was subscribed before an event was published is counted in it.
+    (select t.catalogue_version from admin.tenants t where t.no = owed.tenant_no)

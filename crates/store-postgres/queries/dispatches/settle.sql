@@ -1,10 +1,20 @@
 -- The end of what events owe, with the deliveries that matching found: due at once, and none to an endpoint that was
 -- deleted meanwhile. What is not ended here, because its lease was lost or somebody marked it processed, brings none.
-with ended as (
-    delete from admin.owed_dispatches owed
-    using unnest($3::bigint[], $4::bigint[], $5::bigint[]) as done (xid, no, token)
-    where owed.xid = done.xid::text::xid8 and owed.no = done.no and owed.lease_token = done.token
-    returning owed.no, owed.event_id
+with held as materialized (
+    select place.ctid
+    from unnest($3::bigint[], $4::bigint[], $5::bigint[]) as done (xid, no, token)
+    cross join lateral (
+        select owed.ctid
+        from admin.owed_dispatches owed
+        where owed.xid = done.xid::text::xid8 and owed.no = done.no and owed.lease_token = done.token
+        offset 0
+    ) place
+),
+ended as (
+    delete from admin.owed_dispatches
+    -- The token once more: where the row is changed at this moment, it is looked at again, as it is then.
+    where ctid = any (array(select held.ctid from held)) and lease_token = any ($5::bigint[])
+    returning no, event_id
 ),
 wanted as (
     select *

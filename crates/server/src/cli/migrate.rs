@@ -1,0 +1,183 @@
+//! `neo-events migrate`: brings a database up to date, or tells how far it is.
+//!
+//! It works on the database itself and needs no server. A server migrates when it starts; this is for those who do it in
+//! a step of its own, with a role that may, before servers whose role may not.
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use neo_events::{
+    StartError,
+    maintenance::{self, MigrationStatus, MigrationStep, SqliteOpenError},
+};
+use serde::Serialize;
+
+use crate::{
+    cli::{
+        failure::Failure,
+        output::{Column, Output, Row, Shape},
+        session::to_json,
+    },
+    settings::{self, Database},
+};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  neo-events migrate status
+  neo-events migrate up --database postgres://owner:secret@db.internal/neo
+  neo-events serve --no-migrate --database postgres://neo:secret@db.internal/neo
+
+On a postgres: database migrating is safe beside running servers, also those of the version before, and where several
+do it at once. A sqlite: file is migrated by the server that has it; without one, by this.";
+
+/// What `--database` is.
+pub(super) const DATABASE_HELP: &str =
+    "Where the data are [default: sqlite:./neo-events-data/admin.db] [env: NEO_EVENTS_DATABASE_URL]";
+/// With more scopes than this a bar is shown in place of a line for each.
+const LINES_MAX: usize = 20;
+const BAR_TEMPLATE: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
+
+/// Bring a database up to date, or see how far it is.
+#[derive(Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Apply every migration that is missing
+    Up(DatabaseArgs),
+    /// Show what is applied and what is not; changes nothing
+    Status(DatabaseArgs),
+}
+
+/// Which database.
+#[derive(Args)]
+pub(crate) struct DatabaseArgs {
+    #[arg(long, value_name = "sqlite:PATH|postgres://URL", help = DATABASE_HELP)]
+    database: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(command: MigrateCommand, output: &Output, is_json: bool) -> Result<(), Failure> {
+    match command {
+        MigrateCommand::Up(args) => up(&settings::resolve_database(args.database)?, output, is_json).await,
+        MigrateCommand::Status(args) => {
+            status(&settings::resolve_database(args.database)?, output, is_json).await
+        }
+    }
+}
+
+/// What programs are told of what was done.
+#[derive(Default, Serialize)]
+struct Migrated {
+    migrated: Vec<String>,
+}
+
+async fn up(database: &Database, output: &Output, is_json: bool) -> Result<(), Failure> {
+    let mut done = Migrated::default();
+    let mut unwritten = Ok(());
+    let bar = ProgressBar::hidden();
+    let progress = |step: MigrationStep<'_>| {
+        done.migrated.push(step.scope.to_owned());
+        match (is_json, step.total > LINES_MAX) {
+            (true, _) => {}
+            (false, true) => advance(&bar, &step),
+            // What is being done goes on although nobody reads about it.
+            (false, false) => {
+                let line = output.line(format_args!("migrated {}", step.scope));
+                unwritten = std::mem::replace(&mut unwritten, Ok(())).and(line);
+            }
+        }
+    };
+    match database {
+        Database::Sqlite(path) => {
+            let migrated = tokio::task::block_in_place(|| maintenance::migrate_sqlite(path, progress));
+            migrated.map_err(explain)?;
+        }
+        Database::Postgres(url) => maintenance::migrate_postgres(url, progress).await?,
+    }
+    bar.finish_and_clear();
+    unwritten?;
+    if is_json {
+        return Ok(output.line(to_json(&done)?)?);
+    }
+    let shown = database.shown();
+    match done.migrated.len() {
+        0 => output.line(format_args!("Up to date: {shown}"))?,
+        count => output.line(format_args!("{count} migrated, now up to date: {shown}"))?,
+    }
+    Ok(())
+}
+
+/// On standard error, if that is a terminal.
+fn advance(bar: &ProgressBar, step: &MigrationStep<'_>) {
+    if bar.length() != Some(step.total as u64) {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        bar.set_length(step.total as u64);
+        bar.set_style(
+            ProgressStyle::with_template(BAR_TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+    }
+    bar.set_message(step.scope.to_owned());
+    bar.set_position(step.done as u64);
+}
+
+fn explain(error: StartError) -> Failure {
+    match &error {
+        StartError::Sqlite(SqliteOpenError::Locked { .. }) => Failure::Serve {
+            message: error.to_string(),
+            advice: Some(
+                "If that is its server, that has migrated it when it started; a newer one will when it starts in its place."
+                    .to_owned(),
+            ),
+        },
+        _ => error.into(),
+    }
+}
+
+/// One line of the table, one object of the list.
+#[derive(Serialize)]
+struct Level {
+    scope: String,
+    applied: i32,
+    known: i32,
+    behind: i32,
+}
+
+#[derive(Serialize)]
+struct Levels {
+    data: Vec<Level>,
+}
+
+impl From<MigrationStatus> for Level {
+    fn from(status: MigrationStatus) -> Self {
+        let MigrationStatus { scope, applied, known } = status;
+        Self { scope, applied, known, behind: (known - applied).max(0) }
+    }
+}
+
+impl Row for Level {
+    const NAME: &'static str = "scopes";
+    const COLUMNS: &'static [Column] = &[
+        Column::whole("SCOPE"),
+        Column::number("APPLIED"),
+        Column::number("KNOWN"),
+        Column::number("BEHIND"),
+    ];
+
+    fn cells(&self, _: &Output) -> Vec<String> {
+        vec![self.scope.clone(), self.applied.to_string(), self.known.to_string(), self.behind.to_string()]
+    }
+}
+
+async fn status(database: &Database, output: &Output, is_json: bool) -> Result<(), Failure> {
+    let scopes = match database {
+        Database::Sqlite(path) => tokio::task::block_in_place(|| maintenance::sqlite_migrations(path))?,
+        Database::Postgres(url) => maintenance::postgres_migrations(url).await?,
+    };
+    let data: Vec<_> = scopes.into_iter().map(Level::from).collect();
+    if is_json {
+        return Ok(output.line(to_json(&Levels { data })?)?);
+    }
+    output.table(&data, &mut Shape::default())?;
+    let behind = data.iter().filter(|scope| scope.behind > 0).count();
+    if behind > 0 {
+        output.line(format_args!("{behind} behind: neo-events migrate up"))?;
+    }
+    Ok(())
+}

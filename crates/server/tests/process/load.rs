@@ -1,0 +1,101 @@
+//! Publishers at work on one or more servers, and what was acknowledged to them.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{Client, Receiver};
+
+const PUBLISHERS: usize = 32;
+/// Longer than anything that is waited for takes on a machine that has other things to do.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Ids of events that a server said it has.
+#[derive(Clone, Default)]
+pub(crate) struct Acknowledged(Arc<Mutex<HashSet<String>>>);
+
+impl Acknowledged {
+    pub(crate) fn add(&self, id: String) {
+        self.0.lock().unwrap().insert(id);
+    }
+
+    pub(crate) fn all(&self) -> HashSet<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Waits until every one of them has arrived.
+    pub(crate) async fn arrive_at(&self, receiver: &Receiver) {
+        until("every acknowledged event arrives", async || {
+            let arrived = receiver.arrivals.all();
+            self.0.lock().unwrap().iter().all(|id| arrived.contains_key(id))
+        })
+        .await;
+    }
+}
+
+/// Publishers, each on a connection of its own, which end when all is published or their server is gone.
+pub(crate) struct Load {
+    publishers: JoinSet<()>,
+    answers: watch::Receiver<usize>,
+}
+
+impl Load {
+    /// Publishes so many events one by one, taking turns at the servers.
+    pub(crate) fn start(servers: &[SocketAddr], events: usize, acknowledged: &Acknowledged) -> Self {
+        let (counter, answers) = watch::channel(0);
+        let counter = Arc::new(counter);
+        let mut publishers = JoinSet::new();
+        for publisher in 0..PUBLISHERS {
+            let address = servers[publisher % servers.len()];
+            let (counter, acknowledged) = (Arc::clone(&counter), acknowledged.clone());
+            publishers.spawn(async move {
+                let mut client = Client::connect(address).await.unwrap();
+                for n in 0..events / PUBLISHERS {
+                    let event = format!(
+                        r#"{{"event_type":"load.test","event_data":{{"publisher":{publisher},"n":{n}}}}}"#
+                    );
+                    // The connection breaks when the server is killed: what was not answered is not counted.
+                    let Ok((status, answer)) = client.post("/v1/events", event).await else { return };
+                    assert_eq!(status, 202, "{answer}");
+                    acknowledged.add(answer["id"].as_str().unwrap().to_owned());
+                    counter.send_modify(|answers| *answers += 1);
+                }
+            });
+        }
+        Self { publishers, answers }
+    }
+
+    /// Returns, with the publishers still at it, when so many answers came.
+    pub(crate) async fn answered(&mut self, answers: usize) {
+        let enough = timeout(PATIENCE, self.answers.wait_for(|count| *count >= answers)).await;
+        drop(enough.expect("the servers take events").unwrap());
+    }
+
+    /// Waits until all publishers are done.
+    pub(crate) async fn ended(self) {
+        timeout(PATIENCE, self.publishers.join_all()).await.expect("publishing ends");
+    }
+}
+
+/// Waits until something is so, and says how long it took.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    began.elapsed()
+}

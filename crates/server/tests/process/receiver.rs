@@ -1,0 +1,187 @@
+//! A receiver that counts what arrives, and can hold its answers back.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+const GOOD: u16 = 204;
+const BAD: u16 = 503;
+
+/// Every arrival at a receiver, by `webhook-id`.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    all: Mutex<HashMap<String, Vec<Instant>>>,
+    held: Mutex<Held>,
+}
+
+/// Requests whose answers are held back.
+#[derive(Default)]
+struct Held {
+    waiting: Vec<String>,
+    /// Their senders went away before they were answered.
+    broken: Vec<String>,
+}
+
+impl Arrivals {
+    fn add(&self, id: String, at: Instant) {
+        self.all.lock().unwrap().entry(id).or_default().push(at);
+    }
+
+    pub(crate) fn events(&self) -> usize {
+        self.all.lock().unwrap().len()
+    }
+
+    pub(crate) fn all(&self) -> HashMap<String, Vec<Instant>> {
+        self.all.lock().unwrap().clone()
+    }
+
+    /// The ids of requests that wait for their answers.
+    pub(crate) fn held(&self) -> Vec<String> {
+        self.held.lock().unwrap().waiting.clone()
+    }
+
+    /// The ids of requests whose senders died while they waited.
+    pub(crate) fn broken(&self) -> Vec<String> {
+        self.held.lock().unwrap().broken.clone()
+    }
+}
+
+/// A request that waits for its answer. Dropped without one if its connection breaks.
+struct Waiting {
+    arrivals: Arc<Arrivals>,
+    id: String,
+    is_answered: bool,
+}
+
+impl Waiting {
+    fn new(arrivals: Arc<Arrivals>, id: String) -> Self {
+        arrivals.held.lock().unwrap().waiting.push(id.clone());
+        Self { arrivals, id, is_answered: false }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut held = self.arrivals.held.lock().unwrap();
+        let place = held.waiting.iter().position(|id| *id == self.id).unwrap();
+        held.waiting.swap_remove(place);
+        if !self.is_answered {
+            held.broken.push(self.id.clone());
+        }
+    }
+}
+
+/// What is done with requests.
+#[derive(Clone, Default)]
+struct Orders {
+    holding: Holding,
+    /// Those held before the n-th release are answered by it: badly if their ids are in it.
+    releases: Vec<Arc<HashSet<String>>>,
+}
+
+/// Whose answers are held back.
+#[derive(Clone, Default)]
+enum Holding {
+    #[default]
+    Nothing,
+    Everything,
+    These(Arc<HashSet<String>>),
+}
+
+/// Answers everything with 204 and notes when the first bytes came.
+pub(crate) struct Receiver {
+    pub(crate) url: String,
+    pub(crate) arrivals: Arc<Arrivals>,
+    orders: watch::Sender<Orders>,
+    _server: JoinSet<()>,
+}
+
+impl Receiver {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let arrivals: Arc<Arrivals> = Arc::default();
+        let log = Arc::clone(&arrivals);
+        let (orders, given) = watch::channel(Orders::default());
+        let mut server = JoinSet::new();
+        server.spawn(accept(listener, log, given));
+        Self { url, arrivals, orders, _server: server }
+    }
+
+    /// From now on no request is answered.
+    pub(crate) fn hold(&self) {
+        self.orders.send_modify(|orders| orders.holding = Holding::Everything);
+    }
+
+    /// Answers everything that is held, requests with these ids badly, and from now on holds these alone.
+    pub(crate) fn fail_then_hold(&self, ids: HashSet<String>) {
+        let ids = Arc::new(ids);
+        self.orders.send_modify(|orders| {
+            orders.releases.push(Arc::clone(&ids));
+            orders.holding = Holding::These(ids);
+        });
+    }
+
+    /// Answers everything well again.
+    pub(crate) fn let_go(&self) {
+        self.orders.send_modify(|orders| {
+            orders.releases.push(Arc::default());
+            orders.holding = Holding::Nothing;
+        });
+    }
+}
+
+async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>, orders: watch::Receiver<Orders>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (arrivals, orders) = (Arc::clone(&arrivals), orders.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let at = Instant::now();
+            let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
+            arrivals.add(id.clone(), at);
+            let answering = answer(orders.clone(), Arc::clone(&arrivals), id);
+            async move {
+                let _ = request.into_body().collect().await?;
+                let status = answering.await;
+                Ok::<_, hyper::Error>(
+                    Response::builder().status(status).body(Full::<Bytes>::default()).unwrap(),
+                )
+            }
+        });
+        connections.spawn(async move {
+            // A killed server breaks its connections: that is what is being tested.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn answer(mut orders: watch::Receiver<Orders>, arrivals: Arc<Arrivals>, id: String) -> u16 {
+    let now = orders.borrow().clone();
+    let is_held = match now.holding {
+        Holding::Nothing => false,
+        Holding::Everything => true,
+        Holding::These(ids) => ids.contains(&id),
+    };
+    if !is_held {
+        return GOOD;
+    }
+    let mut waiting = Waiting::new(arrivals, id);
+    let next = now.releases.len();
+    let released = orders.wait_for(|orders| orders.releases.len() > next).await;
+    // Otherwise the test is over.
+    let is_bad = released.is_ok_and(|orders| orders.releases[next].contains(&waiting.id));
+    waiting.is_answered = true;
+    if is_bad { BAD } else { GOOD }
+}

@@ -1,0 +1,3 @@
+select name, extract(epoch from clock_timestamp() - beat_at)::double precision
+from admin.sessions
+order by no

@@ -1,0 +1,1 @@
+select pg_notify('neo_events', $1)

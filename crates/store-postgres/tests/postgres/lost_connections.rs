@@ -1,0 +1,246 @@
+//! Connections that are cut, statements that are cancelled, and pools that are full.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use neo_events_domain::{
+    endpoint::Endpoint, event::EventDraft, id::DeliveryId, retry::Verdict, tenant::Schema,
+};
+use neo_events_store::{Catalogue, DeliveryLog, EventLog, Health, StoreError, WorkQueue};
+use neo_events_store_postgres::PostgresStore;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    invariants,
+    random::Random,
+    scene::{
+        Beside, PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, id, settle_all,
+        settlement, to_all,
+    },
+};
+
+/// How long a connection is waited for.
+const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+/// What the machine may add to it.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// Answers within a time, and says nothing worse than that the database is not available.
+async fn answered<T>(call: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    match timeout(PATIENCE, call).await.expect("every call answers") {
+        Ok(answer) => Some(answer),
+        Err(StoreError::Unavailable(_)) => None,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+/// One thing that a node does.
+async fn work(store: &PostgresStore, endpoint: &Endpoint, random: &mut Random) -> bool {
+    let schema = Schema::admin();
+    match random.below(6) {
+        0 | 1 => {
+            // A third of them guarded, so that transactions are cut too.
+            let guarded = random.once_in(3);
+            let aggregate_id = guarded.then(|| id::<()>(0).uuid());
+            let expected_version = guarded.then_some(0);
+            let new = event(EventDraft { aggregate_id, expected_version, ..draft() });
+            answered(store.append(&schema, vec![new, event(draft())], at(0))).await.is_some()
+        }
+        2 | 3 => answered(dispatch(store, 1, 20, std::slice::from_ref(endpoint))).await.is_some(),
+        4 => {
+            let Some(leases) = answered(claim(store, (&schema, endpoint), 1, 10)).await else { return false };
+            for lease in leases {
+                if random.once_in(4) {
+                    answered(store.cancel_delivery(&schema, lease.work().delivery_id, "cut", at(1))).await;
+                }
+                if random.once_in(4) {
+                    answered(store.release(lease)).await;
+                    continue;
+                }
+                let verdict = *random.pick(&[Verdict::Succeeded, Verdict::Retry(at(1)), Verdict::Rejected]);
+                answered(async {
+                    store.settle(settlement(lease, verdict, 1)).await.map_err(|lost| lost.error)
+                })
+                .await;
+            }
+            true
+        }
+        _ => answered(store.tend(at(1))).await.is_some(),
+    }
+}
+
+/// Statements are cancelled and connections cut at any moment, the session's too: every call answers, and what was half
+/// done is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_half_done_where_connections_are_cut() {
+    let scene = Scene::of(2).await;
+    let endpoint = scene.endpoint().await;
+    let done = Arc::new(AtomicBool::new(false));
+    let (succeeded, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut working = JoinSet::new();
+    for task in 0..8 {
+        let (store, endpoint) = (scene.stores[task % 2].clone(), endpoint.clone());
+        let (done, succeeded, failed) = (Arc::clone(&done), Arc::clone(&succeeded), Arc::clone(&failed));
+        let mut random = Random::seeded(u64::try_from(task).unwrap());
+        working.spawn(async move {
+            while !done.load(Ordering::SeqCst) {
+                let went_well = work(&store, &endpoint, &mut random).await;
+                if went_well { &succeeded } else { &failed }.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    let beside = scene.beside().await;
+    let others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    for round in 0..60 {
+        sleep(Duration::from_millis(25)).await;
+        let end = if round % 2 == 0 { "pg_cancel_backend" } else { "pg_terminate_backend" };
+        beside.batch_execute(&format!("select {end}(pid) {others}")).await.unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+    while let Some(ended) = working.join_next().await {
+        ended.unwrap();
+    }
+    assert!(failed.load(Ordering::SeqCst) > 0, "something was hit");
+    assert!(succeeded.load(Ordering::SeqCst) > 0, "something got through");
+    let deadline = Instant::now() + PATIENCE;
+    for store in &scene.stores {
+        while store.ping().await.is_err() {
+            assert!(Instant::now() < deadline, "the store never works again");
+        }
+    }
+    invariants::check(&beside).await;
+    drain(&scene, &endpoint, &beside).await;
+}
+
+/// Everything that is left goes its way.
+async fn drain(scene: &Scene, endpoint: &Endpoint, beside: &Beside) {
+    let deadline = Instant::now() + PATIENCE;
+    let left =
+        "select (select count(*) from admin.owed_dispatches) + (select count(*) from admin.delivery_queue)";
+    while beside.number(left).await > 0 {
+        assert!(Instant::now() < deadline, "work is left that nobody can claim");
+        for store in &scene.stores {
+            answered(dispatch(store, 1000, 1000, std::slice::from_ref(endpoint))).await;
+            let leases =
+                answered(claim(store, (&scene.schema, endpoint), 1000, 1000)).await.unwrap_or_default();
+            let all = leases.into_iter().map(|lease| settlement(lease, Verdict::Succeeded, 1000)).collect();
+            settle_all(store, all).await;
+            answered(store.tend(at(1000))).await;
+        }
+    }
+    invariants::check(beside).await;
+}
+
+/// Waits until so many connections stand before a lock.
+async fn until_blocked(scene: &Scene, connections: i64) {
+    let beside = scene.beside().await;
+    let blocked = "select count(*) from pg_stat_activity \
+                   where wait_event_type = 'Lock' and datname = current_database()";
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(blocked).await < connections {
+        assert!(Instant::now() < deadline, "they never get there");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Where every connection is in use, calls say so after the time for which one is waited for, however many there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_pool_is_unavailable_in_time() {
+    let scene = Scene::of(1).await;
+    let endpoint = scene.endpoint().await;
+    scene.publish(20).await;
+    dispatch(scene.store(), 0, 20, std::slice::from_ref(&endpoint)).await.unwrap();
+    let held = claim(scene.store(), (&scene.schema, &endpoint), 0, 5).await.unwrap();
+    let beside = scene.beside().await;
+    beside.batch_execute("begin; lock table admin.owed_dispatches in access exclusive mode").await.unwrap();
+    let mut stuck = JoinSet::new();
+    for _ in 0..8 {
+        let store = scene.store().clone();
+        stuck.spawn(async move { claim_dispatches(&store, 1, 10).await.map(|owed| owed.len()) });
+    }
+    until_blocked(&scene, 8).await;
+
+    let mut calls: JoinSet<(&str, Duration, Result<(), StoreError>)> = JoinSet::new();
+    let began = Instant::now();
+    for n in 0..6 {
+        let (store, schema) = (scene.store().clone(), scene.schema.clone());
+        let guarded =
+            EventDraft { aggregate_id: Some(id::<()>(0).uuid()), expected_version: Some(0), ..draft() };
+        let new = event(if n % 2 == 0 { guarded } else { draft() });
+        calls.spawn(async move {
+            // Not all of them come at once.
+            sleep(Duration::from_millis(n * 300)).await;
+            let began = Instant::now();
+            let answer = store.append(&schema, vec![new], at(1)).await.map(drop);
+            ("append", began.elapsed(), answer)
+        });
+    }
+    for (n, lease) in held.into_iter().enumerate() {
+        let store = scene.store().clone();
+        calls.spawn(async move {
+            sleep(Duration::from_millis(300) * u32::try_from(n).unwrap()).await;
+            let began = Instant::now();
+            let answer = store.settle(settlement(lease, Verdict::Succeeded, 1)).await;
+            ("settle", began.elapsed(), answer.map(drop).map_err(|unsettled| unsettled.error))
+        });
+    }
+    let store = scene.store().clone();
+    calls.spawn(async move { ("tend", began.elapsed(), store.tend(at(1)).await.map(drop)) });
+    while let Some(call) = calls.join_next().await {
+        let (what, took, answer) = call.unwrap();
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{what}: {answer:?}");
+        assert!(took < CONNECTION_WAIT + SLACK, "{what} took {took:?}");
+    }
+
+    // Reads by users have connections of their own.
+    answered(scene.store().endpoint(&scene.schema, endpoint.id)).await.unwrap();
+    beside.batch_execute("rollback").await.unwrap();
+    while let Some(claimed) = stuck.join_next().await {
+        claimed.unwrap().unwrap();
+    }
+    invariants::check(&beside).await;
+}
+
+/// However many lists of users stand still, and on whatever, the passes go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reads_of_users_do_not_hold_up_the_passes() {
+    let scene = Scene::of(1).await;
+    let endpoint = scene.endpoint().await;
+    scene.publish(1).await;
+    dispatch(scene.store(), 0, 1, std::slice::from_ref(&endpoint)).await.unwrap();
+    let lease = claim(scene.store(), (&scene.schema, &endpoint), 0, 1).await.unwrap().remove(0);
+    let delivery_id: DeliveryId = lease.work().delivery_id;
+    let beside = scene.beside().await;
+    beside.batch_execute("begin; lock table admin.attempts in access exclusive mode").await.unwrap();
+    let mut reads = JoinSet::new();
+    for _ in 0..30 {
+        let (store, schema) = (scene.store().clone(), scene.schema.clone());
+        reads.spawn(async move { store.delivery(&schema, delivery_id).await.map(|found| found.is_some()) });
+    }
+    until_blocked(&scene, 6).await;
+    let passes = async {
+        for second in 1..20 {
+            scene.publish(1).await;
+            let leases = claim_dispatches(scene.store(), second, 10).await.unwrap();
+            assert_eq!(leases.len(), 1);
+            let dispatched = to_all(leases, std::slice::from_ref(&endpoint));
+            scene.store().settle_dispatches(dispatched, at(second)).await.unwrap();
+            assert_eq!(claim(scene.store(), (&scene.schema, &endpoint), second, 10).await.unwrap().len(), 1);
+        }
+    };
+    timeout(Duration::from_secs(4), passes).await.expect("nobody waits for users");
+    beside.batch_execute("rollback").await.unwrap();
+    while let Some(read) = reads.join_next().await {
+        // Some had to wait for a connection longer than one is waited for.
+        assert!(matches!(read.unwrap(), Ok(true) | Err(StoreError::Unavailable(_))));
+    }
+    let settled = scene.store().settle(settlement(lease, Verdict::Succeeded, 30)).await;
+    assert!(settled.is_ok());
+}

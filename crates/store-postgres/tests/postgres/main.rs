@@ -1,0 +1,17 @@
+//! What only this backend can get wrong: plans, races between nodes, migrations, lost connections, open transactions.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod catalogue_races;
+mod hostile_text;
+mod invariants;
+mod late_commits;
+mod long_transactions;
+mod lost_connections;
+mod migrations;
+mod plans;
+mod publish_races;
+mod random;
+mod scene;
+mod sessions;
+mod work_races;

@@ -1,0 +1,97 @@
+//! A node that others think dead: what it held is theirs, and it begins anew. And a tenant that is damaged.
+
+use std::time::Duration;
+
+use neo_events_domain::{retry::Verdict, tenant::Tenant};
+use neo_events_store::{EventLog, Inserted, Settled, Tenants, WorkQueue};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    invariants,
+    scene::{PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, settlement, to_all},
+};
+
+/// What burying a node does, all nodes at once; none can begin a new session until the trigger is dropped.
+const BURY_ALL: &str = "
+    create function pg_temp.refuse() returns trigger language plpgsql as 'begin raise exception ''not now''; end';
+    create trigger refuse before insert on admin.sessions execute function pg_temp.refuse();
+    delete from admin.sessions;
+    update admin.owed_dispatches set lease_token = null, leased_by = null, leased_until = null;
+    update admin.delivery_queue set lease_token = null, leased_by = null, leased_until = null;";
+
+/// Without a session nothing is claimed and nothing of before can be settled; with a new one work goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buried_node_claims_and_settles_nothing_until_it_begins_anew() {
+    let scene = Scene::of(1).await;
+    let (store, beside) = (scene.store(), scene.beside().await);
+    let endpoint = scene.endpoint().await;
+    let of = (&scene.schema, &endpoint);
+    scene.publish(3).await;
+    assert_eq!(dispatch(store, 0, 2, std::slice::from_ref(&endpoint)).await.unwrap(), 2);
+    let mut held = claim(store, of, 1, 1).await.unwrap();
+    let owed = claim_dispatches(store, 1, 10).await.unwrap();
+    assert_eq!((held.len(), owed.len()), (1, 1));
+
+    beside.batch_execute(BURY_ALL).await.unwrap();
+    let settled = store.settle(settlement(held.remove(0), Verdict::Succeeded, 2)).await.unwrap();
+    assert_eq!(settled, Settled::LeaseLost);
+    let written = store.settle_dispatches(to_all(owed, std::slice::from_ref(&endpoint)), at(2)).await;
+    assert_eq!(written.unwrap(), 0);
+    assert!(claim(store, of, 3, 10).await.unwrap().is_empty());
+    assert!(claim_dispatches(store, 3, 10).await.unwrap().is_empty());
+    invariants::check(&beside).await;
+
+    beside.batch_execute("drop trigger refuse on admin.sessions").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let (mut deliveries, mut dispatches) = (Vec::new(), Vec::new());
+    while deliveries.len() < 2 || dispatches.is_empty() {
+        assert!(Instant::now() < deadline, "it never claims again");
+        deliveries.extend(claim(store, of, 4, 10).await.unwrap());
+        dispatches.extend(claim_dispatches(store, 4, 10).await.unwrap());
+        sleep(Duration::from_millis(10)).await;
+    }
+    for lease in deliveries {
+        let settled = store.settle(settlement(lease, Verdict::Succeeded, 5)).await.unwrap();
+        assert!(matches!(settled, Settled::Recorded(_)));
+    }
+    store.settle_dispatches(to_all(dispatches, &[]), at(5)).await.unwrap();
+    invariants::check(&beside).await;
+}
+
+/// A node that ends properly gives everything back at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_gives_back_what_it_held() {
+    let mut scene = Scene::of(2).await;
+    let endpoint = scene.endpoint().await;
+    scene.publish(4).await;
+    let leaving = scene.stores.pop().unwrap();
+    assert_eq!(dispatch(&leaving, 0, 2, std::slice::from_ref(&endpoint)).await.unwrap(), 2);
+    assert_eq!(claim(&leaving, (&scene.schema, &endpoint), 1, 10).await.unwrap().len(), 2);
+    assert_eq!(claim_dispatches(&leaving, 1, 10).await.unwrap().len(), 2);
+    leaving.close().await;
+    assert_eq!(claim(scene.store(), (&scene.schema, &endpoint), 1, 10).await.unwrap().len(), 2);
+    assert_eq!(claim_dispatches(scene.store(), 1, 10).await.unwrap().len(), 2);
+    let beside = scene.beside().await;
+    assert_eq!(beside.number("select count(*) from admin.sessions").await, 1);
+}
+
+/// A tenant whose data cannot be read is left out; the others are served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_cannot_be_read_holds_up_nobody() {
+    let scene = Scene::of(2).await;
+    let damaged = Tenant { schema: "tenant_damaged".parse().unwrap(), name: None, created_at: at(0) };
+    assert_eq!(scene.store().create_tenant(&damaged).await.unwrap(), Inserted::New);
+    // By another node, so that this one does not know the event by heart.
+    scene.stores[1].append(&damaged.schema, vec![event(draft())], at(0)).await.unwrap();
+    scene.publish(1).await;
+    let beside = scene.beside().await;
+    beside.batch_execute("alter table tenant_damaged.events rename to lost").await.unwrap();
+    let claimed = scene.store().claim_dispatches(at(1), 10, at(60)).await.unwrap();
+    assert_eq!(
+        claimed.iter().map(|claim| (&claim.schema, claim.owed.len())).collect::<Vec<_>>(),
+        [(&scene.schema, 1)]
+    );
+    beside.batch_execute("alter table tenant_damaged.lost rename to events").await.unwrap();
+    let claimed = scene.store().claim_dispatches(at(61), 10, at(120)).await.unwrap();
+    assert_eq!(claimed.len(), 2, "nothing of it is lost");
+}

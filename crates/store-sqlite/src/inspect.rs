@@ -1,0 +1,179 @@
+//! The files from outside: how far they are, what condition they are in, and bringing all of them up to date at once.
+//!
+//! Looking changes nothing and asks for no lock, so that it works beside the process that has the files. Where no log
+//! lies beside a file, nobody writes it, and it is read as one that never changes: that leaves no other files behind.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use neo_events_domain::tenant::Schema;
+use neo_events_store::{MigrationStatus, MigrationStep};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{
+    open::{self, OpenError, Opened, SqliteOptions, judge, open},
+    tenant_files::directory_of,
+    tenants,
+};
+
+/// Faults of a file's pages that are named at most.
+const FAULTS_MAX: u32 = 10;
+
+/// What condition a file and those of its tenants are in.
+#[derive(Debug, Clone)]
+pub struct FileFacts {
+    /// Who may do what, as in `chmod`.
+    pub mode: u32,
+    /// Whether a process has it open.
+    pub is_in_use: bool,
+    /// Whether its journal is a write-ahead log, as it is unless somebody changed it.
+    pub writes_ahead: bool,
+    /// What is wrong inside, if it was asked for: the file's name and a fault.
+    pub faults: Vec<(PathBuf, String)>,
+    /// How far the migrations are.
+    pub migrations: Vec<MigrationStatus>,
+}
+
+/// Looks at the admin file at this path and at its tenants'; `None` if it is not there. With `deep` every page is read.
+pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(open::io_error(path, error)),
+    };
+    let migrations = migration_status(path)?;
+    let writes_ahead =
+        log_of(path).exists() || is_marked(path).map_err(|error| open::io_error(path, error))?;
+    let mut faults = Vec::new();
+    if deep {
+        for (_, path) in files(path)? {
+            let found = faults_of(&path).map_err(|source| OpenError::of_sql(&path, source))?;
+            faults.extend(found.into_iter().map(|fault| (path.clone(), fault)));
+        }
+    }
+    Ok(Some(FileFacts {
+        mode: metadata.permissions().mode() & 0o777,
+        is_in_use: is_in_use(path),
+        writes_ahead,
+        faults,
+        migrations,
+    }))
+}
+
+/// How far the admin file at this path and those of its tenants are. Changes nothing.
+pub fn migration_status(path: &Path) -> Result<Vec<MigrationStatus>, OpenError> {
+    let status = |(schema, path): (Schema, PathBuf)| {
+        let applied = if path.exists() { version(&path)? } else { 0 };
+        Ok(MigrationStatus { scope: schema.to_string(), applied, known: open::known_version() })
+    };
+    files(path)?.into_iter().map(status).collect()
+}
+
+/// Brings the admin file at this path, which is made if it is not there, and those of its tenants up to date. Calls
+/// `progress` with each that was not. Nobody else may have them open.
+pub fn migrate(path: &Path, mut progress: impl FnMut(MigrationStep<'_>)) -> Result<(), OpenError> {
+    let behind: Vec<_> = migration_status(path)?.into_iter().filter(MigrationStatus::is_behind).collect();
+    // Its lock is everybody's: held until all are done.
+    let admin = open(&SqliteOptions::new(path))?;
+    tenants::insert_admin(&admin.writer).map_err(|source| OpenError::of_sql(path, source))?;
+    let files = files(path)?;
+    for (before, status) in behind.iter().enumerate() {
+        let file = files.iter().find(|(schema, _)| schema.as_str() == status.scope);
+        if let Some((schema, path)) = file
+            && *schema != Schema::admin()
+        {
+            close(open(&SqliteOptions::new(path))?);
+        }
+        progress(MigrationStep { scope: &status.scope, done: before + 1, total: behind.len() });
+    }
+    close(admin);
+    Ok(())
+}
+
+/// The writer last: only it can move the log into the file and remove it.
+fn close(opened: Opened) {
+    let Opened { writer, claims, readers, .. } = opened;
+    drop((claims, readers));
+    drop(writer);
+}
+
+/// The admin file, whether it is there or not, and the files of tenants by name.
+fn files(admin: &Path) -> Result<Vec<(Schema, PathBuf)>, OpenError> {
+    let mut files = vec![(Schema::admin(), admin.to_owned())];
+    let directory = directory_of(&resolved(admin));
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(open::io_error(&directory, error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| open::io_error(&directory, error))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".db"));
+        if let Some(schema) = name.and_then(|name| name.parse().ok()) {
+            files.push((schema, path));
+        }
+    }
+    files[1..].sort();
+    Ok(files)
+}
+
+fn version(path: &Path) -> Result<i32, OpenError> {
+    let sql_error = |source| OpenError::of_sql(path, source);
+    let conn = look_into(path).map_err(sql_error)?;
+    judge(&conn, path)?;
+    conn.query_row("pragma user_version", [], |row| row.get(0)).map_err(sql_error)
+}
+
+fn faults_of(path: &Path) -> rusqlite::Result<Vec<String>> {
+    let conn = look_into(path)?;
+    let mut statement = conn.prepare(&format!("pragma quick_check({FAULTS_MAX})"))?;
+    let said: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(said.into_iter().filter(|said| said != "ok").collect())
+}
+
+fn look_into(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let path = resolved(path);
+    let conn = if log_of(&path).exists() {
+        Connection::open_with_flags(&path, flags)?
+    } else {
+        let uri = format!("file:{}?immutable=1", escaped(&path.to_string_lossy()));
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    conn.busy_timeout(open::BUSY_TIMEOUT)?;
+    Ok(conn)
+}
+
+/// Whether the file says of itself that it has a write-ahead log: its 18th byte, the version of its format.
+fn is_marked(path: &Path) -> io::Result<bool> {
+    let mut header = Vec::new();
+    File::open(path)?.take(19).read_to_end(&mut header)?;
+    Ok(header.get(18) == Some(&2))
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = resolved(path).into_os_string();
+    log.push("-wal");
+    log.into()
+}
+
+/// Where a file is, whatever way leads there.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// What means something in a URI is told by its number.
+fn escaped(path: &str) -> String {
+    path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
+}
+
+fn is_in_use(path: &Path) -> bool {
+    let mut lock = resolved(path).into_os_string();
+    lock.push(".lock");
+    let Ok(lock) = File::open(lock) else { return false };
+    matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+}

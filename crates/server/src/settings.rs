@@ -481,6 +481,12 @@ mod tests {
         assert!(matches!(roles("api,", shared), Err(SettingsError::Malformed { .. })));
         assert_eq!(roles("deliver,dispatch,api", "sqlite:a.db"), Ok(Roles::ALL));
         assert_eq!(roles("api", "sqlite:a.db"), Err(SettingsError::RolesOnSqlite));
+        let keyless = [
+            ("NEO_EVENTS_PROFILE", "production"),
+            ("NEO_EVENTS_ROLES", "deliver"),
+            ("NEO_EVENTS_DATABASE_URL", shared),
+        ];
+        assert!(resolved(ServeFlags::default(), &keyless).is_ok(), "nobody shows it an admin key");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod event_types;
 mod events;
 mod failure;
 mod hints;
+mod lost;
 mod migrate;
 mod open;
 mod page;

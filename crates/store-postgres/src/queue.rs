@@ -48,7 +48,12 @@ impl WorkQueue for PostgresStore {
         limit: u32,
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
-        dispatches::claim(self, ClaimTerms { now, until: lease_until, limit }).await
+        let lost = &self.inner.lost_dispatches;
+        if lost.give_back(self, sql::DISPATCHES_FREE_LOST).await? {
+            self.inner.horizon.forget();
+        }
+        let terms = ClaimTerms { now, until: lease_until, limit };
+        lost.watch(lease_until, dispatches::claim(self, terms).await)
     }
 
     async fn settle_dispatches(
@@ -97,7 +102,10 @@ impl WorkQueue for PostgresStore {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        Ok(claim_deliveries(self, quotas, (now, lease_until)).await?)
+        let lost = &self.inner.lost_deliveries;
+        lost.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await?;
+        let claimed = claim_deliveries(self, quotas, (now, lease_until)).await;
+        lost.watch(lease_until, claimed.map_err(StoreError::from))
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {

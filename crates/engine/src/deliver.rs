@@ -34,6 +34,8 @@ use crate::{
 
 /// How often the store is asked who is due, whatever the hints say.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// Of the time, asking takes at most one part in this many, however long the list is.
+const SWEEP_SHARE: u32 = 10;
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
 /// How long to wait after the database failed.
@@ -68,12 +70,11 @@ impl Deliverer {
     /// Runs passes until `stop`, then lets what is in flight end until `abort`, and gives the rest back.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken, abort: CancellationToken) {
         let mut in_flight = JoinSet::new();
-        let mut swept_at: Option<Instant> = None;
+        let mut sweep_at: Option<Instant> = None;
         while !stop.is_cancelled() {
             let passed = async {
-                if swept_at.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
-                    self.sweep().await?;
-                    swept_at = Some(Instant::now());
+                if sweep_at.is_none_or(|at| at <= Instant::now()) {
+                    sweep_at = Some(self.sweep().await);
                 }
                 self.pass(&mut in_flight, &abort).await
             };
@@ -90,19 +91,31 @@ impl Deliverer {
             };
             let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
             if let Some(Woken::FromElsewhere) = stop.run_until_cancelled(self.wait()).await {
-                swept_at = None;
+                sweep_at = None;
             }
             while in_flight.try_join_next().is_some() {}
         }
         while in_flight.join_next().await.is_some() {}
     }
 
-    /// Asks the store who is due: the truth behind the hints.
-    async fn sweep(&self) -> Result<(), StoreError> {
-        for due in self.store.due_endpoints(self.sources.now()).await? {
-            self.admission.owe((due.schema, due.endpoint_id), due.due_at);
+    /// Asks the store who is due: the truth behind the hints. Answers when to ask again. If it cannot say, what is known
+    /// already is delivered all the same.
+    async fn sweep(&self) -> Instant {
+        let began = Instant::now();
+        match self.store.due_endpoints(self.sources.now()).await {
+            Ok(due) => {
+                for due in due {
+                    self.admission.owe((due.schema, due.endpoint_id), due.due_at);
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "who is due is not known; trying again"
+                );
+            }
         }
-        Ok(())
+        Instant::now() + SWEEP_INTERVAL.max(began.elapsed() * SWEEP_SHARE)
     }
 
     /// Claims what there is room for and sets it going.

@@ -76,7 +76,7 @@ impl Dispatcher {
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         if let Err(error) = registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
-            self.store.release_dispatches(owed).await?;
+            self.give_back(owed, &error).await?;
             return Err(error);
         }
         self.dispatch_all(registry, owed, stop).await
@@ -105,10 +105,16 @@ impl Dispatcher {
                 return Ok(());
             }
             if let Err(error) = self.settle(dispatched, stop).await {
-                self.store.release_dispatches(owed.collect()).await?;
+                self.give_back(owed.collect(), &error).await?;
                 return Err(error);
             }
         }
+    }
+
+    /// What cannot be dispatched now: by others, if trying again may help; else not before its lease is over, or the
+    /// same events would be claimed over and over before everybody else's.
+    async fn give_back(&self, owed: Vec<Lease<OwedEvent>>, error: &StoreError) -> Result<(), StoreError> {
+        if error.is_transient() { self.store.release_dispatches(owed).await } else { Ok(()) }
     }
 
     fn dispatch(&self, registry: &Registry, lease: Lease<OwedEvent>) -> Dispatched {
@@ -155,7 +161,7 @@ impl Dispatcher {
                     return Ok(());
                 }
                 Err(Unsettled { work, error }) if stop.is_cancelled() || !error.is_transient() => {
-                    self.store.release_dispatches(work.into_iter().map(|done| done.lease).collect()).await?;
+                    self.give_back(work.into_iter().map(|done| done.lease).collect(), &error).await?;
                     return Err(error);
                 }
                 Err(Unsettled { work, error }) => {

@@ -8,13 +8,18 @@ use std::{
     },
 };
 
+use futures_util::future::join_all;
 use neo_events_domain::{
     Timestamp, Uuid,
     event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
     tenant::Schema,
 };
 use neo_events_store::{Appended, NewDelivery, StoreError};
-use tokio::{sync::oneshot, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 
 use crate::{
     batch::{Batcher, Job},
@@ -30,6 +35,9 @@ use crate::{
 /// Batches that may be on their way at once: while one waits for the disk another is sent.
 const WORKERS: usize = 2;
 
+/// Guarded publishes at work at once: less than there are connections.
+const GUARDED_MAX: usize = 3;
+
 /// Who the events belong to, and when they are stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
@@ -41,6 +49,8 @@ pub(crate) struct Terms<'a> {
 /// Where publishers leave their events.
 pub(crate) struct Appends {
     batcher: Batcher<Append>,
+    writer: Writer,
+    guarded: Semaphore,
     clock: Arc<StorageClock>,
 }
 
@@ -97,8 +107,10 @@ impl Appends {
         let clock = Arc::new(StorageClock::default());
         let (connections, cache) = (connections.clone(), Arc::clone(cache));
         let writer = Writer { connections, clock: Arc::clone(&clock), cache };
-        let run = move |batch| writer.clone().run(batch);
-        Self { batcher: Batcher::start(WORKERS, background, run), clock }
+        let of_workers = writer.clone();
+        let run = move |batch| of_workers.clone().run(batch);
+        let batcher = Batcher::start(WORKERS, background, run);
+        Self { batcher, writer, guarded: Semaphore::new(GUARDED_MAX), clock }
     }
 
     /// Stores events, or says for each why not.
@@ -110,7 +122,13 @@ impl Appends {
         let (reply, answer) = oneshot::channel();
         let Terms { schema, tenant_no, now } = terms;
         let job = Append { schema: schema.clone(), tenant_no, events, now, came_at: Instant::now(), reply };
-        self.batcher.leave(job).await.map_err(|_| Failure::Closed)?;
+        if job.is_guarded() {
+            // It may have to wait for whoever is at the same aggregate, and that nobody else has to.
+            let _place = self.guarded.acquire().await.map_err(|_| Failure::Closed)?;
+            self.writer.store_alone(job).await;
+        } else {
+            self.batcher.leave(job).await.map_err(|_| Failure::Closed)?;
+        }
         Ok(answer.await.map_err(|_| Failure::Closed)??)
     }
 
@@ -145,19 +163,14 @@ struct Writer {
 }
 
 impl Writer {
-    /// Stores a batch: each tenant's plain events in one statement, guarded ones by themselves.
+    /// Stores a batch: each tenant's events in one statement.
     async fn run(self, batch: Vec<Append>) {
-        let (guarded, plain): (Vec<_>, Vec<_>) = batch.into_iter().partition(Append::is_guarded);
         let mut groups: HashMap<i32, Vec<Append>> = HashMap::new();
-        for append in plain {
+        for append in batch {
             groups.entry(append.tenant_no).or_default().push(append);
         }
-        for group in groups.into_values() {
-            self.store_together(group).await;
-        }
-        for append in guarded {
-            self.store_alone(append).await;
-        }
+        // Side by side: what holds up one tenant's, a lock perhaps, holds up nobody else's.
+        join_all(groups.into_values().map(|group| self.store_together(group))).await;
     }
 
     async fn store_together(&self, mut group: Vec<Append>) {
@@ -180,7 +193,7 @@ impl Writer {
                 }
             }
             // One publisher's events may be what the database cannot take: the others must not suffer for it.
-            Err(Failure::Sql(error)) if group.len() > 1 && error.as_db_error().is_some() => {
+            Err(failure) if group.len() > 1 && failure.is_one_jobs() => {
                 for append in group {
                     self.store_alone(append).await;
                 }
@@ -284,10 +297,8 @@ impl Appender<'_> {
         let versions: Vec<u32> = events.iter().map(|event| version_of(event)).collect();
         let mut stored = self.insert(events, &versions).await?;
         let first_of_its_id: Vec<bool> = events.iter().map(|event| stored.remove(&event.id.uuid())).collect();
-        let given = |(event, is_stored): (&&NewEvent, &bool)| {
-            (!is_stored && event.id_is_given).then(|| event.id.uuid())
-        };
-        let unclear: Vec<Uuid> = events.iter().zip(&first_of_its_id).filter_map(given).collect();
+        let not_inserted = |(event, is_stored): (&&NewEvent, &bool)| (!is_stored).then(|| event.id.uuid());
+        let unclear: Vec<Uuid> = events.iter().zip(&first_of_its_id).filter_map(not_inserted).collect();
         let there = if unclear.is_empty() {
             HashMap::new()
         } else {
@@ -393,6 +404,10 @@ fn version_of(event: &NewEvent) -> u32 {
 fn not_stored(event: &NewEvent, there: Option<&DomainEvent>) -> Appended {
     match there {
         None => Appended::TypeDisabled,
+        // It was this very event: an answer was lost, and it is stored again in vain.
+        Some(stored) if !event.id_is_given && event.repeats(stored) => {
+            Appended::Stored { created_at: stored.created_at, aggregate_version: stored.aggregate_version }
+        }
         Some(stored) if event.repeats(stored) => {
             Appended::Duplicate { created_at: stored.created_at, aggregate_version: stored.aggregate_version }
         }

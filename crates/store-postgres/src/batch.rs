@@ -4,6 +4,7 @@
 //! milliseconds at most: a statement for fifty costs the database little more than one for five.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{Mutex, Notify, mpsc},
     task::JoinSet,
@@ -57,7 +59,10 @@ impl<J: Job> Batcher<J> {
             let (waiting, on_its_way, run) = (Arc::clone(&waiting), Arc::clone(&on_its_way), run.clone());
             background.spawn(async move {
                 while let Some(batch) = next(&waiting, &on_its_way).await {
-                    run(batch).await;
+                    // A batch that panics takes its callers along, and nobody else.
+                    if AssertUnwindSafe(run(batch)).catch_unwind().await.is_err() {
+                        tracing::error!("a batch panicked");
+                    }
                     on_its_way.has_arrived();
                 }
             });

@@ -283,7 +283,7 @@ async fn load(
         let events = match events::in_hand(store, conn, (&schema, no), &ids).await {
             Ok(events) => events,
             // Others have nothing to do with it. What was claimed of it waits for the end of its leases.
-            Err(failure) if is_its_own(&failure) => {
+            Err(failure) if failure.is_one_tenants() => {
                 tracing::error!(%schema, %failure, "the events of this tenant cannot be read");
                 continue;
             }
@@ -298,14 +298,6 @@ async fn load(
         claims.push(DispatchClaim { schema: schema.clone(), catalogue_version, owed });
     }
     Ok(claims)
-}
-
-/// Whether a failure says something about a tenant's data, and nothing about the database.
-fn is_its_own(failure: &Failure) -> bool {
-    match failure {
-        Failure::Stored(_) => true,
-        failure => failure.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "XX")),
-    }
 }
 
 /// Settles dispatches whose leases still hold. Answers how many deliveries were written.

@@ -46,6 +46,21 @@ impl Failure {
         }
     }
 
+    /// Whether it says something about one tenant's tables, somebody who has locked them perhaps, and nothing about the
+    /// database.
+    pub(crate) fn is_one_tenants(&self) -> bool {
+        let of_tables = |code: &SqlState| {
+            matches!(&code.code()[..2], "42" | "XX")
+                || [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code)
+        };
+        matches!(self, Self::Stored(_)) || self.code().is_some_and(of_tables)
+    }
+
+    /// Whether it may be one job's fault that all of a batch failed: its values, or a row that somebody holds.
+    pub(crate) fn is_one_jobs(&self) -> bool {
+        self.code().is_some_and(|code| !is_passing(code) || *code == SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// What somebody else's equal failure is told.
     pub(crate) fn again(&self) -> Self {
         match self {

@@ -15,6 +15,10 @@ use crate::{
 
 /// The oldest server that works, as `server_version_num` has it.
 const SERVER_VERSION_MIN: i32 = 150_000;
+/// How long a server may leave bytes unacknowledged, or a connection may be idle before it is asked for a sign of life.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a statement of the passes may wait for somebody's lock: it waits for one tenant, and others wait with it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -165,6 +169,13 @@ impl Address {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
+        // A server that vanishes without a word, in a failover say, must not be waited for.
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE_MAX);
+        }
+        if !query.contains("keepalives_idle") {
+            config.keepalives_idle(SILENCE_MAX);
+        }
         if config.get_application_name().is_none() {
             config.application_name("neo-events");
         }
@@ -189,7 +200,10 @@ impl Address {
     pub(crate) fn by_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
         let mut config = self.config(statement_timeout, idle_timeout);
         let options = config.get_options().unwrap_or_default().to_owned();
-        config.options(format!("{options} -c enable_seqscan=off -c enable_mergejoin=off"));
+        let lock_timeout = LOCK_TIMEOUT.as_millis();
+        config.options(format!(
+            "{options} -c enable_seqscan=off -c enable_mergejoin=off -c lock_timeout={lock_timeout}"
+        ));
         config
     }
 

@@ -133,7 +133,7 @@ impl WorkQueue for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Finds the schemas of tenants that this node has not met.
+    /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made.
     pub(crate) async fn learn_tenants(&self, conn: &Connection, nos: &[i32]) -> Result<(), Failure> {
         let mut unknown: Vec<i32> =
             nos.iter().copied().filter(|no| self.inner.tenants.schema(*no).is_none()).collect();
@@ -142,9 +142,10 @@ impl PostgresStore {
             return Ok(());
         }
         for row in conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&unknown]).await? {
-            let mut columns = Columns::of(&row);
-            let no = columns.take()?;
-            self.inner.tenants.learn(columns.parsed()?, no);
+            let schema: Schema = Columns::from(&row, 1).parsed()?;
+            if let Err(failure) = self.tenant_no(&schema).await {
+                tracing::error!(%schema, %failure, "this tenant cannot be served");
+            }
         }
         Ok(())
     }
@@ -201,8 +202,16 @@ async fn claim_deliveries(
     }
     let mut claims: Vec<Option<EndpointClaim>> = known.iter().map(|_| None).collect();
     for (schema, places) in by_schema {
-        let loaded =
-            Loaded::of(store, &conn, schema, places.iter().map(|place| (ids[*place], &seen[*place]))).await?;
+        let of_places = places.iter().map(|place| (ids[*place], &seen[*place]));
+        let loaded = match Loaded::of(store, &conn, schema, of_places).await {
+            Ok(loaded) => loaded,
+            // Others have nothing to do with it. What was claimed of it waits for the end of its leases.
+            Err(failure) if failure.is_one_tenants() => {
+                tracing::error!(%schema, %failure, "what this tenant owes cannot be read");
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         for place in places {
             claims[place] = loaded.claim(schema, ids[place], &seen[place], until);
             if claims[place].is_none() && !seen[place].granted.is_empty() {

@@ -7,14 +7,14 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
 use neo_events_domain::tenant::Schema;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
     conn::{Conn, Connection},
@@ -27,6 +27,10 @@ use crate::{
 const BEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a session may be silent, in seconds.
 const SILENCE_SECONDS_MAX: f64 = 3.0;
+/// Beats further apart say that the database was away, or this process.
+const BEAT_PAUSE_MAX: Duration = Duration::from_millis(1500);
+/// How long this session must have been beating regularly before it takes others for dead.
+const JUDGE_AFTER: Duration = Duration::from_secs(3);
 /// How long a beat may take before another connection is tried.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,17 +38,45 @@ const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Session {
     no: AtomicI64,
     name: String,
+    rhythm: Mutex<Rhythm>,
+}
+
+/// How regularly this session has been beating.
+struct Rhythm {
+    last: Instant,
+    steady_since: Instant,
 }
 
 impl Session {
     pub(crate) async fn begin(conn: &Connection, name: String) -> Result<Self, OpenError> {
         let no = begin(conn, &name).await?;
-        Ok(Self { no: AtomicI64::new(no), name })
+        let rhythm = Rhythm { last: Instant::now(), steady_since: Instant::now() };
+        Ok(Self { no: AtomicI64::new(no), name, rhythm: Mutex::new(rhythm) })
     }
 
     /// What leases are written with.
     pub(crate) fn no(&self) -> i64 {
         self.no.load(Ordering::Relaxed)
+    }
+
+    /// Notes a beat.
+    fn has_beaten(&self) {
+        let (mut rhythm, now) = (self.rhythm(), Instant::now());
+        if now - rhythm.last > BEAT_PAUSE_MAX {
+            rhythm.steady_since = now;
+        }
+        rhythm.last = now;
+    }
+
+    /// Whether the database has been there long enough for everybody else to have been heard. After it was away, the
+    /// first one back must not take those for dead who are still on their way.
+    fn may_judge(&self) -> bool {
+        let rhythm = self.rhythm();
+        rhythm.last.elapsed() <= BEAT_PAUSE_MAX && rhythm.steady_since.elapsed() >= JUDGE_AFTER
+    }
+
+    fn rhythm(&self) -> MutexGuard<'_, Rhythm> {
+        self.rhythm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Beats until it is dropped.
@@ -78,11 +110,15 @@ impl Session {
             );
             self.no.store(begin(conn, &self.name).await?, Ordering::Relaxed);
         }
+        self.has_beaten();
         Ok(())
     }
 
     /// Ends the sessions of nodes that died and frees what they held. Answers whether there were any.
     pub(crate) async fn bury_others(&self, conn: &mut Conn) -> Result<bool, Failure> {
+        if !self.may_judge() {
+            return Ok(false);
+        }
         let admin = Schema::admin();
         let tx = conn.begin().await?;
         let dead = tx.query(sql::SESSIONS_REMOVE_DEAD, &admin, &[&self.no(), &SILENCE_SECONDS_MAX]).await?;

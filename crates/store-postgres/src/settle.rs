@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::future::join_all;
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{AttemptRecord, AttemptStatus, DeliveryState, error_code},
@@ -77,9 +78,8 @@ async fn run(connections: Connections, batch: Vec<Ended>) {
     for ended in batch {
         groups.entry(ended.tenant_no).or_default().push(ended);
     }
-    for group in groups.into_values() {
-        settle_group(&connections, group).await;
-    }
+    // Side by side: what holds up one tenant's, a lock perhaps, holds up nobody else's.
+    join_all(groups.into_values().map(|group| settle_group(&connections, group))).await;
 }
 
 async fn settle_group(connections: &Connections, group: Vec<Ended>) {
@@ -93,7 +93,7 @@ async fn settle_group(connections: &Connections, group: Vec<Ended>) {
             }
         }
         // One of them may be what the database cannot take: the others must not suffer for it.
-        Err(Failure::Sql(error)) if group.len() > 1 && error.as_db_error().is_some() => {
+        Err(failure) if group.len() > 1 && failure.is_one_jobs() => {
             for ended in group {
                 let alone = record(connections, &ended, &[&ended.settlement]).await;
                 answer(ended, alone.map(|mut settled| settled.remove(0)));

@@ -69,7 +69,11 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
     }
     let mut more = finish_requests(store, &conn, now).await?;
     for row in conn.query(sql::ENDPOINT_REMOVALS_LIST, &Schema::admin(), &[]).await? {
-        more |= end_deliveries(store, &mut conn, &row, now).await?;
+        more |= end_deliveries(store, &row, now).await.unwrap_or_else(|failure| {
+            // It stays on the list; others have nothing to do with it.
+            tracing::error!(%failure, "deliveries of a deleted endpoint were not cancelled");
+            false
+        });
     }
     if store.inner.tend_times.put_off_is_due() && bring_back(store, &conn, now).await? {
         store.inner.tend_times.look_again_at_put_off();
@@ -84,8 +88,10 @@ async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> 
     for row in &rows {
         let mut columns = Columns::of(row);
         let (no, id): (i32, DeliveryId) = (columns.take()?, columns.id()?);
-        if let Some(schema) = schema_of(store, conn, no).await? {
-            finish_request(store, (&schema, no), id, now).await?;
+        if let Some(schema) = schema_of(store, conn, no).await?
+            && let Err(failure) = finish_request(store, (&schema, no), id, now).await
+        {
+            tracing::error!(%failure, delivery_id = %id, "a cancellation was not finished");
         }
     }
     Ok(false)
@@ -97,15 +103,11 @@ async fn schema_of(store: &PostgresStore, conn: &Conn, no: i32) -> Result<Option
 }
 
 /// What a deleted endpoint was still owed ends: at once where nobody works on it, else when that attempt ends.
-async fn end_deliveries(
-    store: &PostgresStore,
-    conn: &mut Conn,
-    row: &Row,
-    now: Timestamp,
-) -> Result<bool, Failure> {
+async fn end_deliveries(store: &PostgresStore, row: &Row, now: Timestamp) -> Result<bool, Failure> {
+    let mut conn = store.inner.connections.work().await?;
     let mut columns = Columns::of(row);
     let (no, endpoint_id): (i32, Uuid) = (columns.take()?, columns.uuid()?);
-    let Some(schema) = schema_of(store, conn, no).await? else { return Ok(false) };
+    let Some(schema) = schema_of(store, &conn, no).await? else { return Ok(false) };
     let (admin, limit) = (Schema::admin(), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
     let tx = conn.begin().await?;
     let owed = tx.query(sql::DELIVERY_QUEUE_OF_ENDPOINT, &admin, &[&no, &endpoint_id, &limit, &now]).await?;

@@ -14,7 +14,9 @@ pub enum StoreError {
     /// The caller's own transaction is not on the tenant's database: on another, or of another kind.
     #[error("the transaction is not on the tenant's database")]
     ForeignTransaction,
-    /// The database cannot serve now: locked, restarting, unreachable, shutting down. Trying again may help.
+    /// The database cannot serve now: locked, restarting, unreachable, shutting down. Trying again may help. If the
+    /// connection to a server broke before its answer came, and only then, the step may have been done all the same:
+    /// publishing again with the same id is safe.
     #[error("the database is not available")]
     Unavailable(#[source] Cause),
     /// No room is left on the device.

@@ -158,8 +158,8 @@ pub trait WorkQueue {
     }
 
     /// Claims up to `limit` owed dispatches until `lease_until`, each schema's oldest first, in one claim per
-    /// schema. No schema's backlog keeps another waiting for more than a few calls; one whose data cannot be read is
-    /// left out.
+    /// schema. One whose data cannot be read is left out. Whether schemas take turns, so that one's backlog does not keep
+    /// another's waiting, is the backend's to say: SQLite's do, PostgreSQL's are served in the order of their events.
     async fn claim_dispatches(
         &self,
         now: Timestamp,

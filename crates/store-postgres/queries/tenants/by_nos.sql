@@ -1,4 +1,3 @@
--- Read after the claim that found these tenants: the counts are then at least those of its snapshot.
-select no, schema_name, catalogue_version
+select no, schema_name
 from admin.tenants
 where no = any ($1::integer[])

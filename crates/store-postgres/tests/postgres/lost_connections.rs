@@ -64,7 +64,13 @@ async fn work(store: &PostgresStore, endpoint: &Endpoint, random: &mut Random) -
                     answered(store.release(lease)).await;
                     continue;
                 }
-                let verdict = *random.pick(&[Verdict::Succeeded, Verdict::Retry(at(1)), Verdict::Rejected]);
+                let progress = lease.work().progress;
+                let again = if progress.attempt < progress.max_attempts {
+                    Verdict::Retry(at(1))
+                } else {
+                    Verdict::Exhausted
+                };
+                let verdict = *random.pick(&[Verdict::Succeeded, again, Verdict::Rejected]);
                 answered(async {
                     store.settle(settlement(lease, verdict, 1)).await.map_err(|lost| lost.error)
                 })
@@ -150,7 +156,8 @@ async fn until_blocked(scene: &Scene, connections: i64) {
     }
 }
 
-/// Where every connection is in use, calls say so after the time for which one is waited for, however many there are.
+/// Where every connection stands before a lock, calls are answered within the time for which a connection is waited
+/// for, however many there are; and the lock itself is not waited for longer than that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_pool_is_unavailable_in_time() {
     let scene = Scene::of(1).await;
@@ -195,7 +202,8 @@ async fn a_full_pool_is_unavailable_in_time() {
     calls.spawn(async move { ("tend", began.elapsed(), store.tend(at(1)).await.map(drop)) });
     while let Some(call) = calls.join_next().await {
         let (what, took, answer) = call.unwrap();
-        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{what}: {answer:?}");
+        // Connections come free when their waiting for the lock is over, so that some calls get one.
+        assert!(matches!(answer, Ok(()) | Err(StoreError::Unavailable(_))), "{what}: {answer:?}");
         assert!(took < CONNECTION_WAIT + SLACK, "{what} took {took:?}");
     }
 
@@ -203,7 +211,7 @@ async fn a_full_pool_is_unavailable_in_time() {
     answered(scene.store().endpoint(&scene.schema, endpoint.id)).await.unwrap();
     beside.batch_execute("rollback").await.unwrap();
     while let Some(claimed) = stuck.join_next().await {
-        claimed.unwrap().unwrap();
+        assert!(matches!(claimed.unwrap(), Err(StoreError::Unavailable(_))), "the lock was never free");
     }
     invariants::check(&beside).await;
 }

@@ -10,7 +10,7 @@ use lru::LruCache;
 use neo_events_domain::{Uuid, event::DomainEvent};
 
 /// What all of them may be together, in bytes.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What an event takes beside its data and metadata, about.
 const EVENT_BYTES: usize = 512;
 

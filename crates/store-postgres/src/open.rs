@@ -237,7 +237,10 @@ pub(crate) async fn check(conn: &Connection) -> Result<(), OpenError> {
         )
         .await
         .map_err(Failure::from)?;
-    let (number, found, is_read_only): (i32, String, bool) = (row.get(0), row.get(1), row.get(2));
+    judge(row.get(0), row.get(1), row.get(2))
+}
+
+fn judge(number: i32, found: String, is_read_only: bool) -> Result<(), OpenError> {
     if number < SERVER_VERSION_MIN {
         return Err(OpenError::ServerTooOld { found });
     }
@@ -265,6 +268,15 @@ pub async fn migration_status(url: &str) -> Result<Vec<MigrationStatus>, OpenErr
 mod tests {
     use super::*;
     use tokio_postgres::config::SslMode;
+
+    #[test]
+    fn servers_before_15_and_standbys_are_refused() {
+        assert!(judge(150_000, "15.0".into(), false).is_ok());
+        assert!(judge(180_001, "18.1".into(), false).is_ok());
+        let too_old = judge(140_020, "14.20".into(), false).unwrap_err().to_string();
+        assert_eq!(too_old, "PostgreSQL 14.20 is too old: neo-events needs 15 or later");
+        assert!(matches!(judge(150_000, "15.0".into(), true), Err(OpenError::ReadOnly)));
+    }
 
     #[test]
     fn urls_are_understood_as_libpq_does() {

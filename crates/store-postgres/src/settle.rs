@@ -83,56 +83,64 @@ async fn run(connections: Connections, batch: Vec<Ended>) {
 }
 
 async fn settle_group(connections: &Connections, group: Vec<Ended>) {
+    let mut states = States::new();
     let settlements: Vec<&Settlement> = group.iter().map(|ended| &ended.settlement).collect();
-    let settled = record(connections, &group[0], &settlements).await;
-    match settled {
-        Ok(settled) => {
-            for (ended, settled) in group.into_iter().zip(settled) {
-                // Whoever no longer waits has nothing left to do.
-                let _ = ended.reply.send(Ok(settled));
-            }
-        }
+    let recorded = record(connections, &group[0], &settlements, &mut states).await;
+    // What was recorded before a failure is recorded.
+    let (done, open): (Vec<_>, Vec<_>) =
+        group.into_iter().partition(|ended| recorded.is_ok() || states.contains_key(&key(&ended.settlement)));
+    for ended in done {
+        let state = states.remove(&key(&ended.settlement));
+        answer(ended, Ok(state.map_or(Settled::LeaseLost, Settled::Recorded)));
+    }
+    match recorded {
+        Ok(()) => {}
         // One of them may be what the database cannot take: the others must not suffer for it.
-        Err(failure) if group.len() > 1 && failure.is_one_jobs() => {
-            for ended in group {
-                let alone = record(connections, &ended, &[&ended.settlement]).await;
-                answer(ended, alone.map(|mut settled| settled.remove(0)));
+        Err(failure) if open.len() > 1 && failure.is_one_jobs() => {
+            for ended in open {
+                let mut states = States::new();
+                let alone = record(connections, &ended, &[&ended.settlement], &mut states).await;
+                let state = states.into_values().next();
+                answer(ended, alone.map(|()| state.map_or(Settled::LeaseLost, Settled::Recorded)));
             }
         }
-        Err(failure) => group.into_iter().for_each(|ended| answer(ended, Err(failure.again()))),
+        Err(failure) => open.into_iter().for_each(|ended| answer(ended, Err(failure.again()))),
     }
 }
 
 fn answer(ended: Ended, settled: Result<Settled, Failure>) {
     let Ended { settlement, reply, .. } = ended;
     let settled = settled.map_err(|failure| Unsettled { work: settlement, error: failure.into() });
+    // Whoever no longer waits has nothing left to do.
     let _ = reply.send(settled);
 }
 
-/// Records settlements of one tenant, for the first of them and others. Answers for each in order.
+/// What was recorded, by delivery and token: two who hold the same delivery, one of them no longer, may come together.
+type States = HashMap<(Uuid, i64), DeliveryState>;
+
+fn key(settlement: &Settlement) -> (Uuid, i64) {
+    (settlement.lease.work().delivery_id.uuid(), token(settlement.lease.token()))
+}
+
+/// Records settlements of one tenant, for the first of them and others.
 async fn record(
     connections: &Connections,
     first: &Ended,
     settlements: &[&Settlement],
-) -> Result<Vec<Settled>, Failure> {
+    states: &mut States,
+) -> Result<(), Failure> {
     let mut conn = connections.work_since(first.came_at).await?;
     let (schema, tenant_no) = (&first.settlement.lease.work().schema, first.tenant_no);
-    let mut states = HashMap::new();
     // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
     for _ in 0..TRIES_MAX {
-        let is_open =
-            |settlement: &&&Settlement| !states.contains_key(&settlement.lease.work().delivery_id.uuid());
+        let is_open = |settlement: &&&Settlement| !states.contains_key(&key(settlement));
         let open: Vec<&Settlement> = settlements.iter().filter(is_open).copied().collect();
         if open.is_empty() {
             break;
         }
         states.extend(write_with_consequences(&mut conn, schema, tenant_no, &open).await?);
     }
-    let settled = |settlement: &&Settlement| {
-        let state = states.remove(&settlement.lease.work().delivery_id.uuid());
-        state.map_or(Settled::LeaseLost, Settled::Recorded)
-    };
-    Ok(settlements.iter().map(settled).collect())
+    Ok(())
 }
 
 /// Also disables the endpoints whose receivers asked for no more.
@@ -141,7 +149,7 @@ async fn write_with_consequences(
     schema: &Schema,
     tenant_no: i32,
     settlements: &[&Settlement],
-) -> Result<HashMap<Uuid, DeliveryState>, Failure> {
+) -> Result<States, Failure> {
     let is_gone = |settlement: &&&Settlement| settlement.verdict == Verdict::Gone;
     let gone: Vec<&Settlement> = settlements.iter().filter(is_gone).copied().collect();
     if gone.is_empty() {
@@ -150,7 +158,7 @@ async fn write_with_consequences(
     let tx = conn.begin().await?;
     let states = write(&tx, schema, tenant_no, settlements).await?;
     for settlement in gone {
-        if states.contains_key(&settlement.lease.work().delivery_id.uuid()) {
+        if states.contains_key(&key(settlement)) {
             disable_endpoint(&tx, schema, settlement).await?;
         }
     }
@@ -199,7 +207,7 @@ async fn write(
     schema: &Schema,
     tenant_no: i32,
     settlements: &[&Settlement],
-) -> Result<HashMap<Uuid, DeliveryState>, Failure> {
+) -> Result<States, Failure> {
     let column = Rows(settlements);
     let next: Vec<Next> = column.of(|settlement| Next::of(settlement.verdict));
     let headers = settlements
@@ -248,9 +256,9 @@ fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn read(row: &Row) -> Result<(Uuid, DeliveryState), Failure> {
+fn read(row: &Row) -> Result<((Uuid, i64), DeliveryState), Failure> {
     let mut columns = Columns::of(row);
-    let (id, status): (Uuid, String) = (columns.take()?, columns.take()?);
+    let (key, status): (_, String) = ((columns.take()?, columns.take()?), columns.take()?);
     let (due_at, reason, max_attempts_reached): (Option<Timestamp>, Option<String>, bool) =
         (columns.take()?, columns.take()?, columns.take()?);
     let state = match (status.as_str(), due_at) {
@@ -259,7 +267,7 @@ fn read(row: &Row) -> Result<(Uuid, DeliveryState), Failure> {
         ("cancelled", _) => DeliveryState::Cancelled { reason: reason.unwrap_or_default() },
         _ => DeliveryState::Failed { max_attempts_reached },
     };
-    Ok((id, state))
+    Ok((key, state))
 }
 
 /// Settlements, to be turned into columns.

@@ -94,4 +94,4 @@ recorded as (
     from done
     join changed on changed.id = done.id and changed.token = done.token
 )
-select id, status, due_at, cancel_reason, max_attempts_reached from changed
+select id, token, status, due_at, cancel_reason, max_attempts_reached from changed

@@ -23,7 +23,7 @@ use neo_events_store::{
 };
 use neo_events_store_postgres::{
     PostgresOptions, PostgresStore,
-    tokio_postgres::{self, Client, NoTls},
+    tokio_postgres::{self, Client, NoTls, Transaction},
 };
 use neo_events_test_postgres::{Database, database};
 use tokio::{task::JoinSet, time::Instant};
@@ -115,6 +115,11 @@ impl Beside {
         let mut driver = JoinSet::new();
         driver.spawn(async move { drop(connection.await) });
         Self { client, _driver: driver }
+    }
+
+    /// Begins a transaction.
+    pub(crate) async fn transaction(&mut self) -> Transaction<'_> {
+        self.client.transaction().await.unwrap()
     }
 
     /// The one number that a statement answers.

@@ -11,6 +11,7 @@ use std::{
 
 use neo_events_domain::{
     Uuid,
+    delivery::DeliveryState,
     endpoint::Endpoint,
     id::DeliveryId,
     retry::Verdict,
@@ -21,14 +22,14 @@ use neo_events_store::{
     Settled, Tenants, Unsettled, WorkQueue,
 };
 use neo_events_store_postgres::PostgresStore;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     invariants,
     random::Random,
     scene::{
-        Scene, at, claim, claim_dispatches, dispatch, draft, event, new_endpoint, settle_all, settlement,
-        to_all,
+        PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, new_endpoint, settle_all,
+        settle_at_last, settlement, to_all,
     },
 };
 
@@ -375,4 +376,44 @@ async fn nodes_that_claim_together_share_the_work() {
     ids.dedup();
     assert_eq!((granted, ids.len()), (600, 600));
     invariants::check(&scene.beside().await).await;
+}
+
+/// Two who hold the same delivery, one of them no longer, settle in the same statement: only the one who holds it is
+/// told that it counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_holders_in_one_batch_only_the_last_is_told_that_it_counts() {
+    let scene = Scene::of(1).await;
+    let (store, endpoint, mut beside) = (scene.store(), scene.endpoint().await, scene.beside().await);
+    scene.publish(3).await;
+    assert_eq!(dispatch(store, 0, 3, std::slice::from_ref(&endpoint)).await.unwrap(), 3);
+    let late = claim(store, (&scene.schema, &endpoint), 1, 1).await.unwrap().remove(0);
+    let mut held = claim(store, (&scene.schema, &endpoint), 1 + LEASE_SECONDS, 3).await.unwrap();
+    assert_eq!((held.len(), held[0].work().delivery_id), (3, late.work().delivery_id));
+    let now = 1 + LEASE_SECONDS;
+    let settling = |lease, verdict| Box::pin(settle_at_last(store, settlement(lease, verdict, now)));
+
+    // Both workers are kept busy, so that whoever comes meanwhile goes together.
+    let watching = scene.beside().await;
+    let lock = beside.transaction().await;
+    lock.batch_execute("lock table admin.deliveries in exclusive mode").await.unwrap();
+    let mut busy = Vec::new();
+    for waiting in 1..=2 {
+        let mut one = settling(held.remove(1), Verdict::Succeeded);
+        assert!(futures_util::poll!(&mut one).is_pending());
+        busy.push(one);
+        let deadline = Instant::now() + PATIENCE;
+        while watching.number("select count(*) from pg_locks where not granted").await < waiting {
+            assert!(Instant::now() < deadline, "the lock keeps nobody waiting");
+        }
+    }
+    let (mut late, mut live) =
+        (settling(late, Verdict::Rejected), settling(held.remove(0), Verdict::Succeeded));
+    assert!(futures_util::poll!(&mut late).is_pending() && futures_util::poll!(&mut live).is_pending());
+    lock.commit().await.unwrap();
+
+    assert_eq!((late.await, live.await), (Settled::LeaseLost, Settled::Recorded(DeliveryState::Success)));
+    for one in busy {
+        assert_eq!(one.await, Settled::Recorded(DeliveryState::Success));
+    }
+    invariants::check(&watching).await;
 }

@@ -297,6 +297,26 @@ impl NewEvent {
         self.aggregate_type.as_deref().unwrap_or(self.event_type.category())
     }
 
+    /// The event as it is stored at `created_at` with this version; it occurred `now` if its publisher does not say.
+    pub fn stored(&self, created_at: Timestamp, aggregate_version: u32, now: Timestamp) -> DomainEvent {
+        DomainEvent {
+            id: self.id,
+            event_type: self.event_type.clone(),
+            event_name: self.event_name.clone(),
+            aggregate_id: self.aggregate_id_or_default(),
+            aggregate_type: self.aggregate_type_or_default().to_owned(),
+            aggregate_version,
+            correlation_id: self.correlation_id,
+            causation_id: self.causation_id,
+            triggered_by_user_id: self.triggered_by_user_id,
+            context_id: self.context_id,
+            occurred_at: self.occurred_at.unwrap_or_else(|| to_micros(now)),
+            created_at,
+            event_metadata: self.event_metadata.clone().unwrap_or_else(JsonObject::empty),
+            event_data: self.event_data.clone(),
+        }
+    }
+
     /// Whether publishing this again, after `stored`, is the same publish: every field that was given is equal.
     pub fn repeats(&self, stored: &DomainEvent) -> bool {
         fn agrees<T: PartialEq + ?Sized>(given: Option<&T>, stored: Option<&T>) -> bool {

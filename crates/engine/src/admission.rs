@@ -108,7 +108,14 @@ impl Admission {
 
     /// The place of one claimed delivery. It comes back however the delivery ends, also by a panic.
     pub(crate) const fn place(self: Arc<Self>, key: Key) -> Place {
-        Place { admission: self, key, is_at_endpoint: true, retry_at: None }
+        Place { admission: self, key, stage: Stage::AtEndpoint, retry_at: None }
+    }
+
+    /// A place for a delivery that is only being written, if there is one and nothing that waits would be overtaken.
+    pub(crate) fn place_ahead(self: &Arc<Self>, key: Key, now: Timestamp) -> Option<Place> {
+        let admission = Arc::clone(self);
+        let is_free = self.state().take_ahead(&key, now);
+        is_free.then(|| Place { admission, key, stage: Stage::Ahead, retry_at: None })
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
@@ -123,6 +130,11 @@ impl Admission {
         state.learn(key, bearing);
         state.leave_endpoint(key, 1);
         drop(state);
+        self.changed.notify_one();
+    }
+
+    fn not_needed(&self, key: &Key) {
+        self.state().give_back(key, 1);
         self.changed.notify_one();
     }
 
@@ -147,9 +159,20 @@ impl Admission {
 pub(crate) struct Place {
     admission: Arc<Admission>,
     key: Key,
-    is_at_endpoint: bool,
+    stage: Stage,
     /// When the endpoint's next try of it is due.
     pub(crate) retry_at: Option<Timestamp>,
+}
+
+/// How far a delivery has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is not there yet, and perhaps never will be.
+    Ahead,
+    /// It is being attempted.
+    AtEndpoint,
+    /// It has been; what came of it is being recorded.
+    Answered,
 }
 
 impl Place {
@@ -158,17 +181,25 @@ impl Place {
         &self.key.0
     }
 
+    /// The delivery is there, and its attempt begins.
+    pub(crate) const fn begin(&mut self) {
+        self.stage = Stage::AtEndpoint;
+    }
+
     /// The attempt is over, and the endpoint bore it like this: another one may go there.
     pub(crate) fn answered(&mut self, bearing: Bearing) {
-        self.is_at_endpoint = false;
+        self.stage = Stage::Answered;
         self.admission.answered(&self.key, bearing);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.is_at_endpoint {
-            self.answered(Bearing::Badly);
+        match self.stage {
+            // Nothing was attempted, so nothing was learned.
+            Stage::Ahead => return self.admission.not_needed(&self.key),
+            Stage::AtEndpoint => self.answered(Bearing::Badly),
+            Stage::Answered => {}
         }
         self.admission.finished(&self.key, self.retry_at);
     }
@@ -217,6 +248,28 @@ impl State {
         self.in_flight += max;
         self.unproven_in_flight += if flow.proven { 0 } else { max };
         Some(EndpointQuota { schema: key.0, endpoint_id: key.1, max })
+    }
+
+    /// Takes a place out of turn, which is fair only as long as nobody waits: neither another endpoint for a place on
+    /// the node, nor an older delivery of this one.
+    fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
+        if self.in_flight >= IN_FLIGHT_MAX || !self.ready.is_empty() {
+            return false;
+        }
+        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
+        let waits = match flow.due {
+            Due::No => false,
+            Due::Later(at) => at <= now,
+            Due::Ready | Due::Full => true,
+        };
+        let is_barred = !flow.proven && self.unproven_in_flight >= UNPROVEN_IN_FLIGHT_MAX;
+        if waits || is_barred || !flow.has_room() {
+            return false;
+        }
+        flow.in_flight += 1;
+        self.in_flight += 1;
+        self.unproven_in_flight += u32::from(!flow.proven);
+        true
     }
 
     fn owe(&mut self, key: Key, at: Timestamp) {
@@ -321,6 +374,31 @@ mod tests {
         assert_eq!(admission.state().in_flight, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
         drop(places);
         assert_eq!(admission.state().in_flight, ENDPOINT_IN_FLIGHT_MIN);
+    }
+
+    #[test]
+    fn a_place_ahead_overtakes_nobody_and_teaches_nothing() {
+        let admission = Arc::new(Admission::default());
+        let ahead = |n, now| admission.place_ahead(key(n), at(now));
+        let places = [ahead(1, 0).unwrap(), ahead(1, 0).unwrap()];
+        assert!(ahead(1, 0).is_none(), "its bound holds");
+        drop(places);
+        assert_eq!(admission.state().in_flight, 0);
+        admission.owe(key(1), at(10));
+        drop(ahead(1, 9).expect("what is due later is not overtaken"));
+        assert!(ahead(1, 10).is_none(), "an older delivery waits");
+        assert!(ahead(2, 10).is_some());
+        assert_eq!(quotas(&admission, 10), [(1, ENDPOINT_IN_FLIGHT_MIN)], "nothing was learned of it");
+        admission.owe(key(3), at(0));
+        admission.state().ripen(at(0));
+        assert!(ahead(2, 10).is_none(), "another endpoint's turn has come");
+        let mut begun = {
+            admission.reserve(at(0));
+            ahead(2, 10).unwrap()
+        };
+        begun.begin();
+        begun.answered(Bearing::Well);
+        assert!(admission.state().flows[&key(2)].proven);
     }
 
     #[test]

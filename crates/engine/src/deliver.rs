@@ -6,6 +6,8 @@
 //! store.settle(lease, attempt, verdict).await       // record: consumes the lease, fenced by its token
 //! ```
 //!
+//! Beside what it claims there is what publishing has leased to this node already ([`crate::direct`]).
+//!
 //! Claimed is only what there is room for ([`crate::admission`]). A node that dies in the middle has recorded nothing:
 //! its leases end, and the deliveries are made again with the same `webhook-id`.
 
@@ -21,12 +23,13 @@ use neo_events_store::{
     DELIVERY_LEASE, DeliveryWork, EndpointClaim, EndpointQuota, Lease, Settled, Settlement, Store,
     StoreError, Unsettled,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Sources,
     admission::{Admission, Bearing, Key, Place},
+    direct::Taken,
     dispatch::later,
     usage::UsageLog,
     webhook::Webhook,
@@ -38,6 +41,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 const SWEEP_SHARE: u32 = 10;
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
+/// How many that were taken begin together.
+const TAKEN_MAX: usize = 64;
 /// How long to wait after the database failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// An answer that takes longer makes its endpoint a slow one.
@@ -67,8 +72,41 @@ enum Woken {
 }
 
 impl Deliverer {
-    /// Runs passes until `stop`, then lets what is in flight end until `abort`, and gives the rest back.
-    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken, abort: CancellationToken) {
+    /// Runs until `stop`, then lets what is in flight end until `abort`, and gives the rest back.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        taken: &mut UnboundedReceiver<Taken>,
+        stop: CancellationToken,
+        abort: CancellationToken,
+    ) {
+        tokio::join!(self.run_claimed(&stop, &abort), self.run_taken(taken, &stop, &abort));
+    }
+
+    /// What was leased to this node as it was written.
+    async fn run_taken(
+        self: &Arc<Self>,
+        taken: &mut UnboundedReceiver<Taken>,
+        stop: &CancellationToken,
+        abort: &CancellationToken,
+    ) {
+        let (mut in_flight, mut batch) = (JoinSet::new(), Vec::new());
+        while stop.run_until_cancelled(taken.recv_many(&mut batch, TAKEN_MAX)).await.is_some_and(|n| n > 0) {
+            for Taken { mut place, endpoint, lease } in batch.drain(..) {
+                place.begin();
+                let (deliverer, abort) = (Arc::clone(self), abort.clone());
+                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &abort).await });
+            }
+            while in_flight.try_join_next().is_some() {}
+        }
+        taken.close();
+        while let Some(Taken { lease, .. }) = taken.recv().await {
+            self.give_back(lease).await;
+        }
+        while in_flight.join_next().await.is_some() {}
+    }
+
+    /// Passes over what is due.
+    async fn run_claimed(self: &Arc<Self>, stop: &CancellationToken, abort: &CancellationToken) {
         let mut in_flight = JoinSet::new();
         let mut sweep_at: Option<Instant> = None;
         while !stop.is_cancelled() {
@@ -76,7 +114,7 @@ impl Deliverer {
                 if sweep_at.is_none_or(|at| at <= Instant::now()) {
                     sweep_at = Some(self.sweep().await);
                 }
-                self.pass(&mut in_flight, &abort).await
+                self.pass(&mut in_flight, abort).await
             };
             let pause = match passed.await {
                 Ok(Claimed::Nothing) => Duration::ZERO,

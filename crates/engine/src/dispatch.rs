@@ -11,7 +11,12 @@ use neo_events_store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Sources, admission::Admission, registry::Registry, usage::UsageLog};
+use crate::{
+    Sources,
+    admission::Admission,
+    registry::{Registry, Subject, Wanted},
+    usage::UsageLog,
+};
 
 /// Most events claimed at a time.
 const DISPATCH_BATCH_MAX: u32 = 256;
@@ -31,14 +36,15 @@ pub(crate) struct Dispatcher {
     /// Told who is owed something; `None` where this node does not deliver.
     pub(crate) admission: Option<Arc<Admission>>,
     pub(crate) usage: Arc<UsageLog>,
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl Dispatcher {
     /// Runs passes until `stop`.
     pub(crate) async fn run(&self, stop: CancellationToken) {
-        let mut registry = Registry::default();
+        self.registry.clear();
         while !stop.is_cancelled() {
-            match self.pass(&mut registry, &stop).await {
+            match self.pass(&stop).await {
                 Ok(0) => {
                     let _ = stop.run_until_cancelled(wait_for_work(self.store.as_ref())).await;
                 }
@@ -55,14 +61,14 @@ impl Dispatcher {
     }
 
     /// Dispatches what is owed, up to a batch. Answers how many events that was.
-    async fn pass(&self, registry: &mut Registry, stop: &CancellationToken) -> Result<usize, StoreError> {
+    async fn pass(&self, stop: &CancellationToken) -> Result<usize, StoreError> {
         let now = self.sources.now();
         let claims = self.store.claim_dispatches(now, DISPATCH_BATCH_MAX, later(now, DISPATCH_LEASE)).await?;
         let (mut events, mut failed) = (0, None);
         for claim in claims {
             events += claim.owed.len();
             // One tenant's trouble is not the others'.
-            if let Err(error) = self.dispatch_claim(registry, claim, stop).await {
+            if let Err(error) = self.dispatch_claim(claim, stop).await {
                 failed = Some(error);
             }
         }
@@ -71,22 +77,20 @@ impl Dispatcher {
 
     async fn dispatch_claim(
         &self,
-        registry: &mut Registry,
         DispatchClaim { schema, catalogue_version, owed }: DispatchClaim,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        if let Err(error) = registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
+        if let Err(error) = self.registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
             self.give_back(owed, &error).await?;
             return Err(error);
         }
-        self.dispatch_all(registry, owed, stop).await
+        self.dispatch_all(owed, stop).await
     }
 
     /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
     /// transaction with hundreds of its like.
     async fn dispatch_all(
         &self,
-        registry: &Registry,
         owed: Vec<Lease<OwedEvent>>,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
@@ -94,7 +98,7 @@ impl Dispatcher {
         loop {
             let (mut dispatched, mut deliveries) = (Vec::new(), 0);
             for lease in owed.by_ref() {
-                let one = self.dispatch(registry, lease);
+                let one = self.dispatch(lease);
                 deliveries += one.deliveries.len();
                 dispatched.push(one);
                 if deliveries >= SETTLE_DELIVERIES_MAX {
@@ -117,22 +121,18 @@ impl Dispatcher {
         if error.is_transient() { self.store.release_dispatches(owed).await } else { Ok(()) }
     }
 
-    fn dispatch(&self, registry: &Registry, lease: Lease<OwedEvent>) -> Dispatched {
+    fn dispatch(&self, lease: Lease<OwedEvent>) -> Dispatched {
         let OwedEvent { schema, event } = lease.work();
-        let wanted = registry.wanted(schema, event);
+        let (event_type, context_id) = (&event.event_type, event.context_id);
+        let subject = Subject { event_type, context_id, data: event.event_data.as_str() };
+        let wanted =
+            self.registry.matches(schema, &subject).map(|matches| matches.wanted).unwrap_or_default();
         let now = self.sources.now();
         for wish in &wanted {
             self.usage.subscriptions_triggered(schema, &wish.subscription_ids, now);
         }
-        let deliveries = wanted.into_iter().map(|wish| NewDelivery {
-            id: self.sources.new_id(),
-            endpoint_id: wish.endpoint_id,
-            trigger: Trigger::Event,
-            max_attempts: 1 + wish.retry.max_retry_attempts,
-            retry: wish.retry,
-            subscription_ids: wish.subscription_ids,
-        });
-        Dispatched { deliveries: deliveries.collect(), lease }
+        let deliveries = wanted.into_iter().map(|wish| new_delivery(&self.sources, wish)).collect();
+        Dispatched { deliveries, lease }
     }
 
     /// Writes until it is written: giving up would only mean matching everything again.
@@ -171,6 +171,18 @@ impl Dispatcher {
                 }
             }
         }
+    }
+}
+
+/// What an endpoint that wants an event is owed.
+pub(crate) fn new_delivery(sources: &Sources, Wanted { endpoint, subscription_ids }: Wanted) -> NewDelivery {
+    NewDelivery {
+        id: sources.new_id(),
+        endpoint_id: endpoint.id,
+        trigger: Trigger::Event,
+        max_attempts: 1 + endpoint.retry.max_retry_attempts,
+        retry: endpoint.retry,
+        subscription_ids,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod deliver;
+mod direct;
 mod dispatch;
 mod keyring;
 mod registry;
@@ -13,5 +14,5 @@ mod webhook;
 
 pub use keyring::{Keyring, KeyringError, MasterKey};
 pub use sources::{Clock, Random, Sources, SystemClock, SystemRandom};
-pub use supervisor::{Engine, EngineHints, Passes, Shutdown};
+pub use supervisor::{Engine, EngineHandle, Passes, Shutdown};
 pub use transport::{Transport, TransportReport, TransportRequest};

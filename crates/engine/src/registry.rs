@@ -2,17 +2,20 @@
 //!
 //! The catalogue counts its changes. A claim of dispatches names the count that matching must know at least; if ours
 //! is older, what changed since is read and applied before anything is matched. So a subscription is in force for
-//! every event claimed after its commit, on every node, without any message between nodes.
+//! every event claimed after its commit, on every node, without any message between nodes. Who matches an event before
+//! it is stored names the count that it was matched with, and the store compares.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use neo_events_domain::{
     Uuid,
     endpoint::Endpoint,
-    event::DomainEvent,
+    event_type::EventType,
     id::{EndpointId, SubscriptionId},
     matching::{LazyData, Matcher, Rule},
-    retry::RetryPolicy,
     subscription::{Subscription, effective_context},
     tenant::Schema,
 };
@@ -20,17 +23,29 @@ use neo_events_store::{CatalogueChanges, CatalogueVersion, Store, StoreError};
 
 const CHANGES_PER_READ: u32 = 1000;
 
-/// Every tenant's matcher.
+/// Every tenant's matcher, shared by the passes and by publishers.
 #[derive(Default)]
 pub(crate) struct Registry {
-    tenants: HashMap<Schema, Tenant>,
+    tenants: RwLock<HashMap<Schema, Tenant>>,
+}
+
+/// What matching must know of an event.
+pub(crate) struct Subject<'a> {
+    pub(crate) event_type: &'a EventType,
+    pub(crate) context_id: Option<Uuid>,
+    pub(crate) data: &'a str,
+}
+
+/// Who wants an event, as of a catalogue.
+pub(crate) struct Matches {
+    pub(crate) version: CatalogueVersion,
+    /// Each endpoint once, in order of their ids.
+    pub(crate) wanted: Vec<Wanted>,
 }
 
 /// An endpoint that wants an event.
-#[derive(Debug, PartialEq)]
 pub(crate) struct Wanted {
-    pub(crate) endpoint_id: EndpointId,
-    pub(crate) retry: RetryPolicy,
+    pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) subscription_ids: Vec<SubscriptionId>,
 }
 
@@ -42,54 +57,68 @@ struct Tenant {
     subscriptions: HashMap<SubscriptionId, Subscription>,
 }
 
+/// An endpoint and what leads to it.
+#[derive(Default)]
 struct Route {
-    is_active: bool,
-    context_id: Option<Uuid>,
-    retry: RetryPolicy,
+    /// `None` as long as only a subscription has named it: its own change comes with or after that.
+    endpoint: Option<Arc<Endpoint>>,
     subscription_ids: HashSet<SubscriptionId>,
 }
 
 impl Registry {
-    /// Brings a tenant at least to `version`.
+    /// Forgets everything: what was interrupted while it was written may be half a truth.
+    pub(crate) fn clear(&self) {
+        self.write().clear();
+        self.tenants.clear_poison();
+    }
+
+    /// Brings a tenant at least to `version`. One pass does this.
     pub(crate) async fn refresh(
-        &mut self,
+        &self,
         store: &dyn Store,
         schema: &Schema,
         version: CatalogueVersion,
     ) -> Result<(), StoreError> {
-        let tenant = self.tenants.entry(schema.clone()).or_default();
+        let known =
+            |registry: &Self| registry.read().get(schema).map(|tenant| tenant.version).unwrap_or_default();
         // To the end, not only to `version`: a row that mattered at `version` may have changed again since, and so
         // have moved behind it.
-        let mut behind = tenant.version < version;
+        let mut behind = known(self) < version;
         while behind {
-            let changes = store.catalogue_changes(schema, tenant.version, CHANGES_PER_READ).await?;
+            let changes = store.catalogue_changes(schema, known(self), CHANGES_PER_READ).await?;
             behind = changes.more;
-            tenant.apply(changes);
+            self.write().entry(schema.clone()).or_default().apply(changes);
         }
         Ok(())
     }
 
-    /// The endpoints that want an event, each once, in order of their ids.
-    pub(crate) fn wanted(&self, schema: &Schema, event: &DomainEvent) -> Vec<Wanted> {
-        let Some(tenant) = self.tenants.get(schema) else { return Vec::new() };
-        let data = LazyData::new(event.event_data.as_str());
+    /// Who wants an event, as far as is known; `None` of a tenant that nothing is known of yet.
+    pub(crate) fn matches(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
+        // Half a truth is none.
+        let tenants = self.tenants.read().ok()?;
+        let tenant = tenants.get(schema)?;
+        let data = LazyData::new(of.data);
         let mut matched: Vec<_> = tenant
             .matcher
-            .matching(&event.event_type, event.context_id, &data)
+            .matching(of.event_type, of.context_id, &data)
             .into_iter()
             .filter_map(|id| Some((tenant.subscriptions.get(&id)?.endpoint_id, id)))
             .collect();
         matched.sort_unstable();
-        let by_endpoint = matched.chunk_by(|(one, _), (other, _)| one == other);
-        by_endpoint
-            .filter_map(|chunk| {
-                tenant.endpoints.get(&chunk[0].0).map(|route| Wanted {
-                    endpoint_id: chunk[0].0,
-                    retry: route.retry,
-                    subscription_ids: chunk.iter().map(|(_, id)| *id).collect(),
-                })
-            })
-            .collect()
+        let wanted = matched.chunk_by(|(one, _), (other, _)| one == other).filter_map(|chunk| {
+            let endpoint = tenant.endpoints.get(&chunk[0].0)?.endpoint.as_ref()?;
+            let subscription_ids = chunk.iter().map(|(_, id)| *id).collect();
+            Some(Wanted { endpoint: Arc::clone(endpoint), subscription_ids })
+        });
+        Some(Matches { version: tenant.version, wanted: wanted.collect() })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Schema, Tenant>> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Schema, Tenant>> {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +135,7 @@ impl Tenant {
         }
         let mut touched = HashSet::new();
         for endpoint in changes.endpoints {
-            touched.extend(self.learn_endpoint(&endpoint).iter().copied());
+            touched.extend(self.learn_endpoint(endpoint).iter().copied());
         }
         for subscription in changes.subscriptions {
             touched.insert(subscription.id);
@@ -118,18 +147,14 @@ impl Tenant {
         self.version = changes.version;
     }
 
-    fn learn_endpoint(&mut self, endpoint: &Endpoint) -> &HashSet<SubscriptionId> {
-        let route = self.endpoints.entry(endpoint.id).or_insert_with(|| Route::unknown(endpoint.retry));
-        route.is_active = endpoint.is_active;
-        route.context_id = endpoint.context_id;
-        route.retry = endpoint.retry;
+    fn learn_endpoint(&mut self, endpoint: Endpoint) -> &HashSet<SubscriptionId> {
+        let route = self.endpoints.entry(endpoint.id).or_default();
+        route.endpoint = Some(Arc::new(endpoint));
         &route.subscription_ids
     }
 
     fn learn_subscription(&mut self, subscription: Subscription) {
-        // A change may name a subscription before its endpoint: the endpoint's own change comes with or after it.
-        let unknown = || Route::unknown(RetryPolicy::STANDARD);
-        let route = self.endpoints.entry(subscription.endpoint_id).or_insert_with(unknown);
+        let route = self.endpoints.entry(subscription.endpoint_id).or_default();
         route.subscription_ids.insert(subscription.id);
         self.subscriptions.insert(subscription.id, subscription);
     }
@@ -145,21 +170,16 @@ impl Tenant {
     /// Puts a subscription into the matcher, or takes it out.
     fn decide(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.get(&id) else { return };
-        let route = self.endpoints.get(&subscription.endpoint_id).filter(|route| route.is_active);
-        match route.filter(|_| subscription.is_active) {
+        let route = self.endpoints.get(&subscription.endpoint_id);
+        let endpoint = route.and_then(|route| route.endpoint.as_ref()).filter(|endpoint| endpoint.is_active);
+        match endpoint.filter(|_| subscription.is_active) {
             None => drop(self.matcher.remove(&id)),
-            Some(route) => self.matcher.insert(Rule {
+            Some(endpoint) => self.matcher.insert(Rule {
                 key: id,
                 pattern: subscription.pattern.clone(),
-                context_id: effective_context(subscription.context_id, route.context_id),
+                context_id: effective_context(subscription.context_id, endpoint.context_id),
                 filter: subscription.filter.clone(),
             }),
         }
-    }
-}
-
-impl Route {
-    fn unknown(retry: RetryPolicy) -> Self {
-        Self { is_active: false, context_id: None, retry, subscription_ids: HashSet::new() }
     }
 }

@@ -5,16 +5,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neo_events_domain::{id::EndpointId, tenant::Schema};
-use neo_events_store::Store;
-use tokio::{task::JoinSet, time::Instant};
+use neo_events_domain::{Timestamp, event::NewEvent, id::EndpointId, tenant::Schema};
+use neo_events_store::{Appended, Store, StoreError};
+use tokio::{
+    sync::{
+        Mutex,
+        mpsc::{self, UnboundedReceiver},
+    },
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Keyring, Sources, Transport,
     admission::Admission,
     deliver::Deliverer,
+    direct::{DirectDispatcher, Taken},
     dispatch::Dispatcher,
+    registry::Registry,
     usage::{FLUSH_INTERVAL, UsageLog},
     webhook::Webhook,
 };
@@ -48,7 +57,7 @@ impl Passes {
 
 /// A hand on the engine that can be shared.
 #[derive(Clone)]
-pub struct EngineHints(Arc<Parts>);
+pub struct EngineHandle(Arc<Parts>);
 
 struct Parts {
     store: Arc<dyn Store>,
@@ -58,6 +67,11 @@ struct Parts {
     transport: Arc<dyn Transport>,
     keyring: Arc<Keyring>,
     runs: Passes,
+    registry: Arc<Registry>,
+    direct: DirectDispatcher,
+    /// What [`Self::direct`] took; the deliver pass has it while it runs.
+    taken: Mutex<UnboundedReceiver<Taken>>,
+    stop: CancellationToken,
 }
 
 /// How a shutdown went.
@@ -78,9 +92,28 @@ impl Engine {
         sources: Sources,
         runs: Passes,
     ) -> Self {
-        let (admission, usage) = (Arc::default(), Arc::default());
-        let parts = Arc::new(Parts { store, sources, admission, usage, transport, keyring, runs });
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let (taken, to_attempt) = mpsc::unbounded_channel();
+        let direct = DirectDispatcher {
+            sources: sources.clone(),
+            registry: Arc::default(),
+            admission: Arc::default(),
+            usage: Arc::default(),
+            taken,
+        };
+        let parts = Arc::new(Parts {
+            store,
+            sources,
+            admission: Arc::clone(&direct.admission),
+            usage: Arc::clone(&direct.usage),
+            transport,
+            keyring,
+            runs,
+            registry: Arc::clone(&direct.registry),
+            direct,
+            taken: Mutex::new(to_attempt),
+            stop: stop.clone(),
+        });
         let mut passes = JoinSet::new();
         if runs.dispatch {
             passes.spawn(supervise(
@@ -100,9 +133,9 @@ impl Engine {
         Self { parts, passes, stop, abort }
     }
 
-    /// What others may tell the engine.
-    pub fn hints(&self) -> EngineHints {
-        EngineHints(Arc::clone(&self.parts))
+    /// What others may ask of the engine, and tell it.
+    pub fn handle(&self) -> EngineHandle {
+        EngineHandle(Arc::clone(&self.parts))
     }
 
     /// Stops: lets what is in flight end for up to `grace`, then cuts it off.
@@ -116,7 +149,22 @@ impl Engine {
     }
 }
 
-impl EngineHints {
+impl EngineHandle {
+    /// Stores events as [`EventLog::append`](neo_events_store::EventLog::append) does, and where this node both dispatches
+    /// and delivers, dispatches them in the same transaction if it can.
+    pub async fn append(
+        &self,
+        schema: &Schema,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let Parts { store, runs, stop, direct, .. } = self.0.as_ref();
+        if *runs != Passes::ALL || stop.is_cancelled() {
+            return store.append(schema, events, now).await;
+        }
+        store.append_arrivals(schema, direct.arrivals(schema, events, now), now).await
+    }
+
     /// An endpoint may have deliveries due now. Without this hint they are found within half a second.
     pub fn due_now(&self, schema: &Schema, endpoint_id: EndpointId) {
         if self.0.runs.deliver {
@@ -130,12 +178,13 @@ async fn join_all(passes: &mut JoinSet<()>) {
 }
 
 async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: CancellationToken) {
-    let Parts { store, sources, admission, usage, runs, .. } = parts.as_ref();
+    let Parts { store, sources, admission, usage, runs, registry, .. } = parts.as_ref();
     let dispatcher = Dispatcher {
         store: Arc::clone(store),
         sources: sources.clone(),
         admission: runs.deliver.then(|| Arc::clone(admission)),
         usage: Arc::clone(usage),
+        registry: Arc::clone(registry),
     };
     dispatcher.run(stop).await;
 }
@@ -151,7 +200,8 @@ async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: Cancella
         usage: Arc::clone(usage),
         webhook,
     };
-    Arc::new(deliverer).run(stop, abort).await;
+    let mut taken = parts.taken.lock().await;
+    Arc::new(deliverer).run(&mut taken, stop, abort).await;
 }
 
 /// Finishes what was begun, and writes last-used times.

@@ -17,7 +17,7 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_egress::{ConnectionStats, Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
-use neo_events_engine::{Engine, EngineHints, Keyring, KeyringError, MasterKey, Passes, Shutdown, Sources};
+use neo_events_engine::{Engine, EngineHandle, Keyring, KeyringError, MasterKey, Passes, Shutdown, Sources};
 use neo_events_store::{EventQuery, PageRequest, Store, StoreError};
 use neo_events_store_postgres::{OpenError as PostgresOpenError, PostgresOptions};
 use neo_events_store_sqlite::{OpenError as SqliteOpenError, SqliteOptions};
@@ -166,7 +166,7 @@ impl Builder {
             egress,
             sources: self.sources,
             limits: self.profile.endpoint_limits(),
-            hints: engine.hints(),
+            engine: engine.handle(),
             keys: KeyMemory::default(),
         };
         let shared = Arc::new(shared);
@@ -262,7 +262,7 @@ pub(crate) struct Shared {
     pub(crate) egress: Egress,
     pub(crate) sources: Sources,
     pub(crate) limits: EndpointLimits,
-    pub(crate) hints: EngineHints,
+    pub(crate) engine: EngineHandle,
     pub(crate) keys: KeyMemory,
 }
 

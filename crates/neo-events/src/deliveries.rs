@@ -33,7 +33,7 @@ impl Tenant {
     pub async fn retry_delivery(&self, id: DeliveryId) -> Result<Delivery, Error> {
         self.judge_sight(id).await?;
         let delivery = done(self.store().retry_delivery(&self.schema, id, self.sources().now()).await?)?;
-        self.shared.hints.due_now(&self.schema, delivery.webhook_endpoint_id);
+        self.shared.engine.due_now(&self.schema, delivery.webhook_endpoint_id);
         Ok(delivery)
     }
 

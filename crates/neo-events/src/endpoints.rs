@@ -189,7 +189,7 @@ impl Tenant {
         if appended == Appended::TypeDisabled {
             return Err(Error::type_disabled());
         }
-        self.shared.hints.due_now(&self.schema, id);
+        self.shared.engine.due_now(&self.schema, id);
         let patience = Duration::from_secs(endpoint.timeout_seconds.into()) + TEST_PATIENCE;
         let ended = async {
             loop {
@@ -216,7 +216,7 @@ impl Tenant {
             let endpoint = decide(self.endpoint(id).await?, self.sources().now())?;
             match self.store().update_endpoint(&self.schema, &endpoint).await? {
                 Updated::Written => {
-                    self.shared.hints.due_now(&self.schema, id);
+                    self.shared.engine.due_now(&self.schema, id);
                     return Ok(endpoint);
                 }
                 Updated::Stale | Updated::TypeDisabled => {}

@@ -36,7 +36,7 @@ impl Tenant {
         let event = self.validate(draft)?;
         let header = self.header(&event);
         let now = self.sources().now();
-        let appended = self.store().append(&self.schema, vec![event], now).await?;
+        let appended = self.shared.engine.append(&self.schema, vec![event], now).await?;
         let appended = appended.into_iter().next().ok_or_else(lost_answer)?;
         self.published(header, appended).await
     }
@@ -58,7 +58,7 @@ impl Tenant {
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
         let (answers, events) = self.sort_out(drafts)?;
-        let mut appended = self.store().append(&self.schema, events, now).await?.into_iter();
+        let mut appended = self.shared.engine.append(&self.schema, events, now).await?.into_iter();
         let mut filled = Vec::with_capacity(answers.len());
         for answer in answers {
             filled.push(match answer {

@@ -1,10 +1,10 @@
-//! What the service does as a whole, as a process on SQLite, seen from outside.
+//! The server as a process beside a backlog: how much memory it takes, and that the backlog does not slow it down.
+//! Everything else about speed is `neo-events bench`.
 //!
 //! ```sh
-//! cargo bench -p neo-events-server --bench service               # all of them
-//! cargo bench -p neo-events-server --bench service -- latency    # publish call to the receiver's first byte
-//! cargo bench -p neo-events-server --bench service -- throughput # published one by one and delivered
-//! cargo bench -p neo-events-server --bench service -- backlog    # memory beside a million undelivered events
+//! cargo bench -p neo-events-server --bench service             # on both databases
+//! cargo bench -p neo-events-server --bench service -- sqlite
+//! cargo bench -p neo-events-server --bench service -- postgres # on a PostgreSQL of its own
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -13,20 +13,19 @@
 mod process;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use neo_events_test_postgres::Cluster;
 use process::{Client, Receiver, ServerProcess};
 use tokio::task::JoinSet;
 
-const RATE_PER_SECOND: u32 = 50;
-const LATENCY_EVENTS: u32 = 1000;
-const THROUGHPUT_EVENTS: usize = 50_000;
-const PUBLISHERS: usize = 32;
 const BACKLOG_EVENTS: usize = 1_000_000;
 const BATCH: usize = 1000;
+/// What is published beside it, one by one, to an endpoint that answers.
+const EVENTS_BESIDE: usize = 20_000;
+const PUBLISHERS: usize = 32;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -34,86 +33,33 @@ fn main() {
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
     runtime.block_on(async {
-        if wants("latency") {
-            latency().await;
+        let folder = tempfile::tempdir().unwrap();
+        if wants("sqlite") {
+            let database = format!("sqlite:{}", process::database(folder.path()).display());
+            backlog("SQLite", ServerProcess::start_on(folder.path(), &database, &[]).await).await;
         }
-        if wants("throughput") {
-            throughput().await;
-        }
-        if wants("backlog") {
-            backlog().await;
+        if wants("postgres") {
+            let cluster = Cluster::start(&[]).await;
+            let url = cluster.url();
+            backlog("PostgreSQL", ServerProcess::start_on(folder.path(), &url, &[]).await).await;
         }
     });
 }
 
-fn event(bytes: usize) -> String {
-    format!(r#"{{"event_type":"load.test","event_data":{{"text":"{}"}}}}"#, "x".repeat(bytes - 11))
-}
-
-async fn latency() {
-    let folder = tempfile::tempdir().unwrap();
-    let (server, receiver) = (ServerProcess::start(folder.path()).await, Receiver::start().await);
-    let mut client = Client::connect(server.address).await.unwrap();
-    client.subscribe_to_everything(&receiver.url).await;
-    let mut called = HashMap::new();
-    let mut answered = vec![];
-    let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE_PER_SECOND);
-    for _ in 0..LATENCY_EVENTS {
-        tick.tick().await;
-        let began = Instant::now();
-        let (status, answer) = client.post("/v1/events", event(1024)).await.unwrap();
-        assert_eq!(status, 202, "{answer}");
-        answered.push(began.elapsed());
-        called.insert(answer["id"].as_str().unwrap().to_owned(), began);
-    }
-    wait_for(&receiver, LATENCY_EVENTS as usize).await;
-    let arrivals = receiver.arrivals.all();
-    let arrived = called.iter().map(|(id, began)| arrivals[id][0] - *began).collect();
-    println!("latency at {RATE_PER_SECOND} events/s of 1 KiB, {LATENCY_EVENTS} events:");
-    println!("  publish call to its answer:               {}", percentiles(answered));
-    println!("  publish call to the receiver's first byte: {}", percentiles(arrived));
-}
-
-async fn throughput() {
-    let folder = tempfile::tempdir().unwrap();
-    let (server, receiver) = (ServerProcess::start(folder.path()).await, Receiver::start().await);
-    Client::connect(server.address).await.unwrap().subscribe_to_everything(&receiver.url).await;
-    let began = Instant::now();
-    let mut publishers = JoinSet::new();
-    for _ in 0..PUBLISHERS {
-        let address = server.address;
-        publishers.spawn(async move {
-            let mut client = Client::connect(address).await.unwrap();
-            for _ in 0..THROUGHPUT_EVENTS / PUBLISHERS {
-                let (status, answer) = client.post("/v1/events", event(1024)).await.unwrap();
-                assert_eq!(status, 202, "{answer}");
-            }
-        });
-    }
-    publishers.join_all().await;
-    let published = began.elapsed();
-    let events = THROUGHPUT_EVENTS / PUBLISHERS * PUBLISHERS;
-    wait_for(&receiver, events).await;
-    let delivered = began.elapsed();
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = |elapsed: Duration| events as f64 / elapsed.as_secs_f64();
-    println!("throughput, {events} events of 1 KiB one by one at concurrency {PUBLISHERS}, one endpoint:");
-    println!(
-        "  published {:.0}/s, delivered {:.0}/s, server at {} MiB",
-        rate(published),
-        rate(delivered),
-        server.resident_mib()
-    );
-}
-
-async fn backlog() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(folder.path()).await;
+async fn backlog(name: &str, server: ServerProcess) {
+    let receiver = Receiver::start().await;
     let mut client = Client::connect(server.address).await.unwrap();
     // Nobody listens there: everything stays owed.
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    client.subscribe_to_everything(&format!("http://{unused}/")).await;
-    let batch: Arc<str> = format!(r#"{{"events":[{}]}}"#, vec![event(256); BATCH].join(",")).into();
+    subscribe(&mut client, "backlog.*", &format!("http://{unused}/")).await;
+    subscribe(&mut client, "beside.*", &receiver.url).await;
+    println!(
+        "{name}: a backlog of {BACKLOG_EVENTS} events of 256 bytes to an endpoint that refuses connections"
+    );
+    let alone = rate_beside(&server, &receiver).await;
+
+    let batch: Arc<str> =
+        format!(r#"{{"events":[{}]}}"#, vec![event("backlog.test", 256); BATCH].join(",")).into();
     let (began, mut most) = (Instant::now(), 0);
     for _ in 0..BACKLOG_EVENTS / BATCH {
         let (status, answer) = client.post("/v1/events/batch", batch.to_string()).await.unwrap();
@@ -129,30 +75,50 @@ async fn backlog() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("backlog of {BACKLOG_EVENTS} events of 256 bytes to an endpoint that refuses connections:");
     println!("  published in {published:.1?}, dispatched in {:.1?}", began.elapsed());
+    let beside = rate_beside(&server, &receiver).await;
+    most = most.max(server.resident_mib());
+    println!("  delivered beside it: {beside:.0}/s; before it: {alone:.0}/s; ratio {:.2}", beside / alone);
     println!("  server at most {most} MiB, at the end {} MiB resident", server.resident_mib());
 }
 
-async fn wait_for(receiver: &Receiver, events: usize) {
-    let deadline = Instant::now() + Duration::from_mins(2);
-    while receiver.arrivals.events() < events {
-        assert!(Instant::now() < deadline, "{} of {events} arrived", receiver.arrivals.events());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+fn event(event_type: &str, bytes: usize) -> String {
+    let text = "x".repeat(bytes - 11);
+    format!(r#"{{"event_type":"{event_type}","event_data":{{"text":"{text}"}}}}"#)
 }
 
-fn percentiles(mut times: Vec<Duration>) -> String {
-    times.sort_unstable();
-    let at = |share: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "an index"
-        )]
-        let index = ((times.len() - 1) as f64 * share).round() as usize;
-        times[index]
-    };
-    format!("p50 {:.2?}, p99 {:.2?}, most {:.2?}", at(0.5), at(0.99), at(1.0))
+/// How many events per second are published one by one and delivered.
+async fn rate_beside(server: &ServerProcess, receiver: &Receiver) -> f64 {
+    let (began, before) = (Instant::now(), receiver.arrivals.events());
+    let mut publishers = JoinSet::new();
+    for _ in 0..PUBLISHERS {
+        let address = server.address;
+        publishers.spawn(async move {
+            let mut client = Client::connect(address).await.unwrap();
+            for _ in 0..EVENTS_BESIDE / PUBLISHERS {
+                let (status, answer) = client.post("/v1/events", event("beside.test", 1024)).await.unwrap();
+                assert_eq!(status, 202, "{answer}");
+            }
+        });
+    }
+    publishers.join_all().await;
+    let (events, deadline) =
+        (EVENTS_BESIDE / PUBLISHERS * PUBLISHERS, Instant::now() + Duration::from_mins(5));
+    while receiver.arrivals.events() - before < events {
+        assert!(Instant::now() < deadline, "{} of {events} arrived", receiver.arrivals.events() - before);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = events as f64 / began.elapsed().as_secs_f64();
+    rate
+}
+
+/// Registers an endpoint for the types of a pattern.
+async fn subscribe(client: &mut Client, pattern: &str, url: &str) {
+    let endpoint = serde_json::json!({"name": "test", "endpoint_url": url, "retry_backoff_seconds": 1});
+    let (status, created) = client.post("/v1/endpoints", endpoint.to_string()).await.unwrap();
+    assert_eq!(status, 201, "{created}");
+    let subscription = serde_json::json!({"endpoint_id": created["id"], "event_type": pattern});
+    let (status, created) = client.post("/v1/subscriptions", subscription.to_string()).await.unwrap();
+    assert_eq!(status, 201, "{created}");
 }

@@ -1,7 +1,7 @@
 //! Appending events: what many publishers bring at once is one statement, with the rows that owe the dispatches.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -14,7 +14,7 @@ use neo_events_domain::{
     event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
     tenant::Schema,
 };
-use neo_events_store::{Appended, NewDelivery, StoreError};
+use neo_events_store::{Appended, Arrival, NewDelivery, StoreError};
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -26,8 +26,11 @@ use crate::{
     cache::EventCache,
     columns::int,
     conn::{Connection, Transaction},
+    direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
     dispatches, events,
     failure::Failure,
+    lost::LostClaims,
+    sessions::Session,
     sql,
     store::Connections,
 };
@@ -70,10 +73,17 @@ impl StorageClock {
 struct Append {
     schema: Schema,
     tenant_no: i32,
-    events: Vec<NewEvent>,
+    arrivals: Vec<Arrival>,
     now: Timestamp,
     came_at: Instant,
-    reply: oneshot::Sender<Result<Vec<Appended>, Failure>>,
+    reply: oneshot::Sender<Result<Answers, Failure>>,
+}
+
+/// For each event of a publisher, in order.
+pub(crate) struct Answers {
+    pub(crate) appended: Vec<Appended>,
+    /// Whether any of them owes its dispatch.
+    pub(crate) owe: bool,
 }
 
 impl Job for Append {
@@ -83,30 +93,27 @@ impl Job for Append {
                 + event.event_metadata.as_ref().map_or(0, |text| text.as_str().len())
                 + 256
         };
-        self.events.iter().map(bytes).sum()
+        self.events().map(bytes).sum()
     }
 }
 
 impl Append {
-    fn is_guarded(&self) -> bool {
-        self.events.iter().any(|event| matches!(event.version, VersionRule::Expect(_)))
+    fn events(&self) -> impl Iterator<Item = &NewEvent> {
+        self.arrivals.iter().map(|arrival| &arrival.event)
     }
 
-    fn answer(self, answer: Result<Vec<Appended>, Failure>) {
-        // The publisher may have gone away: its events are stored all the same.
-        let _ = self.reply.send(answer);
+    fn lease_ends(&self) -> impl Iterator<Item = Timestamp> {
+        self.arrivals.iter().filter_map(|arrival| Some(arrival.dispatch.as_ref()?.lease_until))
+    }
+
+    fn is_guarded(&self) -> bool {
+        self.events().any(|event| matches!(event.version, VersionRule::Expect(_)))
     }
 }
 
 impl Appends {
-    pub(crate) fn start(
-        connections: &Connections,
-        cache: &Arc<EventCache>,
-        background: &mut JoinSet<()>,
-    ) -> Self {
-        let clock = Arc::new(StorageClock::default());
-        let (connections, cache) = (connections.clone(), Arc::clone(cache));
-        let writer = Writer { connections, clock: Arc::clone(&clock), cache };
+    pub(crate) fn start(writer: Writer, background: &mut JoinSet<()>) -> Self {
+        let clock = Arc::clone(&writer.clock);
         let of_workers = writer.clone();
         let run = move |batch| of_workers.clone().run(batch);
         let batcher = Batcher::start(WORKERS, background, run);
@@ -117,11 +124,11 @@ impl Appends {
     pub(crate) async fn append(
         &self,
         terms: Terms<'_>,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<Appended>, StoreError> {
+        arrivals: Vec<Arrival>,
+    ) -> Result<Answers, StoreError> {
         let (reply, answer) = oneshot::channel();
         let Terms { schema, tenant_no, now } = terms;
-        let job = Append { schema: schema.clone(), tenant_no, events, now, came_at: Instant::now(), reply };
+        let job = Append { schema: schema.clone(), tenant_no, arrivals, now, came_at: Instant::now(), reply };
         if job.is_guarded() {
             // It may have to wait for whoever is at the same aggregate, and that nobody else has to.
             let _place = self.guarded.acquire().await.map_err(|_| Failure::Closed)?;
@@ -144,8 +151,8 @@ impl Appends {
         let tx = conn.begin().await?;
         let created_at = self.clock.not_before_the_last(terms.now);
         let on_tx = Appender { conn: &tx, terms, created_at, owes: false };
-        let answers = on_tx.one_by_one(std::slice::from_ref(event)).await?;
-        let appended = answers.into_iter().next().ok_or(Failure::Closed)?;
+        let written = on_tx.one_by_one(&[event]).await?;
+        let appended = written.into_iter().next().ok_or(Failure::Closed)?.appended;
         if let Appended::Stored { .. } = appended {
             dispatches::write_directed(&tx, terms, event.id, delivery).await?;
         }
@@ -156,10 +163,13 @@ impl Appends {
 
 /// What a worker stores with.
 #[derive(Clone)]
-struct Writer {
-    connections: Connections,
-    clock: Arc<StorageClock>,
-    cache: Arc<EventCache>,
+pub(crate) struct Writer {
+    pub(crate) connections: Connections,
+    pub(crate) clock: Arc<StorageClock>,
+    pub(crate) cache: Arc<EventCache>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) lease_ends: Arc<LeaseEnds>,
+    pub(crate) lost: Arc<LostClaims>,
 }
 
 impl Writer {
@@ -175,95 +185,119 @@ impl Writer {
 
     async fn store_together(&self, mut group: Vec<Append>) {
         let now = group.iter().map(|append| append.now).max().unwrap_or(Timestamp::UNIX_EPOCH);
-        let stored = async {
-            let Some(first) = group.first() else { return Ok(Vec::new()) };
-            let events: Vec<&NewEvent> = group.iter().flat_map(|append| &append.events).collect();
-            let conn = self.connections.work_since(first.came_at).await?;
-            let terms = Terms { schema: &first.schema, tenant_no: first.tenant_no, now };
-            let created_at = self.clock.not_before_the_last(now);
-            Appender { conn: &conn, terms, created_at, owes: true }.together(&events).await
-        };
-        match stored.await {
-            Ok(stored) => {
-                let mut stored = stored.into_iter();
+        let until = group.iter().flat_map(Append::lease_ends).max().map(|until| self.lease_ends.next(until));
+        match self.write(&group, now, until).await {
+            Ok(written) => {
+                let mut written = written.into_iter();
                 for append in group {
-                    let answers: Vec<_> = stored.by_ref().take(append.events.len()).collect();
-                    self.keep(&append, &answers, now);
-                    append.answer(Ok(answers));
-                }
-            }
-            // One publisher's events may be what the database cannot take: the others must not suffer for it.
-            Err(failure) if group.len() > 1 && failure.is_one_jobs() => {
-                for append in group {
-                    self.store_alone(append).await;
+                    let of_it = written.by_ref().take(append.arrivals.len()).collect();
+                    self.finish(append, of_it, (now, until));
                 }
             }
             Err(failure) => {
+                if let Some(until) = until {
+                    self.lost.note(until);
+                }
+                // One publisher's events may be what the database cannot take: the others must not suffer for it.
+                if group.len() > 1 && failure.is_one_jobs() {
+                    for append in group {
+                        self.store_alone(append).await;
+                    }
+                    return;
+                }
                 let last = group.pop();
                 for append in group {
-                    append.answer(Err(failure.again()));
+                    let _ = append.reply.send(Err(failure.again()));
                 }
                 if let Some(last) = last {
-                    last.answer(Err(failure));
+                    let _ = last.reply.send(Err(failure));
                 }
             }
         }
     }
 
-    async fn store_alone(&self, append: Append) {
-        let stored = self.in_a_transaction(&append).await;
-        if let Ok(answers) = &stored {
-            self.keep(&append, answers, append.now);
-        }
-        append.answer(stored);
+    /// All of a tenant's in one statement.
+    async fn write(
+        &self,
+        group: &[Append],
+        now: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Vec<Written>, Failure> {
+        let Some(first) = group.first() else { return Ok(Vec::new()) };
+        let events: Vec<&NewEvent> = group.iter().flat_map(Append::events).collect();
+        let dispatches = match until {
+            Some(until) => {
+                let terms = LeaseTerms { session: self.session.no(), until };
+                Dispatches::of(group.iter().flat_map(|append| &append.arrivals), terms)
+            }
+            None => Dispatches::none(),
+        };
+        let conn = self.connections.work_since(first.came_at).await?;
+        let terms = Terms { schema: &first.schema, tenant_no: first.tenant_no, now };
+        let created_at = self.clock.not_before_the_last(now);
+        Appender { conn: &conn, terms, created_at, owes: true }.together(&events, &dispatches).await
     }
 
-    async fn in_a_transaction(&self, append: &Append) -> Result<Vec<Appended>, Failure> {
+    /// What could not go with others: its dispatches are owed.
+    async fn store_alone(&self, mut append: Append) {
+        // What had been taken for them is free again.
+        append.arrivals.iter_mut().for_each(|arrival| arrival.dispatch = None);
+        match self.in_a_transaction(&append).await {
+            Ok(written) => {
+                let now = append.now;
+                self.finish(append, written, (now, None));
+            }
+            Err(failure) => drop(append.reply.send(Err(failure))),
+        }
+    }
+
+    /// Hands over what was taken, keeps the events for whoever delivers the others, here most likely and soon, and
+    /// answers the publisher; who may have gone away.
+    fn finish(&self, append: Append, written: Vec<Written>, (now, until): (Timestamp, Option<Timestamp>)) {
+        let Append { schema, tenant_no, arrivals, reply, .. } = append;
+        let (mut answers, mut kept) = (Answers { appended: Vec::new(), owe: false }, Vec::new());
+        for (Arrival { event, dispatch }, Written { appended, done }) in arrivals.into_iter().zip(written) {
+            answers.appended.push(appended);
+            let (Some(done), Appended::Stored { created_at, aggregate_version }) = (done, appended) else {
+                continue;
+            };
+            let event = Arc::new(event.stored(created_at, aggregate_version, now));
+            let (Done::Dispatched { token }, Some(dispatch), Some(until)) = (done, dispatch, until) else {
+                answers.owe = true;
+                kept.push(event);
+                continue;
+            };
+            if token.is_none() || dispatch.deliveries.iter().any(|direct| !direct.is_taken) {
+                kept.push(Arc::clone(&event));
+            }
+            direct::hand_over(&schema, &event, dispatch, (token, until));
+        }
+        self.cache.keep(tenant_no, kept);
+        let _ = reply.send(Ok(answers));
+    }
+
+    async fn in_a_transaction(&self, append: &Append) -> Result<Vec<Written>, Failure> {
         let mut conn = self.connections.work_since(append.came_at).await?;
         let terms = Terms { schema: &append.schema, tenant_no: append.tenant_no, now: append.now };
         let created_at = self.clock.not_before_the_last(append.now);
         let tx: Transaction<'_> = conn.begin().await?;
-        let appended =
-            Appender { conn: &tx, terms, created_at, owes: true }.one_by_one(&append.events).await?;
-        if appended.iter().any(|answer| matches!(answer, Appended::Stored { .. })) {
+        let events: Vec<&NewEvent> = append.events().collect();
+        let written = Appender { conn: &tx, terms, created_at, owes: true }.one_by_one(&events).await?;
+        if written.iter().any(|written| matches!(written.appended, Appended::Stored { .. })) {
             tx.commit().await?;
         } else {
             // What was refused leaves nothing behind, not even the row that it waited for.
             tx.rollback().await?;
         }
-        Ok(appended)
-    }
-
-    /// For whoever dispatches and delivers them: here, most likely, and soon.
-    fn keep(&self, append: &Append, answers: &[Appended], now: Timestamp) {
-        let stored = append.events.iter().zip(answers).filter_map(|(event, answer)| match answer {
-            Appended::Stored { created_at, aggregate_version } => {
-                Some(Arc::new(as_stored(event, (*created_at, *aggregate_version), now)))
-            }
-            _ => None,
-        });
-        self.cache.keep(append.tenant_no, stored);
+        Ok(written)
     }
 }
 
-/// What the row says, without reading it.
-fn as_stored(event: &NewEvent, (created_at, version): (Timestamp, u32), now: Timestamp) -> DomainEvent {
-    DomainEvent {
-        id: event.id,
-        event_type: event.event_type.clone(),
-        event_name: event.event_name.clone(),
-        aggregate_id: event.aggregate_id_or_default(),
-        aggregate_type: event.aggregate_type_or_default().to_owned(),
-        aggregate_version: version,
-        correlation_id: event.correlation_id,
-        causation_id: event.causation_id,
-        triggered_by_user_id: event.triggered_by_user_id,
-        context_id: event.context_id,
-        occurred_at: event.occurred_at.unwrap_or_else(|| to_micros(now)),
-        created_at,
-        event_metadata: event.event_metadata.clone().unwrap_or_else(JsonObject::empty),
-        event_data: event.event_data.clone(),
-    }
+/// What became of one event.
+struct Written {
+    appended: Appended,
+    /// Of its dispatch, if this statement stored it.
+    done: Option<Done>,
 }
 
 /// Appends on one connection, in a transaction or not.
@@ -277,41 +311,51 @@ struct Appender<'a> {
 
 impl Appender<'_> {
     /// In order, guarded ones too: runs of plain events are one statement each.
-    async fn one_by_one(&self, events: &[NewEvent]) -> Result<Vec<Appended>, Failure> {
-        let mut appended = Vec::with_capacity(events.len());
+    async fn one_by_one(&self, events: &[&NewEvent]) -> Result<Vec<Written>, Failure> {
+        let mut written = Vec::with_capacity(events.len());
         let is_guarded = |event: &NewEvent| matches!(event.version, VersionRule::Expect(_));
         for run in events.chunk_by(|one, next| !is_guarded(one) && !is_guarded(next)) {
             match run {
-                [event] if is_guarded(event) => appended.push(self.guarded(event).await?),
-                run => appended.extend(self.together(&run.iter().collect::<Vec<_>>()).await?),
+                [event] if is_guarded(event) => {
+                    let appended = self.guarded(event).await?;
+                    let done = matches!(appended, Appended::Stored { .. }).then_some(Done::Owed);
+                    written.push(Written { appended, done });
+                }
+                run => written.extend(self.together(run, &Dispatches::none()).await?),
             }
         }
-        Ok(appended)
+        Ok(written)
     }
 
     /// One statement, and a second one only if something was there already.
-    async fn together(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Failure> {
+    async fn together(
+        &self,
+        events: &[&NewEvent],
+        dispatches: &Dispatches<'_>,
+    ) -> Result<Vec<Written>, Failure> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let versions: Vec<u32> = events.iter().map(|event| version_of(event)).collect();
-        let mut stored = self.insert(events, &versions).await?;
-        let first_of_its_id: Vec<bool> = events.iter().map(|event| stored.remove(&event.id.uuid())).collect();
-        let not_inserted = |(event, is_stored): (&&NewEvent, &bool)| (!is_stored).then(|| event.id.uuid());
-        let unclear: Vec<Uuid> = events.iter().zip(&first_of_its_id).filter_map(not_inserted).collect();
+        let mut stored = self.insert(events, &versions, dispatches).await?;
+        // Of two with the same id, the first.
+        let done: Vec<Option<Done>> = events.iter().map(|event| stored.remove(&event.id.uuid())).collect();
+        let not_inserted =
+            |(event, done): (&&NewEvent, &Option<Done>)| done.is_none().then(|| event.id.uuid());
+        let unclear: Vec<Uuid> = events.iter().zip(&done).filter_map(not_inserted).collect();
         let there = if unclear.is_empty() {
             HashMap::new()
         } else {
             events::by_ids(self.conn, self.terms.schema, &unclear).await?
         };
-        let judge = |((event, version), is_stored): ((&&NewEvent, &u32), &bool)| {
-            if *is_stored {
-                Appended::Stored { created_at: self.created_at, aggregate_version: *version }
-            } else {
-                not_stored(event, there.get(&event.id.uuid()).map(|event| &**event))
-            }
+        let judge = |((event, aggregate_version), done): ((&&NewEvent, u32), Option<Done>)| {
+            let appended = match done {
+                Some(_) => Appended::Stored { created_at: self.created_at, aggregate_version },
+                None => not_stored(event, there.get(&event.id.uuid()).map(|event| &**event)),
+            };
+            Written { appended, done }
         };
-        Ok(events.iter().zip(&versions).zip(&first_of_its_id).map(judge).collect())
+        Ok(events.iter().zip(versions).zip(done).map(judge).collect())
     }
 
     async fn guarded(&self, event: &NewEvent) -> Result<Appended, Failure> {
@@ -331,7 +375,7 @@ impl Appender<'_> {
             return Ok(self.repeated(event).await?.unwrap_or(Appended::StaleVersion { newest }));
         }
         let next = newest + 1;
-        if self.insert(&[event], &[next]).await?.is_empty() {
+        if self.insert(&[event], &[next], &Dispatches::none()).await?.is_empty() {
             let there = events::by_ids(self.conn, schema, &[event.id.uuid()]).await?;
             return Ok(not_stored(event, there.get(&event.id.uuid()).map(|event| &**event)));
         }
@@ -348,8 +392,13 @@ impl Appender<'_> {
         Ok(there.get(&event.id.uuid()).map(|stored| not_stored(event, Some(stored))))
     }
 
-    /// The ids that are there now and were not before.
-    async fn insert(&self, events: &[&NewEvent], versions: &[u32]) -> Result<HashSet<Uuid>, Failure> {
+    /// Those that are there now and were not before.
+    async fn insert(
+        &self,
+        events: &[&NewEvent],
+        versions: &[u32],
+        dispatches: &Dispatches<'_>,
+    ) -> Result<Stored, Failure> {
         let column = Rows { events };
         let versions: Vec<i32> = versions.iter().map(|version| int(*version)).collect();
         let now = to_micros(self.terms.now);
@@ -375,10 +424,23 @@ impl Appender<'_> {
                     &column.of(|event| event.event_metadata.as_ref().map_or("{}", JsonObject::as_str)),
                     &column.of(|event| event.event_data.as_str()),
                     &self.owes,
+                    &dispatches.catalogue_versions(events.len()),
+                    &dispatches.event_ids(),
+                    &dispatches.column(|direct| direct.delivery.id.uuid()),
+                    &dispatches.column(|direct| direct.delivery.endpoint_id.uuid()),
+                    &dispatches.column(direct::subscriptions),
+                    &dispatches.column(|direct| int(direct.delivery.max_attempts)),
+                    &dispatches.column(direct::retries),
+                    &dispatches.column(|direct| int(direct.delivery.retry.backoff_seconds)),
+                    &dispatches.column(|direct| direct.delivery.retry.backoff_multiplier),
+                    &dispatches.column(|direct| direct.is_taken),
+                    &now,
+                    &dispatches.lease.session,
+                    &dispatches.lease.until,
                 ],
             )
             .await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        rows.iter().map(Done::read).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{
-    Appended, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent, TimeRange,
+    Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent, TimeRange,
 };
 use tokio_postgres::Row;
 
@@ -25,6 +25,22 @@ use crate::{
     store::PostgresStore,
 };
 
+impl PostgresStore {
+    pub(crate) async fn append_all(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let tenant_no = self.tenant_no(schema).await?;
+        let answers = self.inner.appends.append(Terms { schema, tenant_no, now }, arrivals).await?;
+        if answers.owe {
+            self.announce();
+        }
+        Ok(answers.appended)
+    }
+}
+
 /// Columns of an event; `processed_at` stands behind them.
 const EVENT_COLUMNS: usize = 14;
 
@@ -36,12 +52,7 @@ impl EventLog for PostgresStore {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        let tenant_no = self.tenant_no(schema).await?;
-        let appended = self.inner.appends.append(Terms { schema, tenant_no, now }, events).await?;
-        if appended.iter().any(|event| matches!(event, Appended::Stored { .. })) {
-            self.announce();
-        }
-        Ok(appended)
+        self.append_all(schema, events.into_iter().map(Arrival::from).collect(), now).await
     }
 
     async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {

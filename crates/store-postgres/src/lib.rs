@@ -11,6 +11,7 @@ mod columns;
 mod conn;
 mod deliveries;
 mod delivery_log;
+mod direct;
 mod dispatches;
 mod doctor;
 mod endpoints;

@@ -37,11 +37,16 @@ impl LostClaims {
     /// Notes a claim's failure.
     pub(crate) fn watch<T>(&self, until: Timestamp, claimed: Result<T, StoreError>) -> Result<T, StoreError> {
         if claimed.is_err() {
-            let mut lost = self.lost();
-            lost.claims.push((until, Instant::now() + GOES_ON_MAX));
-            lost.looked_at = None;
+            self.note(until);
         }
         claimed
+    }
+
+    /// What leased until then has failed.
+    pub(crate) fn note(&self, until: Timestamp) {
+        let mut lost = self.lost();
+        lost.claims.push((until, Instant::now() + GOES_ON_MAX));
+        lost.looked_at = None;
     }
 
     /// Gives back what claims leased that failed. Answers whether there may have been any.

@@ -15,8 +15,8 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{
-    Appended, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota, Lease,
-    NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+    Appended, Arrival, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
+    Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
 };
 use tokio_postgres::Row;
 
@@ -81,7 +81,18 @@ impl WorkQueue for PostgresStore {
         Ok(inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?)
     }
 
+    async fn append_arrivals(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        self.append_all(schema, arrivals, now).await
+    }
+
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
+        // Else nobody would know of them: what is leased is not due.
+        self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await?;
         let conn = self.inner.connections.work().await?;
         let rows = conn.query(sql::DELIVERY_QUEUE_DUE_ENDPOINTS, &Schema::admin(), &[&now]).await?;
         let nos = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<i32>, Failure>>()?;

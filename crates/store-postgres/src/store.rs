@@ -13,7 +13,7 @@ use neo_events_store::{Health, StoreError};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    append::Appends,
+    append::{Appends, Writer},
     cache::EventCache,
     conn::{Conn, Pool},
     dispatches::Horizon,
@@ -50,7 +50,7 @@ pub(crate) struct Inner {
     pub(crate) cache: Arc<EventCache>,
     pub(crate) horizon: Horizon,
     pub(crate) lost_dispatches: LostClaims,
-    pub(crate) lost_deliveries: LostClaims,
+    pub(crate) lost_deliveries: Arc<LostClaims>,
     pub(crate) tend_times: TendTimes,
     pub(crate) hints: Arc<Hints>,
     /// Whether a tenant that is behind is brought up to date.
@@ -141,8 +141,17 @@ impl PostgresStore {
         background.spawn(Arc::clone(&session).keep_alive(address.clone()));
         background.spawn(Arc::clone(&hints).run(connections.clone(), address));
         let cache = Arc::new(EventCache::default());
+        let lost_deliveries = Arc::new(LostClaims::default());
+        let writer = Writer {
+            connections: connections.clone(),
+            clock: Arc::default(),
+            cache: Arc::clone(&cache),
+            session: Arc::clone(&session),
+            lease_ends: Arc::default(),
+            lost: Arc::clone(&lost_deliveries),
+        };
         let inner = Inner {
-            appends: Appends::start(&connections, &cache, &mut background),
+            appends: Appends::start(writer, &mut background),
             cache,
             settlements: Settlements::start(&connections, &mut background),
             connections,
@@ -150,7 +159,7 @@ impl PostgresStore {
             tenants: TenantList::default(),
             horizon: Horizon::default(),
             lost_dispatches: LostClaims::default(),
-            lost_deliveries: LostClaims::default(),
+            lost_deliveries,
             tend_times: TendTimes::default(),
             hints,
             migrates: options.migrates,

@@ -37,13 +37,13 @@ impl Edge {
         Ok(Self { newest_seq, created_at: newest.max(now), due_at: now })
     }
 
-    /// Writes a delivery, due at once, a test before whatever its endpoint owes; `false` if it is there already.
+    /// Writes a delivery, due at once, a test before whatever its endpoint owes; `None` if it is there already.
     pub(crate) fn insert(
         &mut self,
         conn: &Connection,
         (event_seq, endpoint_no): (i64, i64),
         delivery: &NewDelivery,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Option<i64>, Failure> {
         let seq = self.newest_seq + 1;
         let due_at = match delivery.trigger {
             Trigger::Event => self.due_at,
@@ -65,11 +65,11 @@ impl Edge {
             self.created_at,
         ])?;
         if inserted == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         self.newest_seq = seq;
         enqueue(conn, endpoint_no, due_at, seq)?;
-        Ok(true)
+        Ok(Some(seq))
     }
 }
 

@@ -148,24 +148,23 @@ impl DeliveryWriter {
         Ok(Self { endpoint_nos: HashMap::new(), edge: deliveries::Edge::of(conn, now)?, written: 0 })
     }
 
-    /// A delivery to an endpoint that was deleted meanwhile is not written; one that is there already neither.
+    /// Answers the delivery's key. One to an endpoint that was deleted meanwhile is not written; one that is there
+    /// already neither.
     pub(crate) fn write(
         &mut self,
         conn: &Connection,
         event_seq: i64,
         delivery: &neo_events_store::NewDelivery,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<i64>, Failure> {
         let known = self.endpoint_nos.get(&delivery.endpoint_id).copied();
         let endpoint_no = match known {
             Some(no) => no,
             None => endpoints::no_by_id(conn, delivery.endpoint_id)?,
         };
         self.endpoint_nos.insert(delivery.endpoint_id, endpoint_no);
-        if let Some(endpoint_no) = endpoint_no
-            && self.edge.insert(conn, (event_seq, endpoint_no), delivery)?
-        {
-            self.written += 1;
-        }
-        Ok(())
+        let Some(endpoint_no) = endpoint_no else { return Ok(None) };
+        let seq = self.edge.insert(conn, (event_seq, endpoint_no), delivery)?;
+        self.written += u64::from(seq.is_some());
+        Ok(seq)
     }
 }

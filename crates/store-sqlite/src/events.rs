@@ -7,11 +7,12 @@ use neo_events_domain::{
     id::EventId,
     tenant::Schema,
 };
-use neo_events_store::{Appended, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent};
+use neo_events_store::{Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
     columns::{Columns, Micros, key, optional_key},
+    direct::AppendArrivals,
     dispatches,
     failure::Failure,
     page::{Span, Timeline, keys, limit_of, page},
@@ -29,12 +30,7 @@ impl EventLog for SqliteStore {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        let append = move |conn: &Connection| append(conn, &events, now);
-        let appended = self.file(schema).await?.write(append).await?;
-        if appended.iter().any(|event| matches!(event, Appended::Stored { .. })) {
-            self.announce();
-        }
-        Ok(appended)
+        self.append_all(schema, events.into_iter().map(Arrival::from).collect(), now).await
     }
 
     async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {
@@ -122,7 +118,23 @@ impl EventLog for SqliteStore {
     }
 }
 
-/// Appends events, each with the row that owes its dispatch.
+impl SqliteStore {
+    pub(crate) async fn append_all(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let file = self.file(schema).await?;
+        let answers = file.write(AppendArrivals::new(&file, arrivals, now)).await?;
+        if answers.owe {
+            self.announce();
+        }
+        Ok(answers.appended)
+    }
+}
+
+/// Appends events on somebody's transaction, each with the row that owes its dispatch.
 pub(crate) fn append(
     conn: &Connection,
     events: &[NewEvent],

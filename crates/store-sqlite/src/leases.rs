@@ -107,6 +107,13 @@ impl Leases {
         Some(Pin { leases: Arc::clone(self), row, token, back_to: None })
     }
 
+    /// Grants a row that is being written: nobody can have seen it, let alone hold it.
+    pub(crate) fn grant_new(self: &Arc<Self>, row: i64, until: Timestamp) -> Grant {
+        let token = self.tokens.next();
+        self.lock().entries.insert(row, Entry { token, hold: Hold::Until(until) });
+        Grant { leases: Arc::clone(self), row, token, is_kept: false }
+    }
+
     /// Ends a lease without having changed its row.
     pub(crate) fn release(self: &Arc<Self>, row: i64, token: u64) {
         if let Some(pin) = self.pin(row, token) {
@@ -191,6 +198,30 @@ impl Drop for Claiming<'_> {
             if matches!(table.entries.get(&row), Some(Entry { hold: Hold::Ended, .. })) {
                 table.entries.remove(&row);
             }
+        }
+    }
+}
+
+/// A lease on a row that is being written. Dropping it without [`Grant::keep`] takes it back: the row was not committed.
+pub(crate) struct Grant {
+    leases: Arc<Leases>,
+    row: i64,
+    token: u64,
+    is_kept: bool,
+}
+
+impl Grant {
+    /// The row was committed: answers it, with the token.
+    pub(crate) fn keep(mut self) -> (i64, u64) {
+        self.is_kept = true;
+        (self.row, self.token)
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.leases.lock().end(self.row, self.token);
         }
     }
 }
@@ -292,6 +323,22 @@ mod tests {
         assert_eq!(granted(&leases, 7, 1_000_000, 1_000_010), None, "long after its lease");
         leases.pin(7, token).unwrap().without_expiry().end();
         assert!(granted(&leases, 7, 0, 10).is_some());
+    }
+
+    #[test]
+    fn a_row_is_granted_while_it_is_written_and_is_free_if_that_fails() {
+        let leases = leases();
+        drop(leases.grant_new(7, at(10)));
+        let (row, token) = leases.grant_new(7, at(10)).keep();
+        assert_eq!(granted(&leases, row, 9, 20), None);
+        leases.pin(row, token).unwrap().end();
+        assert!(leases.is_free(7, at(0)));
+        // Rolled back, and written again by another before the first is gone.
+        let (first, second) = (leases.grant_new(8, at(10)), leases.grant_new(8, at(10)));
+        drop(first);
+        assert_eq!(granted(&leases, 8, 9, 20), None, "the second's");
+        drop(second);
+        assert!(leases.is_free(8, at(0)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod catalogue;
 mod columns;
 mod deliveries;
 mod delivery_log;
+mod direct;
 mod dispatches;
 mod endpoints;
 mod event_types;

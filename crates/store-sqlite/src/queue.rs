@@ -14,8 +14,8 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{
-    Appended, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota, Lease,
-    NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+    Appended, Arrival, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
+    Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -108,6 +108,15 @@ impl WorkQueue for SqliteStore {
     ) -> Result<Appended, StoreError> {
         let append = move |conn: &Connection| append_directed(conn, &event, &delivery, now);
         self.file(schema).await?.write(append).await
+    }
+
+    async fn append_arrivals(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        self.append_all(schema, arrivals, now).await
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod deliver;
+mod direct;
 mod dispatch;
 mod events;
 mod random;
@@ -15,6 +16,7 @@ mod world;
 
 pub use catalogue::*;
 pub use deliver::*;
+pub use direct::*;
 pub use dispatch::*;
 pub use events::*;
 pub use repair::*;
@@ -54,6 +56,12 @@ macro_rules! for_each_scenario {
             one_delivery_per_event_endpoint_and_trigger
             directed_events_owe_no_dispatch
             tests_do_not_wait_for_the_backlog
+            deliveries_come_with_their_event
+            leases_that_come_with_an_event_end_like_others
+            events_that_nobody_wants_are_processed_as_they_come
+            an_old_catalogue_dispatches_nothing
+            what_is_not_stored_is_not_dispatched
+            leases_reach_their_holder_though_the_publisher_is_gone
             claims_respect_quotas_and_due_order
             claims_share_events_between_endpoints
             inactive_endpoints_hold_their_deliveries

@@ -14,7 +14,7 @@ use crate::{Page, PageRequest, StoreError, TimeRange};
 /// What became of one event of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// Stored, together with the row that owes its dispatch.
+    /// Stored, together with the row that owes its dispatch, or with its deliveries.
     Stored {
         /// When; never before an earlier event's.
         created_at: Timestamp,

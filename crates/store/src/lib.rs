@@ -23,8 +23,9 @@ pub use lease::Lease;
 pub use migrations::{MigrationStatus, MigrationStep};
 pub use page::{Cursor, Page, PageRequest, TimeRange};
 pub use queue::{
-    DELIVERY_LEASE, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
-    NewDelivery, OwedEvent, Settled, Settlement, Unsettled, WorkQueue,
+    Arrival, DELIVERY_LEASE, DeliveryWork, DirectDelivery, DirectDispatch, DispatchClaim, Dispatched,
+    DueEndpoint, EndpointClaim, EndpointQuota, HandOver, NewDelivery, OwedEvent, Settled, Settlement,
+    Unsettled, WorkQueue,
 };
 pub use tenants::{ApiKeyQuery, KeyDigest, Tenants};
 

@@ -65,6 +65,46 @@ pub struct Dispatched {
     pub deliveries: Vec<NewDelivery>,
 }
 
+/// An event to be stored whose matches the publishing node has found already, if it could.
+pub struct Arrival {
+    /// What to store.
+    pub event: NewEvent,
+    /// What to do with it; `None`: its dispatch is owed.
+    pub dispatch: Option<DirectDispatch>,
+}
+
+impl From<NewEvent> for Arrival {
+    fn from(event: NewEvent) -> Self {
+        Self { event, dispatch: None }
+    }
+}
+
+/// The dispatch of an event at the moment of its publishing, in the same transaction.
+pub struct DirectDispatch {
+    /// The catalogue that matching knew. If the store's is another, the dispatch is owed instead.
+    pub catalogue_version: CatalogueVersion,
+    /// One for each endpoint; none if nobody wants it.
+    pub deliveries: Vec<DirectDelivery>,
+    /// Until when taken deliveries are leased; a store may make it a few microseconds later.
+    pub lease_until: Timestamp,
+    /// Called after the commit, and only if the deliveries were written, with the leases of those that were taken, in
+    /// their order; fewer or none if the store could not grant them. It must not block. Whoever published may have gone
+    /// away by then: what was leased is in good hands all the same.
+    pub hand_over: HandOver,
+}
+
+/// Takes what was leased.
+pub type HandOver = Box<dyn FnOnce(Vec<Lease<DeliveryWork>>) + Send + Sync>;
+
+/// A delivery of a [`DirectDispatch`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectDelivery {
+    /// What to write.
+    pub delivery: NewDelivery,
+    /// Whether the caller has room for it now: it is leased as it is written.
+    pub is_taken: bool,
+}
+
 /// An endpoint that owes deliveries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DueEndpoint {
@@ -183,6 +223,16 @@ pub trait WorkQueue {
         delivery: NewDelivery,
         now: Timestamp,
     ) -> Result<Appended, StoreError>;
+
+    /// Stores events as [`EventLog::append`](crate::EventLog::append) does, and in the same transaction writes the
+    /// deliveries of those that come with their dispatch. An event that is not stored has none; one whose catalogue is
+    /// not the store's owes its dispatch, and so may any other: doing it here is a shorter way, not another one.
+    async fn append_arrivals(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError>;
 
     /// Every endpoint with unclaimed deliveries that are not over, active and present ones only. The truth behind all
     /// hints about who is due.

@@ -29,7 +29,7 @@ const READ: &str = "set plan_cache_mode = force_custom_plan; set jit = off; set 
 const OF_WORK: [(&str, &str); 34] = [
     (
         "events/append",
-        "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', true",
+        "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', true, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now()",
     ),
     ("events/by_ids", "'{}'"),
     ("events/newest_version", "EVENT, 'thing'"),

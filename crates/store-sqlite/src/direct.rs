@@ -1,0 +1,123 @@
+//! Dispatch at the moment of publishing: deliveries written in the transaction that stores their event, those that the
+//! publishing node has room for already leased. It spares the pass that dispatches a claim, and the one that delivers
+//! another; whatever cannot be dispatched like this owes its dispatch as ever.
+
+use std::sync::Arc;
+
+use neo_events_domain::{Timestamp, event::DomainEvent, retry::Progress, tenant::Schema};
+use neo_events_store::{
+    Appended, Arrival, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Lease,
+};
+use rusqlite::Connection;
+
+use crate::{
+    catalogue,
+    dispatches::{self, DeliveryWriter},
+    events,
+    failure::Failure,
+    leases::{Grant, Leases},
+    tenant_file::TenantFile,
+    writer::Step,
+};
+
+/// Stores events, each with its deliveries or with the row that owes its dispatch.
+pub(crate) struct AppendArrivals {
+    schema: Schema,
+    leases: Arc<Leases>,
+    arrivals: Vec<Arrival>,
+    now: Timestamp,
+    /// For each arrival, from the last run, if it was dispatched.
+    granted: Vec<Option<Granted>>,
+}
+
+/// What was granted of an event's deliveries.
+type Granted = Vec<(Grant, DeliveryWork)>;
+
+/// For each event, in order.
+pub(crate) struct Answers {
+    pub(crate) appended: Vec<Appended>,
+    /// Whether any of them owes its dispatch.
+    pub(crate) owe: bool,
+}
+
+impl AppendArrivals {
+    pub(crate) fn new(file: &TenantFile, arrivals: Vec<Arrival>, now: Timestamp) -> Self {
+        let (schema, leases) = (file.schema.clone(), Arc::clone(&file.delivery_leases));
+        Self { schema, leases, arrivals, now, granted: Vec::new() }
+    }
+
+    /// The catalogue as it is, if anybody asks.
+    fn version(&self, conn: &Connection) -> Result<Option<CatalogueVersion>, Failure> {
+        let is_asked = self.arrivals.iter().any(|arrival| arrival.dispatch.is_some());
+        is_asked.then(|| catalogue::version(conn)).transpose()
+    }
+
+    fn dispatch(
+        &self,
+        (conn, writer): (&Connection, &mut DeliveryWriter),
+        (seq, event): (i64, Arc<DomainEvent>),
+        dispatch: &DirectDispatch,
+    ) -> Result<Granted, Failure> {
+        let mut granted = Granted::new();
+        for DirectDelivery { delivery, is_taken } in &dispatch.deliveries {
+            let written = writer.write(conn, seq, delivery)?;
+            if let Some(delivery_seq) = written.filter(|_| *is_taken) {
+                let work = DeliveryWork {
+                    schema: self.schema.clone(),
+                    delivery_id: delivery.id,
+                    event: Arc::clone(&event),
+                    progress: Progress { attempt: 1, max_attempts: delivery.max_attempts },
+                    retry: delivery.retry,
+                };
+                granted.push((self.leases.grant_new(delivery_seq, dispatch.lease_until), work));
+            }
+        }
+        Ok(granted)
+    }
+}
+
+impl Step for AppendArrivals {
+    type Answer = Answers;
+
+    fn run(&mut self, conn: &Connection) -> Result<Answers, Failure> {
+        // What a run before this one granted was rolled back.
+        self.granted.clear();
+        let version = self.version(conn)?;
+        let mut edge = events::Edge::of(conn, self.now)?;
+        let mut writer = DeliveryWriter::of(conn, self.now)?;
+        let mut answers = Answers { appended: Vec::new(), owe: false };
+        let mut dispatched = Vec::new();
+        for Arrival { event, dispatch } in &self.arrivals {
+            let appended = edge.append(conn, event)?;
+            answers.appended.push(appended);
+            let dispatch = dispatch.as_ref().filter(|dispatch| Some(dispatch.catalogue_version) == version);
+            self.granted.push(match (appended, dispatch) {
+                (Appended::Stored { created_at, aggregate_version }, Some(dispatch)) => {
+                    let event = Arc::new(event.stored(created_at, aggregate_version, self.now));
+                    dispatched.push(edge.newest_seq);
+                    Some(self.dispatch((conn, &mut writer), (edge.newest_seq, event), dispatch)?)
+                }
+                (Appended::Stored { .. }, None) => {
+                    answers.owe = true;
+                    dispatches::owe(conn, edge.newest_seq)?;
+                    None
+                }
+                _ => None,
+            });
+        }
+        dispatches::record_runs(conn, dispatched, self.now)?;
+        Ok(answers)
+    }
+
+    fn committed(self) {
+        for (Arrival { dispatch, .. }, granted) in self.arrivals.into_iter().zip(self.granted) {
+            let (Some(dispatch), Some(granted)) = (dispatch, granted) else { continue };
+            let until = dispatch.lease_until;
+            let lease = |(grant, work): (Grant, DeliveryWork)| {
+                let (seq, token) = grant.keep();
+                Lease::grant(seq, token, until, work)
+            };
+            (dispatch.hand_over)(granted.into_iter().map(lease).collect());
+        }
+    }
+}

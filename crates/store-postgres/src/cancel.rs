@@ -88,6 +88,8 @@ pub(crate) async fn retry_delivery(
         match changed {
             Some(changed) => {
                 tx.commit().await?;
+                let endpoint_id = row.delivery.webhook_endpoint_id.uuid();
+                store.inner.floors.lower((tenant_no, endpoint_id), now);
                 return Ok(changed);
             }
             None => tx.rollback().await?,

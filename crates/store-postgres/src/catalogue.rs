@@ -106,8 +106,11 @@ impl Catalogue for PostgresStore {
     }
 
     async fn update_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Updated, StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
-        Ok(endpoints::update(&mut conn, schema, endpoint).await?)
+        let (mut conn, tenant_no) = self.writing(schema).await?;
+        let updated = endpoints::update(&mut conn, schema, endpoint).await?;
+        // What it was owed while it was inactive can be claimed again.
+        self.inner.floors.forget((tenant_no, endpoint.id.uuid()));
+        Ok(updated)
     }
 
     async fn delete_endpoint(

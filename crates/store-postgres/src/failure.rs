@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     Closed,
     #[error("the batch that it was part of failed: {0}")]
     Batch(String),
+    #[error("the batch that it was part of failed: {said}")]
+    BatchRefused { said: String, code: SqlState },
 }
 
 /// The server's own words, where it said something; the driver only says "db error".
@@ -69,9 +71,20 @@ impl Failure {
             Self::Cursor => Self::Cursor,
             Self::Closed => Self::Closed,
             Self::NoConnectionFree => Self::NoConnectionFree,
-            other => Self::Batch(other.to_string()),
+            other => match other.code() {
+                // What somebody must mend is told to all.
+                Some(code) if is_for_people(code) => {
+                    Self::BatchRefused { said: other.to_string(), code: code.clone() }
+                }
+                _ => Self::Batch(other.to_string()),
+            },
         }
     }
+}
+
+/// Whether somebody must act before the database takes anything.
+fn is_for_people(code: &SqlState) -> bool {
+    [SqlState::DISK_FULL, SqlState::READ_ONLY_SQL_TRANSACTION].contains(code)
 }
 
 /// Whether the database will do the same thing later without anybody changing it.
@@ -104,6 +117,7 @@ impl From<Failure> for StoreError {
             | Failure::NoWord
             | Failure::Pool(_)
             | Failure::Batch(_) => Self::Unavailable(failure.into()),
+            Failure::BatchRefused { code, .. } => of_server(&code.clone(), failure.into()),
             Failure::Stored(_) => Self::Broken(failure.into()),
             Failure::Sql(error) => match error.code().cloned() {
                 Some(code) => of_server(&code, failure.into()),

@@ -18,6 +18,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod failure;
+mod floors;
 mod hints;
 mod lost;
 mod migrate;

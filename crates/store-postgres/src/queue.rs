@@ -78,6 +78,8 @@ impl WorkQueue for PostgresStore {
         let tenant_no = self.tenant_no(schema).await?;
         let terms = Terms { schema, tenant_no, now };
         let Self { inner } = self;
+        // A test is due before everything.
+        inner.floors.forget((tenant_no, delivery.endpoint_id.uuid()));
         Ok(inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?)
     }
 
@@ -87,12 +89,16 @@ impl WorkQueue for PostgresStore {
         arrivals: Vec<Arrival>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
+        let leases_end = arrivals.iter().filter_map(|arrival| Some(arrival.dispatch.as_ref()?.lease_until));
+        if let Some(until) = leases_end.min() {
+            self.inner.floors.leased(until);
+        }
         self.append_all(schema, arrivals, now).await
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
         // Else nobody would know of them: what is leased is not due.
-        self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await?;
+        self.give_back_lost_deliveries().await?;
         let conn = self.inner.connections.work().await?;
         let rows = conn.query(sql::DELIVERY_QUEUE_DUE_ENDPOINTS, &Schema::admin(), &[&now]).await?;
         let nos = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<i32>, Failure>>()?;
@@ -101,8 +107,10 @@ impl WorkQueue for PostgresStore {
         for row in &rows {
             let mut columns = Columns::of(row);
             let no = columns.take()?;
+            let (endpoint_id, due_at) = (columns.id()?, columns.time()?);
             let Some(schema) = self.inner.tenants.schema(no) else { continue };
-            due.push(DueEndpoint { schema, endpoint_id: columns.id()?, due_at: columns.time()? });
+            self.inner.floors.lower((no, endpoint_id.uuid()), due_at);
+            due.push(DueEndpoint { schema, endpoint_id, due_at });
         }
         Ok(due)
     }
@@ -113,10 +121,9 @@ impl WorkQueue for PostgresStore {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        let lost = &self.inner.lost_deliveries;
-        lost.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await?;
+        self.give_back_lost_deliveries().await?;
         let claimed = claim_deliveries(self, quotas, (now, lease_until)).await;
-        lost.watch(lease_until, claimed.map_err(StoreError::from))
+        self.inner.lost_deliveries.watch(lease_until, claimed.map_err(StoreError::from))
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
@@ -131,6 +138,8 @@ impl WorkQueue for PostgresStore {
         let (conn, tenant_no) = self.writing(&work.schema).await?;
         let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
         conn.execute(sql::DELIVERY_QUEUE_RELEASE, &work.schema, &[&tenant_no, &id, &token]).await?;
+        // Whose it is only the row knows, and this is rare.
+        self.inner.floors.forget_all();
         Ok(())
     }
 
@@ -144,6 +153,13 @@ impl WorkQueue for PostgresStore {
 }
 
 impl PostgresStore {
+    async fn give_back_lost_deliveries(&self) -> Result<(), Failure> {
+        if self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await? {
+            self.inner.floors.forget_all();
+        }
+        Ok(())
+    }
+
     /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made.
     pub(crate) async fn learn_tenants(&self, conn: &Connection, nos: &[i32]) -> Result<(), Failure> {
         let mut unknown: Vec<i32> =
@@ -198,14 +214,26 @@ async fn claim_deliveries(
     }
     let ids: Vec<Uuid> = known.iter().map(|quota| quota.endpoint_id.uuid()).collect();
     let most: Vec<i32> = known.iter().map(|quota| int(quota.max)).collect();
+    let keys = || nos.iter().copied().zip(ids.iter().copied());
+    let floors: Vec<Timestamp> = keys().map(|key| store.inner.floors.of(key, now)).collect();
     let conn = store.inner.connections.work().await?;
     let session = store.inner.session.no();
     let admin = Schema::admin();
-    let rows =
-        conn.query(sql::DELIVERY_QUEUE_CLAIM, &admin, &[&session, &now, &until, &nos, &ids, &most]).await?;
+    let rows = conn
+        .query(sql::DELIVERY_QUEUE_CLAIM, &admin, &[&session, &now, &until, &nos, &ids, &most, &floors])
+        .await?;
     let mut seen: Vec<Seen> = known.iter().map(|_| Seen::default()).collect();
     for row in &rows {
         note(&mut seen, row)?;
+    }
+    for ((key, from), seen) in keys().zip(floors).zip(&seen) {
+        // Of one that brought nothing it is not known whether it owes nothing or is held.
+        if !seen.granted.is_empty() || seen.next_due_at.is_some() {
+            store.inner.floors.has_seen(key, from, (now, seen.next_due_at));
+        }
+    }
+    if seen.iter().any(|seen| !seen.granted.is_empty()) {
+        store.inner.floors.leased(until);
     }
     let mut by_schema: BTreeMap<&Schema, Vec<usize>> = BTreeMap::new();
     for (place, quota) in known.iter().enumerate() {

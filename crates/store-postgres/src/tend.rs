@@ -66,6 +66,7 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
     let is_new = store.inner.tend_times.session_no.swap(session_no, Ordering::Relaxed) != session_no;
     if store.inner.session.bury_others(&mut conn).await? || is_new {
         store.inner.horizon.forget();
+        store.inner.floors.forget_all();
     }
     let mut more = finish_requests(store, &conn, now).await?;
     for row in conn.query(sql::ENDPOINT_REMOVALS_LIST, &Schema::admin(), &[]).await? {

@@ -1,13 +1,13 @@
--- As many of each endpoint as there is room for, due first, and one more to know when the next is due. What somebody
--- else holds or is about to take is passed over. Endpoints that are held are left out. The session is locked against
+-- As many of each endpoint as there is room for, due first, and one more to know when the next is due, from its floor
+-- on: what lies before that was seen to be taken or gone. What somebody else holds or is about to take is passed over. Endpoints that are held are left out. The session is locked against
 -- removal, so that nobody claims in the name of one whose leases were already freed.
 with me as (
     select no from admin.sessions where no = $1 for key share
 ),
 quota as (
     select *
-    from unnest($4::integer[], $5::uuid[], $6::integer[]) with ordinality
-        as quota (tenant_no, endpoint_id, most, position)
+    from unnest($4::integer[], $5::uuid[], $6::integer[], $7::timestamptz[]) with ordinality
+        as quota (tenant_no, endpoint_id, most, floor, position)
     where not exists (
         select 1
         from admin.held_endpoints h
@@ -25,6 +25,7 @@ seen as (
         from admin.delivery_queue q
         where q.tenant_no = quota.tenant_no
             and q.endpoint_id = quota.endpoint_id
+            and q.due_at >= quota.floor
             and not q.is_ending
             and (q.leased_until is null or q.leased_until <= $2)
         order by q.due_at, q.delivery_id

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use neo_events_domain::retry::Verdict;
+use neo_events_store::WorkQueue;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     invariants,
-    scene::{Beside, PATIENCE, Scene, dispatch},
+    scene::{Beside, PATIENCE, Scene, at, claim, dispatch, settle_all, settlement},
 };
 
 const EVENTS: usize = 20_000;
@@ -58,7 +60,7 @@ async fn claims_of_dispatches_do_not_walk_over_what_is_dead() {
         let limit = u32::try_from(AT_ONCE * 2).unwrap();
         assert_eq!(dispatch(scene.store(), 1, limit, &[]).await.unwrap(), AT_ONCE);
     }
-    read_little(scene, holding).await;
+    read_little(scene, holding, "owed_dispatches_pkey").await;
 }
 
 /// All of them are there before the first is claimed.
@@ -73,12 +75,60 @@ async fn a_backlog_of_dispatches_is_walked_over_once() {
         let limit = u32::try_from(AT_ONCE).unwrap();
         assert_eq!(dispatch(scene.store(), 1, limit, &[]).await.unwrap(), AT_ONCE);
     }
-    read_little(scene, holding).await;
+    read_little(scene, holding, "owed_dispatches_pkey").await;
 }
 
-async fn read_little(scene: Scene, holding: Beside) {
+/// Deliveries come and go, a hundred at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_of_deliveries_do_not_walk_over_what_is_dead() {
+    let scene = Scene::of(1).await;
+    let endpoint = scene.endpoint().await;
+    let holding = hold_open(&scene).await;
+    let mut second = 0;
+    for _ in 0..EVENTS / AT_ONCE {
+        second += 1;
+        scene.publish(AT_ONCE).await;
+        let limit = u32::try_from(AT_ONCE).unwrap();
+        let to = std::slice::from_ref(&endpoint);
+        assert_eq!(dispatch(scene.store(), second, limit, to).await.unwrap(), AT_ONCE);
+        let leases = claim(scene.store(), (&scene.schema, &endpoint), second, limit).await.unwrap();
+        assert_eq!(leases.len(), AT_ONCE);
+        let settled = leases.into_iter().map(|lease| settlement(lease, Verdict::Succeeded, second));
+        settle_all(scene.store(), settled.collect()).await;
+    }
+    read_little(scene, holding, "delivery_queue_pkey").await;
+}
+
+/// What comes before all that was claimed is found: a lease that was given back at once, the rest by the next look at
+/// everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_before_all_that_was_claimed_is_found() {
+    let scene = Scene::of(2).await;
+    let endpoint = scene.endpoint().await;
+    let (here, there, of) = (&scene.stores[0], &scene.stores[1], (&scene.schema, &endpoint));
+    let to = std::slice::from_ref(&endpoint);
+    scene.publish(3).await;
+    assert_eq!(dispatch(here, 1, 1, to).await.unwrap(), 1);
+    let released = claim(there, of, 1, 1).await.unwrap().remove(0);
+    assert_eq!(dispatch(here, 50, 1, to).await.unwrap(), 1);
+    assert_eq!(claim(here, of, 50, 10).await.unwrap().len(), 1);
+    // Another node gives back what is older, and yet another's clock is behind.
+    there.release(released).await.unwrap();
+    assert_eq!(dispatch(there, 30, 1, to).await.unwrap(), 1);
+    assert!(claim(here, of, 51, 10).await.unwrap().is_empty(), "it lies below the floor");
+    let due = here.due_endpoints(at(51)).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.due_at).collect::<Vec<_>>(), [at(1)]);
+    let found = claim(here, of, 51, 10).await.unwrap();
+    assert_eq!(found.len(), 2);
+    for lease in found {
+        here.release(lease).await.unwrap();
+    }
+    assert_eq!(claim(here, of, 51, 10).await.unwrap().len(), 2, "what was given back here is known here");
+}
+
+async fn read_little(scene: Scene, holding: Beside, index: &str) {
     let (beside, _scene) = closed(scene).await;
-    let read = entries_read(&beside, "owed_dispatches_pkey").await;
+    let read = entries_read(&beside, index).await;
     let events = i64::try_from(EVENTS).unwrap();
     assert!(read < events * ENTRIES_MAX, "{read} entries read for {events} events");
     assert!(read >= events, "the statistics are there");

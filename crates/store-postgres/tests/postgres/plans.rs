@@ -40,7 +40,7 @@ const OF_WORK: [(&str, &str); 34] = [
     ("dispatches/settle", "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}'"),
     ("dispatches/release", "'{}', '{}', '{}'"),
     ("delivery_queue/due_endpoints", "now()"),
-    ("delivery_queue/claim", "1, now(), now(), '{}', '{}', '{}'"),
+    ("delivery_queue/claim", "1, now(), now(), '{}', '{}', '{}', '{}'"),
     ("delivery_queue/release", "1, DELIVERY, 7"),
     ("delivery_queue/lock", "1, ENDPOINT, now(), DELIVERY, now()"),
     ("delivery_queue/move", "1, ENDPOINT, now(), DELIVERY, now(), false"),

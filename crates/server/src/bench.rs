@@ -38,7 +38,7 @@ use self::{
     report::{Figures, Memory, ModeReport, RatioOf, Report},
     round::{Phase, Stage},
     subject::Subject,
-    usage::{MemoryMeasure, MemoryWatch},
+    usage::MemoryWatch,
 };
 use crate::cli::{failure::Failure, signals::Signals};
 
@@ -145,14 +145,8 @@ async fn measure(stage: &Stage<'_>, subject: &mut Subject) -> Result<ModeReport,
 }
 
 fn memory(subject: &Subject, watch: Option<&MemoryWatch>) -> Memory {
-    let database = watch.and_then(MemoryWatch::peak);
-    let measure = |measure| match measure {
-        MemoryMeasure::Proportional => "pss",
-        MemoryMeasure::Resident => "rss",
-    };
     Memory {
         server_peak_bytes: usage::resident_peak(subject.pid()),
-        database_peak_bytes: database.map(|(bytes, _)| bytes),
-        database_measure: database.map(|(_, kind)| measure(kind).to_owned()),
+        database_peak_bytes: watch.and_then(MemoryWatch::peak),
     }
 }

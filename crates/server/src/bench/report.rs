@@ -144,8 +144,6 @@ pub(crate) struct Memory {
     pub(crate) server_peak_bytes: Option<u64>,
     /// Of the database's processes, seen four times a second.
     pub(crate) database_peak_bytes: Option<u64>,
-    /// How the latter was summed up: `pss` or `rss`.
-    pub(crate) database_measure: Option<String>,
 }
 
 /// Deliveries that did not arrive.
@@ -266,8 +264,8 @@ fn notes(mode: &ModeReport) -> Vec<String> {
         format!("times in ms, medians of the rounds; CPU of a round: {process}, database, bench"),
         format!("memory: {process} at most {server}"),
     ];
-    if let (Some(bytes), Some(measure)) = (memory.database_peak_bytes, &memory.database_measure) {
-        notes.push(format!("memory: database at most {} ({measure})", mib(bytes)));
+    if let Some(bytes) = memory.database_peak_bytes {
+        notes.push(format!("memory: database at most {}", mib(bytes)));
     }
     notes.push(format!(
         "{} deliveries arrived; {} came twice; {} signatures checked, all valid",

@@ -39,6 +39,8 @@ use crate::{
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Of the time, asking takes at most one part in this many, however long the list is.
 const SWEEP_SHARE: u32 = 10;
+/// But it is asked again after this time, though the last answer was ever so late: the database may have hung.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
 /// How many that were taken begin together.
@@ -153,7 +155,7 @@ impl Deliverer {
                 );
             }
         }
-        Instant::now() + SWEEP_INTERVAL.max(began.elapsed() * SWEEP_SHARE)
+        Instant::now() + (began.elapsed() * SWEEP_SHARE).clamp(SWEEP_INTERVAL, SWEEP_INTERVAL_MAX)
     }
 
     /// Claims what there is room for and sets it going.
@@ -202,8 +204,10 @@ impl Deliverer {
         let until_due = self.admission.next_claim_at(now).map(|at| at.duration_since(now));
         let until_due = until_due.map_or(SWEEP_INTERVAL, |wait| Duration::try_from(wait).unwrap_or_default());
         tokio::select! {
-            () = self.admission.changed() => Woken::AtHome,
+            // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
+            biased;
             () = self.store.wake_up_to_deliver() => Woken::FromElsewhere,
+            () = self.admission.changed() => Woken::AtHome,
             () = tokio::time::sleep(until_due.min(SWEEP_INTERVAL)) => Woken::AtHome,
         }
     }

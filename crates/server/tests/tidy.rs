@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Which of our crates each may use: ARCHITECTURE.md, as a table.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("store", &["neo-events-domain"]),
     ("store-sqlite", &["neo-events-domain", "neo-events-store"]),
@@ -28,8 +28,12 @@ const LAYERS: [(&str, &[&str]); 9] = [
         ],
     ),
     ("server", &["neo-events"]),
+    // For tests alone: a disk that loses power, under SQLite.
+    ("test-disk", &[]),
     // For tests alone: a server to test against, which knows nothing of what is tested.
     ("test-postgres", &[]),
+    // For tests alone: the real engine in a simulated world.
+    ("simulation", &["neo-events-domain", "neo-events-store", "neo-events-engine"]),
 ];
 
 /// What would make the pure crate impure.

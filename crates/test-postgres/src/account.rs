@@ -11,7 +11,7 @@ use std::{
 #[derive(Clone, Copy)]
 pub(crate) enum Account {
     /// We are not root: ourselves.
-    Own { uid: u32 },
+    Own { uid: u32, gid: u32 },
     /// We are root: somebody without privileges.
     Unprivileged { uid: u32, gid: u32 },
 }
@@ -20,7 +20,7 @@ impl Account {
     pub(crate) fn choose() -> Self {
         let own = rustix::process::geteuid();
         if !own.is_root() {
-            return Self::Own { uid: own.as_raw() };
+            return Self::Own { uid: own.as_raw(), gid: rustix::process::getegid().as_raw() };
         }
         let accounts = fs::read_to_string("/etc/passwd").expect("the list of accounts");
         let (uid, gid) = ["postgres", "nobody"]
@@ -31,8 +31,13 @@ impl Account {
     }
 
     pub(crate) fn uid(self) -> u32 {
-        let (Self::Own { uid } | Self::Unprivileged { uid, .. }) = self;
-        uid
+        self.ids().0
+    }
+
+    /// User and group.
+    pub(crate) fn ids(self) -> (u32, u32) {
+        let (Self::Own { uid, gid } | Self::Unprivileged { uid, gid }) = self;
+        (uid, gid)
     }
 
     /// Makes `path`, which we have created, the account's.

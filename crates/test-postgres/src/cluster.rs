@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::Child,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     certificate::ServerCertificate,
-    connection::{self, SUPERUSER},
+    connection::{self, SUPERUSER, execute},
     home::{Home, Lease},
     processes, server, watchdog,
 };
@@ -41,6 +42,42 @@ impl Cluster {
         let key = home.write("server.key", &issued.key);
         let tls = [("ssl", "on"), ("ssl_cert_file", &certificate), ("ssl_key_file", &key)];
         (Self::start_at(home, &[&tls, settings].concat()).await, issued.authority)
+    }
+
+    /// The same with a small disk beside its data, and a database whose tables are there: its URL, and a file to remove
+    /// when there should be room again. The log of transactions is elsewhere and has room.
+    pub async fn start_with_small_disk(settings: &[(&str, &str)]) -> (Self, String, PathBuf) {
+        let home = TemporaryHome::new();
+        let disk = home.home.disk();
+        fs::create_dir(&disk).unwrap();
+        let cluster = Self::start_at(home, settings).await;
+        let space = disk.join("space");
+        let space = space.to_str().expect("a directory for temporary files with a name in UTF-8");
+        execute(&cluster.url(), &format!("create tablespace small location '{space}'")).await;
+        execute(&cluster.url(), "create database small template template0 tablespace small").await;
+        // As the server sees it: the disk is mounted for it alone.
+        let seen = Path::new("/proc").join(cluster.pid().to_string()).join("root");
+        let ballast = seen.join(disk.join("ballast").strip_prefix("/").unwrap());
+        let url = connection::url(cluster.port, SUPERUSER, "small");
+        (cluster, url, ballast)
+    }
+
+    /// Another cluster that has what this one has, and follows it until it is promoted. From here on this one answers
+    /// for a commit only when the other has it too.
+    pub async fn standby(&self) -> Self {
+        let home = TemporaryHome::new();
+        let (folder, primary) = (home.home.clone(), self.port);
+        spawn_blocking(move || server::copy(&folder, primary)).await.unwrap();
+        let (server, port) = server::start_on_any_port(&home.home).await;
+        for statement in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
+            execute(&self.url(), statement).await;
+        }
+        Self { home, server, port }
+    }
+
+    /// Makes a standby a primary.
+    pub async fn promote(&self) {
+        execute(&self.url(), "select pg_promote()").await;
     }
 
     async fn start_at(home: TemporaryHome, settings: &[(&str, &str)]) -> Self {

@@ -44,6 +44,11 @@ impl Home {
         self.path.join("data")
     }
 
+    /// Where a small disk is mounted, if the cluster has one.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.path.join("disk")
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
     }

@@ -36,9 +36,13 @@ impl Installation {
             })
     }
 
-    /// The path of one of its programs.
+    /// The path of one of its programs. The folder may hold links to some of them.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let path = self.folder.join(name);
+        match fs::canonicalize(self.folder.join("postgres")) {
+            Ok(postgres) if !path.exists() => postgres.with_file_name(name),
+            _ => path,
+        }
     }
 }
 

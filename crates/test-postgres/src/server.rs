@@ -36,6 +36,10 @@ const SETTINGS: [(&str, &str); 8] = [
     ("log_line_prefix", "%m [%p] %q%u@%d "),
 ];
 
+/// The size of the disk of a cluster that has one, and of a file that takes most of it.
+const DISK_MIB: u32 = 64;
+const BALLAST_MIB: u32 = 48;
+
 /// Somebody else listens on the port.
 #[derive(Debug)]
 pub(crate) struct PortTaken;
@@ -54,10 +58,29 @@ pub(crate) fn initialize(home: &Home, settings: &[(&str, &str)]) {
         .output()
         .unwrap();
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-    let mut file = File::options().append(true).open(data.join("postgresql.conf")).unwrap();
+    configure(home, &[&SETTINGS, settings].concat());
+}
+
+/// Makes the data folder of a standby of the server at a port. Blocks.
+pub(crate) fn copy(home: &Home, primary: u16) {
+    let data = home.data();
+    DirBuilder::new().mode(0o700).create(&data).unwrap();
+    home.account.give(&data);
+    let output = program(home, "pg_basebackup")
+        .args(["--host=127.0.0.1", "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf"])
+        .args(["--no-sync", "--username", SUPERUSER, "--port", &primary.to_string(), "--pgdata"])
+        .arg(&data)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+    configure(home, &[]);
+}
+
+fn configure(home: &Home, settings: &[(&str, &str)]) {
+    let mut file = File::options().append(true).open(home.data().join("postgresql.conf")).unwrap();
     let socket_folder = home.path().to_str().expect("a directory for temporary files with a name in UTF-8");
-    for (name, value) in SETTINGS.iter().chain(&[("unix_socket_directories", socket_folder)]).chain(settings)
-    {
+    for (name, value) in [("unix_socket_directories", socket_folder)].iter().chain(settings) {
         // The last line of a name counts.
         writeln!(file, "{name} = '{}'", value.replace('\'', "''")).unwrap();
     }
@@ -81,7 +104,7 @@ pub(crate) async fn start_on_any_port(home: &Home) -> (Child, u16) {
 pub(crate) async fn start(home: &Home, port: u16) -> Result<Child, PortTaken> {
     let log = File::options().create(true).append(true).open(home.log()).unwrap();
     let said_before = usize::try_from(log.metadata().unwrap().len()).unwrap();
-    let mut server = program(home, "postgres")
+    let mut server = if home.disk().exists() { on_small_disk(home) } else { program(home, "postgres") }
         .arg("-D")
         .arg(home.data())
         .args(["-p", &port.to_string()])
@@ -116,5 +139,27 @@ fn program(home: &Home, name: &str) -> Command {
     let mut command = Command::new(Installation::find().program(name));
     command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(home.data());
     home.account.run(&mut command);
+    command
+}
+
+/// The server with a disk of its own mounted beside its data, for it alone: it goes with the last of its processes. The
+/// server cannot be root, and mounting takes root, be it one of a namespace.
+fn on_small_disk(home: &Home) -> Command {
+    let (uid, gid) = home.account.ids();
+    let (mount, own, become_account) = if rustix::process::geteuid().is_root() {
+        let own = format!("chown {uid} \"$0/space\" &&");
+        (vec!["--mount"], own, format!("setpriv --reuid={uid} --regid={gid} --clear-groups --"))
+    } else {
+        let become_account = format!("unshare --user --map-user={uid} --map-group={gid} --");
+        (vec!["--map-root-user", "--mount"], String::new(), become_account)
+    };
+    let script = format!(
+        "mount -t tmpfs -o size={DISK_MIB}m,mode=755 tmpfs \"$0\" && mkdir -m 700 \"$0/space\" && {own} \
+         head -c {BALLAST_MIB}M /dev/zero >\"$0/ballast\" && exec {become_account} \"$@\""
+    );
+    let mut command = Command::new("unshare");
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(home.data());
+    command.args(mount).args(["sh", "-c", &script]).arg(home.disk());
+    command.arg(Installation::find().program("postgres"));
     command
 }

@@ -1,9 +1,13 @@
 //! The server on PostgreSQL, as real processes on real databases: many nodes on one database, nodes that die and nodes
-//! that hang, a database that dies, hangs, or is none that can be used.
+//! that hang, a database that dies, hangs, is far away, has no room, or is none that can be used.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod accounts;
 mod encryption;
+mod failover;
+mod full_disk;
+mod network;
 mod nodes;
 mod outages;
 #[path = "../process/mod.rs"]

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    ops::Range,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -21,15 +22,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Ids of events that a server said it has.
 #[derive(Clone, Default)]
-pub(crate) struct Acknowledged(Arc<Mutex<HashSet<String>>>);
+pub(crate) struct Acknowledged(Arc<Mutex<Vec<String>>>);
 
 impl Acknowledged {
     pub(crate) fn add(&self, id: String) {
-        self.0.lock().unwrap().insert(id);
+        self.0.lock().unwrap().push(id);
     }
 
     pub(crate) fn all(&self) -> HashSet<String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().unwrap().iter().cloned().collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -38,9 +39,15 @@ impl Acknowledged {
 
     /// Waits until every one of them has arrived.
     pub(crate) async fn arrive_at(&self, receiver: &Receiver) {
+        self.arrive_between(0..self.len(), receiver).await;
+    }
+
+    /// The same for some of them, in the order of their answers.
+    pub(crate) async fn arrive_between(&self, answers: Range<usize>, receiver: &Receiver) {
+        let mut missing = self.0.lock().unwrap()[answers].to_vec();
         until("every acknowledged event arrives", async || {
-            let arrived = receiver.arrivals.all();
-            self.0.lock().unwrap().iter().all(|id| arrived.contains_key(id))
+            receiver.arrivals.retain_missing(&mut missing);
+            missing.is_empty()
         })
         .await;
     }

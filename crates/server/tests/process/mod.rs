@@ -3,6 +3,8 @@
 #![expect(dead_code, reason = "each test program uses its own part of this")]
 
 pub(crate) mod load;
+pub(crate) mod proxy;
+pub(crate) mod publishers;
 pub(crate) mod receiver;
 
 use std::{
@@ -41,17 +43,49 @@ impl ServerProcess {
 
     /// The same on any database, with further arguments.
     pub(crate) async fn start_on(folder: &Path, database: &str, arguments: &[&str]) -> Self {
-        let mut server = Self::launch(folder, database, arguments);
-        server.wait_until_ready().await;
-        server
+        loop {
+            let mut server = Self::launch(folder, database, arguments);
+            match server.wait_until_ready().await {
+                Ok(()) => return server,
+                // Somebody has taken the port since it was chosen.
+                Err(_) if server.log().contains("cannot listen") => {}
+                Err(ended) => panic!("the server {ended}: {}", server.log()),
+            }
+        }
     }
 
     /// Starts the program, which may not succeed.
     pub(crate) fn launch(folder: &Path, database: &str, arguments: &[&str]) -> Self {
+        Self::launch_by(Command::new(env!("CARGO_BIN_EXE_neo-events")), folder, database, arguments)
+    }
+
+    /// Starts the program on a file on a disk of its own with so many MiB, of which a [`Ballast`] has some.
+    pub(crate) async fn start_on_small_disk(folder: &Path, mib: u32, ballast_mib: u32) -> (Self, Ballast) {
+        let disk = folder.join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        // The disk is mounted for this process alone, and goes with it.
+        let script = format!(
+            "mount -t tmpfs -o size={mib}m tmpfs disk && head -c {ballast_mib}M /dev/zero >disk/ballast && \
+             exec \"$0\" \"$@\""
+        );
+        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_neo-events")]);
+        let database = format!("sqlite:{}", disk.join("admin.db").display());
+        let mut server = Self::launch_by(command, folder, &database, &[]);
+        server.wait_until_ready().await.unwrap_or_else(|ended| panic!("it {ended}: {}", server.log()));
+        let inside = disk.join("ballast");
+        let path = Path::new("/proc").join(server.id().to_string()).join("root");
+        (server, Ballast(path.join(inside.strip_prefix("/").unwrap())))
+    }
+
+    fn launch_by(mut program: Command, folder: &Path, database: &str, arguments: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let log = folder.join(format!("server-{port}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_neo-events"))
+        let child = program
             .arg("serve")
             .args(["--listen", &address.to_string(), "--admin-key", ADMIN_KEY, "--database", database])
             .args(arguments)
@@ -121,16 +155,17 @@ impl ServerProcess {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 
-    async fn wait_until_ready(&mut self) {
+    /// The error is that it has ended.
+    async fn wait_until_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(mut client) = Client::connect(self.address).await
                 && client.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
             {
-                return;
+                return Ok(());
             }
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server ended with {status}: {}", self.log());
+                return Err(format!("ended with {status}"));
             }
             assert!(Instant::now() < deadline, "the server is not ready: {}", self.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -142,6 +177,16 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A file that fills a disk.
+pub(crate) struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Makes room.
+    pub(crate) fn drop_it(self) {
+        std::fs::remove_file(self.0).unwrap();
     }
 }
 
@@ -223,7 +268,15 @@ impl Client {
 
     /// Registers an endpoint that gets everything, and answers its id.
     pub(crate) async fn subscribe_to_everything(&mut self, url: &str) -> String {
-        let endpoint = serde_json::json!({"name": "test", "endpoint_url": url, "retry_backoff_seconds": 1});
+        self.subscribe_with(url, serde_json::json!({})).await
+    }
+
+    /// The same with further settings of the endpoint.
+    pub(crate) async fn subscribe_with(&mut self, url: &str, settings: serde_json::Value) -> String {
+        let mut endpoint = serde_json::json!({
+            "name": "test", "endpoint_url": url, "retry_backoff_seconds": 1, "secret_token": receiver::SECRET,
+        });
+        endpoint.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
         let (status, created) = self.post("/v1/endpoints", endpoint.to_string()).await.unwrap();
         assert_eq!(status, 201, "{created}");
         let id = created["id"].as_str().unwrap().to_owned();

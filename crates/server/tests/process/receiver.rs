@@ -1,16 +1,24 @@
-//! A receiver that counts what arrives, and can hold its answers back.
+//! A receiver that counts what arrives, verifies it, and can hold its answers back.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use neo_events::SigningSecret;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+/// The secret of every endpoint of the tests.
+pub(crate) const SECRET: &str = "the secret of every endpoint";
 
 const GOOD: u16 = 204;
 const BAD: u16 = 503;
@@ -20,6 +28,10 @@ const BAD: u16 = 503;
 pub(crate) struct Arrivals {
     all: Mutex<HashMap<String, Vec<Instant>>>,
     held: Mutex<Held>,
+    /// Requests whose signature is not by [`SECRET`].
+    forged: AtomicUsize,
+    /// The highest number of an attempt.
+    attempt_max: AtomicUsize,
 }
 
 /// Requests whose answers are held back.
@@ -41,6 +53,33 @@ impl Arrivals {
 
     pub(crate) fn all(&self) -> HashMap<String, Vec<Instant>> {
         self.all.lock().unwrap().clone()
+    }
+
+    /// How many events arrived more than once.
+    pub(crate) fn repeated(&self) -> usize {
+        self.all.lock().unwrap().values().filter(|times| times.len() > 1).count()
+    }
+
+    /// Keeps those that have not arrived.
+    pub(crate) fn retain_missing(&self, ids: &mut Vec<String>) {
+        let all = self.all.lock().unwrap();
+        ids.retain(|id| !all.contains_key(id));
+    }
+
+    /// Every request so far was a first attempt, and signed.
+    pub(crate) fn assert_signed_first_attempts(&self) {
+        assert_eq!(self.forged.load(Ordering::Relaxed), 0, "requests with a wrong signature");
+        assert_eq!(self.attempt_max.load(Ordering::Relaxed), 1, "nothing failed, so there is one attempt");
+    }
+
+    fn judge(&self, headers: &HeaderMap, body: &[u8]) {
+        let text = |name: &str| headers[name].to_str().unwrap();
+        let secret = SigningSecret::try_new(SECRET, 1).unwrap();
+        let (signatures, id) = (text("webhook-signature"), text("webhook-id"));
+        if !secret.verifies_message(signatures, id, text("webhook-timestamp").parse().unwrap(), body) {
+            self.forged.fetch_add(1, Ordering::Relaxed);
+        }
+        self.attempt_max.fetch_max(text("x-neo-attempt").parse().unwrap(), Ordering::Relaxed);
     }
 
     /// The ids of requests that wait for their answers.
@@ -150,8 +189,11 @@ async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>, orders: watch::R
             let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
             arrivals.add(id.clone(), at);
             let answering = answer(orders.clone(), Arc::clone(&arrivals), id);
+            let judges = Arc::clone(&arrivals);
             async move {
-                let _ = request.into_body().collect().await?;
+                let (head, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                judges.judge(&head.headers, &body);
                 let status = answering.await;
                 Ok::<_, hyper::Error>(
                     Response::builder().status(status).body(Full::<Bytes>::default()).unwrap(),

@@ -9,6 +9,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_postgres::error::SqlState;
 use tokio_rustls::{
     TlsConnector,
     rustls::{ClientConfig, RootCertStore, crypto::ring},
@@ -70,6 +71,30 @@ async fn settings_hold_before_and_after_a_restart() {
     cluster.kill9();
     cluster.start_again().await;
     assert_eq!(ask(&cluster.socket_url(), "show cluster_name").await, "it's");
+}
+
+#[tokio::test]
+async fn a_standby_has_what_was_committed_and_takes_over() {
+    let mut primary = Cluster::start(&[]).await;
+    execute(&primary.url(), "create table things (id int)").await;
+    let standby = primary.standby().await;
+    execute(&primary.url(), "insert into things values (7)").await;
+    primary.kill9();
+    assert_eq!(ask(&standby.url(), "select count(*)::text from things").await, "1");
+    standby.promote().await;
+    execute(&standby.url(), "insert into things values (8)").await;
+}
+
+#[tokio::test]
+async fn a_small_disk_fills_and_has_room_again() {
+    let (_cluster, url, ballast) = Cluster::start_with_small_disk(&[]).await;
+    execute(&url, "create table things (id int, text text)").await;
+    let fill = "insert into things select n, repeat('x', 1000) from generate_series(1, 20000) n";
+    let session = Session::open(&url).await;
+    let refused = session.client.batch_execute(fill).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::DISK_FULL), "{refused:?}");
+    std::fs::remove_file(ballast).unwrap();
+    execute(&url, fill).await;
 }
 
 #[tokio::test]

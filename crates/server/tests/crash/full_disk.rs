@@ -1,0 +1,36 @@
+//! A disk without room: nothing is taken that could not be kept, and when there is room again everything goes on.
+
+use crate::process::{
+    Client, Receiver, ServerProcess,
+    load::until,
+    publishers::{Addresses, Publishers, until_all_arrived},
+};
+
+const DISK_MIB: u32 = 64;
+const BALLAST_MIB: u32 = 48;
+const MANY: usize = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start().await);
+    let (server, ballast) = ServerProcess::start_on_small_disk(folder.path(), DISK_MIB, BALLAST_MIB).await;
+    let mut client = Client::connect(server.address).await.unwrap();
+    client.subscribe_to_everything(&receiver.url).await;
+    let publishers = Publishers::start(&Addresses::of(vec![server.address]));
+    publishers.refused_with("storage_full", MANY).await;
+    assert_eq!(client.get("/livez").await.unwrap().0, 200);
+    let (status, events) = client.get("/v1/events?limit=1").await.unwrap();
+    assert_eq!(status, 200, "what is there can be read: {events}");
+
+    ballast.drop_it();
+    publishers.acknowledged(MANY).await;
+    let (acknowledged, refused) = publishers.end().await;
+    refused.assert_only(&["storage_full"]);
+    until("it is ready again", async || client.get("/readyz").await.unwrap().0 == 200).await;
+    println!("{} acknowledged, {:?} refused", acknowledged.len(), refused.by_code);
+    assert_eq!(refused.publish_again(&mut client).await.len(), 0, "what was refused was not stored");
+    until_all_arrived(&acknowledged, &refused, &receiver).await;
+    receiver.arrivals.assert_signed_first_attempts();
+    assert_eq!(receiver.arrivals.repeated(), 0, "the server kept what it could not record");
+    assert!(server.terminate().success());
+}

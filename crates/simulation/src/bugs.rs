@@ -1,0 +1,95 @@
+//! Planted bugs: realistic mistakes, each a deviation of one call of the store or of the transport. A simulation that
+//! does not find them proves nothing.
+
+mod planted;
+mod transport;
+
+use std::str::FromStr;
+
+pub(crate) use planted::Planted;
+pub(crate) use transport::PlantedTransport;
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
+        /// A mistake.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Bug {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Bug {
+            /// Every mistake.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// As on the command line.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// In words.
+            pub const fn describe(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),*),)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// Settling looks for the delivery and not for the lease's token.
+    SettleWithoutFence = "settle-without-fence",
+    /// Owed dispatches and due endpoints are looked for only after a wake-up.
+    WakeUpAsTruth = "wake-up-as-truth",
+    /// An attempt is recorded and the delivery's count of attempts stays.
+    RetryWithoutIncrement = "retry-without-increment",
+    /// A lease is granted without an end.
+    LeaseNeverExpires = "lease-never-expires",
+    /// An event's dispatch is ended in one transaction and its deliveries are written in the next.
+    MarkedBeforeWritten = "marked-before-written",
+    /// Claiming reads what is due and writes no lease.
+    ClaimWithoutLease = "claim-without-lease",
+    /// Giving a delivery back removes its row from the queue.
+    ReleaseDropsTheRow = "release-drops-the-row",
+    /// A retry is put into the queue without its time.
+    RetryAtOnce = "retry-at-once",
+    /// A success is recorded as an attempt to be made again.
+    SuccessAsRetrying = "success-as-retrying",
+    /// A cache of events, keyed without the tenant, hands out another tenant's event.
+    ForeignEvent = "foreign-event",
+    /// Deliveries are written again when a settlement of dispatches is repeated.
+    WrittenTwice = "written-twice",
+    /// Claiming does not ask whether the endpoint is active or deleted.
+    InactiveClaimed = "inactive-claimed",
+    /// A cancellation that waits for the attempt in flight is forgotten when that lands.
+    CancellationForgotten = "cancellation-forgotten",
+    /// A claim of dispatches does not say how new the catalogue must be.
+    StaleCatalogue = "stale-catalogue",
+    /// A large publish is acknowledged before its last event is stored.
+    AcknowledgedBeforeStored = "acknowledged-before-stored",
+    /// An event is dispatched as it is published with whatever catalogue its node knew.
+    CatalogueNotCompared = "catalogue-not-compared",
+    /// Leases that were granted with an event do not reach the node that took them.
+    HandOverForgotten = "hand-over-forgotten",
+    /// A claim of deliveries ignores the quota.
+    QuotaIgnored = "quota-ignored",
+    /// Tending frees the leases of deliveries that have been in flight for a second.
+    ImpatientTending = "impatient-tending",
+    /// The HTTP client repeats a request by itself when the connection breaks.
+    HiddenRetry = "hidden-retry",
+    /// A timeout while reading the answer counts as an answer of 200.
+    TimeoutAsSuccess = "timeout-as-success",
+}
+
+/// No such mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownBug;
+
+impl FromStr for Bug {
+    type Err = UnknownBug;
+    fn from_str(name: &str) -> Result<Self, UnknownBug> {
+        Self::ALL.iter().copied().find(|bug| bug.as_str() == name).ok_or(UnknownBug)
+    }
+}

@@ -1,0 +1,126 @@
+//! Attempts: what the engine made of an outcome, and what was recorded of it.
+
+use std::time::Duration;
+
+use neo_events_domain::{
+    SignedDuration, Timestamp,
+    delivery::DeliveryState,
+    event::to_micros,
+    id::{DeliveryId, RequestId},
+    retry::{Outcome, RetryPolicy, Verdict},
+};
+use neo_events_store::{Settled, Settlement};
+
+use super::{Account, Judge, trace::short};
+use crate::{effect::Recorded, life::Life, property::Property};
+
+/// What a settlement says, kept while it is on its way.
+pub(crate) struct Settling {
+    request_id: RequestId,
+    token: u64,
+}
+
+impl Judge {
+    /// The engine wants to record an attempt; `now` is its steady time.
+    pub(crate) fn settling(&self, life: &Life, settlement: &Settlement, now: Timestamp) -> Settling {
+        let (lease, attempt) = (&settlement.lease, &settlement.attempt);
+        let (request_id, token) = (attempt.request_id, lease.token());
+        let mut account = self.account();
+        let request = account.requests.entry(request_id).or_default();
+        request.holder = life.holder;
+        if request.settling.replace((token, settlement.verdict)).is_none() {
+            let retry = account.deliveries.get(&lease.work().delivery_id).map(|known| known.retry);
+            let of = (lease.work().progress.attempt, retry.unwrap_or(lease.work().retry));
+            account.timely(lease.work().delivery_id, of, (&attempt.outcome, settlement.verdict), now);
+        }
+        Settling { request_id, token }
+    }
+
+    /// What the engine was told of it.
+    pub(crate) fn settled(&self, settling: &Settling, settled: &Settled) {
+        let mut account = self.account();
+        if *settled == Settled::LeaseLost {
+            account.lost(settling);
+        }
+    }
+}
+
+impl Account {
+    fn timely(
+        &mut self,
+        id: DeliveryId,
+        (attempt, policy): (u32, RetryPolicy),
+        (outcome, verdict): (&Outcome, Verdict),
+        now: Timestamp,
+    ) {
+        let Verdict::Retry(at) = verdict else { return };
+        let asked = match outcome {
+            Outcome::Answered { status: 429 | 503, retry_after } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        let backoff = policy.delay_after(attempt);
+        let (least, most) = (backoff.max(asked), backoff.mul_f64(1.1).max(asked));
+        let delay = at.duration_since(now);
+        let slack = SignedDuration::from_millis(1);
+        let least = SignedDuration::try_from(least).unwrap_or(SignedDuration::MAX) - slack;
+        let most = SignedDuration::try_from(most).unwrap_or(SignedDuration::MAX) + slack;
+        self.require((least..=most).contains(&delay), Property::DelaysFollowThePolicy, || {
+            format!("attempt {attempt} of {} is put off by {delay:?}", short(id))
+        });
+    }
+
+    /// A settlement was refused: rightly, if its lease was taken, or if it had been recorded before.
+    fn lost(&mut self, Settling { request_id, token }: &Settling) {
+        let is_taken = self.taken.contains(token);
+        let Some(request) = self.requests.get_mut(request_id) else { return };
+        request.is_lost = true;
+        let is_recorded = request.is_recorded;
+        self.require(is_taken || is_recorded, Property::AttemptsAreRecorded, || {
+            format!("request {} was refused though nobody had taken lease {token}", short(*request_id))
+        });
+    }
+
+    pub(super) fn recorded(&mut self, id: DeliveryId, recorded: Recorded) {
+        let Recorded { request_id, attempt_number, state, .. } = recorded;
+        let request = self.requests.entry(request_id).or_default();
+        request.is_recorded = true;
+        let (settling, answered) = (request.settling, request.answered);
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let lease = delivery.lease.take();
+        let was_ending = std::mem::take(&mut delivery.is_ending);
+        let before = std::mem::replace(&mut delivery.recorded, attempt_number);
+        delivery.state = state.clone();
+        let what = || format!("delivery {} attempt {attempt_number}", short(id));
+        let is_held = lease.is_some_and(|lease| settling.is_some_and(|(token, _)| token == lease.token));
+        self.require(is_held, Property::OnlyTheHolderSettles, what);
+        self.require(attempt_number == before + 1, Property::AttemptsCountByOne, || {
+            format!("{} was recorded after {before}", what())
+        });
+        let says = settling.map(|(_, verdict)| verdict);
+        self.require(is_kept(&state, says, answered), Property::OutcomesAreKept, || {
+            format!("{} was answered {answered:?}, judged {says:?} and recorded as {state:?}", what())
+        });
+        let goes_on = matches!(state, DeliveryState::Retrying { .. });
+        self.require(!(was_ending && goes_on), Property::CancellationsHold, what);
+    }
+}
+
+/// Whether a state is what the receiver's answer and the engine's verdict bring.
+fn is_kept(state: &DeliveryState, verdict: Option<Verdict>, answered: Option<u16>) -> bool {
+    let is_success = answered.is_some_and(|status| (200..300).contains(&status));
+    if is_success != (*state == DeliveryState::Success) {
+        return false;
+    }
+    match (verdict, state) {
+        (Some(Verdict::Succeeded), DeliveryState::Success)
+        | (Some(Verdict::Retry(_)), DeliveryState::Cancelled { .. })
+        | (Some(Verdict::Exhausted), DeliveryState::Failed { max_attempts_reached: true })
+        | (Some(Verdict::Rejected | Verdict::Gone), DeliveryState::Failed { max_attempts_reached: false }) => {
+            true
+        }
+        (Some(Verdict::Retry(at)), DeliveryState::Retrying { next_retry_at }) => {
+            to_micros(at) == *next_retry_at
+        }
+        _ => false,
+    }
+}

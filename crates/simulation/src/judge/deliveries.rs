@@ -1,0 +1,115 @@
+//! Deliveries: written once, claimed by one, ended for good.
+
+use std::collections::BTreeSet;
+
+use neo_events_domain::{
+    Timestamp,
+    delivery::DeliveryState,
+    id::{DeliveryId, EndpointId, EventId},
+    tenant::Schema,
+};
+use neo_events_store::NewDelivery;
+
+use super::{Account, KnownDelivery, trace::short};
+use crate::{
+    effect::{Grant, Moved},
+    property::Property,
+};
+
+impl Account {
+    pub(super) fn written(&mut self, schema: &Schema, event_id: EventId, new: &NewDelivery) {
+        let (id, to) = (new.id, new.endpoint_id);
+        let what = || format!("delivery {} of {} to {}", short(id), short(event_id), short(to));
+        let is_of = |of: Option<&Schema>| of == Some(schema);
+        let is_apart = is_of(self.events.get(&event_id).map(|event| &event.schema))
+            && is_of(self.endpoints.get(&to).map(|endpoint| &endpoint.schema));
+        self.require(is_apart, Property::TenantsApart, what);
+        self.require(!self.is_unwanted(event_id, to), Property::NothingUnwanted, what);
+        self.require(self.has_the_policy(event_id, new), Property::AttemptsEnd, what);
+        let twin = self.by_pair.insert((event_id, to), id);
+        self.require(twin.is_none(), Property::OneDelivery, what);
+        let known = KnownDelivery {
+            schema: schema.clone(),
+            endpoint_id: to,
+            state: DeliveryState::Pending,
+            is_ending: false,
+            recorded: 0,
+            max_attempts: new.max_attempts,
+            retry: new.retry,
+            lease: None,
+            losers: BTreeSet::new(),
+        };
+        self.deliveries.insert(id, known);
+    }
+
+    pub(super) fn claimed(&mut self, id: DeliveryId, attempt: u32, grant: Grant) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let before = delivery.lease.replace(grant);
+        delivery.losers.extend(before.map(|before| before.holder));
+        let (state, recorded, max) = (delivery.state.clone(), delivery.recorded, delivery.max_attempts);
+        let (endpoint_id, is_ending) = (delivery.endpoint_id, delivery.is_ending);
+        let what = || format!("delivery {}", short(id));
+        self.exclusive(before, grant, what);
+        self.require(!state.is_final(), Property::OverStaysOver, || {
+            format!("delivery {} was claimed and is {state:?}", short(id))
+        });
+        self.require(!is_ending, Property::CancellationsHold, || {
+            format!("delivery {} was claimed though it was cancelled", short(id))
+        });
+        self.require(attempt == recorded + 1, Property::AttemptsCountByOne, || {
+            format!("delivery {} was claimed for attempt {attempt} after {recorded}", short(id))
+        });
+        self.require(attempt <= max, Property::AttemptsEnd, || {
+            format!("delivery {} was claimed for attempt {attempt} of {max}", short(id))
+        });
+        self.require(self.may_be_sent_to(endpoint_id), Property::InactiveRests, || {
+            format!("delivery {} was claimed for endpoint {}", short(id), short(endpoint_id))
+        });
+        if let DeliveryState::Retrying { next_retry_at } = state {
+            self.in_time(id, next_retry_at, grant.now);
+        }
+    }
+
+    fn may_be_sent_to(&self, id: EndpointId) -> bool {
+        self.endpoints.get(&id).is_some_and(|known| known.endpoint.is_active && !known.is_deleted)
+    }
+
+    fn in_time(&mut self, id: DeliveryId, due_at: Timestamp, now: Timestamp) {
+        self.require(due_at <= now, Property::RetriesWait, || {
+            format!("delivery {} was claimed at {now} and is due at {due_at}", short(id))
+        });
+        let is_calm = self.calm_since.is_some_and(|since| since <= due_at);
+        let is_prompt = now.duration_since(due_at).as_millis() <= 1000;
+        self.require(!is_calm || is_prompt, Property::DueWorkIsPrompt, || {
+            format!("delivery {} was claimed at {now} and was due at {due_at}", short(id))
+        });
+    }
+
+    pub(super) fn freed(&mut self, token: u64) {
+        let is_it = |lease: &mut super::Grant| lease.token == token;
+        for event in self.events.values_mut() {
+            event.lease.take_if(is_it);
+        }
+        for delivery in self.deliveries.values_mut() {
+            let ended = delivery.lease.take_if(is_it);
+            delivery.losers.extend(ended.map(|ended| ended.holder));
+        }
+        self.taken.insert(token);
+    }
+
+    pub(super) fn moved(&mut self, id: DeliveryId, Moved { state, is_ending }: Moved) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let was = std::mem::replace(&mut delivery.state, state.clone());
+        delivery.is_ending = is_ending;
+        if state.is_final() {
+            let ended = delivery.lease.take();
+            delivery.losers.extend(ended.map(|lease| lease.holder));
+            self.taken.extend(ended.map(|lease| lease.token));
+        } else if matches!(state, DeliveryState::Retrying { .. }) {
+            delivery.max_attempts = delivery.max_attempts.max(delivery.recorded + 1);
+        }
+        self.require(was != DeliveryState::Success, Property::OverStaysOver, || {
+            format!("delivery {} had arrived and became {state:?}", short(id))
+        });
+    }
+}

@@ -1,0 +1,55 @@
+//! How a node sees the store: the model, and around its work queue a decorator for what goes wrong on the way, one for
+//! a planted bug, and one that lets the judge see what the engine does.
+
+mod faults;
+mod gate;
+mod joined;
+
+use std::sync::Arc;
+
+use neo_events_engine::Sources;
+use neo_events_store::{Store, WorkQueue};
+
+use crate::{
+    bugs::{Bug, Planted},
+    judge::Judge,
+    life::Life,
+    memory::{Holder, MemoryStore},
+    weather::Weather,
+};
+use faults::Faults;
+pub(crate) use faults::{copy_of_dispatched, copy_of_work, regrant};
+use gate::Gate;
+use joined::Joined;
+
+/// A work queue that can be decorated.
+pub(crate) type Queue = Arc<dyn WorkQueue + Send + Sync>;
+
+/// Who is told of leases that were granted and not heard of: who granted them frees them after a while.
+pub(crate) type Unheard = Arc<dyn Fn(Holder, Vec<u64>) + Send + Sync>;
+
+/// What a node's store is made of.
+pub(crate) struct Layers {
+    pub(crate) life: Life,
+    pub(crate) memory: MemoryStore,
+    pub(crate) weather: Weather,
+    pub(crate) judge: Judge,
+    pub(crate) sources: Sources,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) unheard: Unheard,
+}
+
+impl Layers {
+    /// Puts them together.
+    pub(crate) fn stack(self) -> Arc<dyn Store> {
+        let Self { life, memory, weather, judge, sources, bug, unheard } = self;
+        let own: Queue = Arc::new(memory.clone());
+        let faults = Faults { inner: own, life: life.clone(), weather: weather.clone(), unheard };
+        let mut queue: Queue = Arc::new(faults);
+        if let Some(bug) = bug {
+            queue = Arc::new(Planted::new(bug, queue, memory.clone()));
+        }
+        let gate = Gate { inner: queue, life: life.clone(), judge, sources };
+        Arc::new(Joined { memory, queue: Arc::new(gate), life, weather })
+    }
+}

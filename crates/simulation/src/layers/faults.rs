@@ -1,0 +1,197 @@
+//! What goes wrong on the way to the store and back: calls fail before or after their effect, take long, and wake-ups
+//! are lost. A failure is always one that the port allows: transient, and if its effect was done, of the kind "the
+//! connection broke before the answer came".
+
+use std::io;
+
+use async_trait::async_trait;
+use neo_events_domain::{Timestamp, event::NewEvent, tenant::Schema};
+use neo_events_store::{
+    Appended, Arrival, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
+    Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+};
+
+use super::{Queue, Unheard};
+use crate::{
+    life::Life,
+    weather::{Fails, Moment, Weather},
+};
+
+/// The decorator.
+pub(super) struct Faults {
+    pub(super) inner: Queue,
+    pub(super) life: Life,
+    pub(super) weather: Weather,
+    pub(super) unheard: Unheard,
+}
+
+/// The database cannot be reached.
+pub(crate) fn unavailable(_: Fails) -> StoreError {
+    StoreError::Unavailable(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)))
+}
+
+impl Faults {
+    async fn before(&self) -> Result<(), StoreError> {
+        self.weather.pass(self.life.node, Moment::Before).await.map_err(unavailable)?;
+        self.life.go_on().await;
+        Ok(())
+    }
+
+    async fn after(&self) -> Result<(), StoreError> {
+        self.weather.pass(self.life.node, Moment::After).await.map_err(unavailable)
+    }
+
+    fn unheard_of(&self, tokens: impl Iterator<Item = u64>) {
+        (self.unheard)(self.life.holder, tokens.collect());
+    }
+}
+
+#[async_trait]
+impl WorkQueue for Faults {
+    async fn wake_up(&self) {
+        loop {
+            self.inner.wake_up().await;
+            if !self.weather.hint_is_lost(self.life.node) {
+                return;
+            }
+        }
+    }
+
+    async fn wake_up_to_deliver(&self) {
+        loop {
+            self.inner.wake_up_to_deliver().await;
+            if !self.weather.hint_is_lost(self.life.node) {
+                return;
+            }
+        }
+    }
+
+    async fn claim_dispatches(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        lease_until: Timestamp,
+    ) -> Result<Vec<DispatchClaim>, StoreError> {
+        self.before().await?;
+        let claims = self.inner.claim_dispatches(now, limit, lease_until).await?;
+        self.after().await.inspect_err(|_| {
+            self.unheard_of(claims.iter().flat_map(|claim| claim.owed.iter().map(Lease::token)));
+        })?;
+        Ok(claims)
+    }
+
+    async fn settle_dispatches(
+        &self,
+        dispatched: Vec<Dispatched>,
+        now: Timestamp,
+    ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
+        if let Err(error) = self.before().await {
+            return Err(Unsettled { work: dispatched, error });
+        }
+        let work: Vec<_> = dispatched.iter().map(copy_of_dispatched).collect();
+        let written = self.inner.settle_dispatches(dispatched, now).await?;
+        self.after().await.map_err(|error| Unsettled { work, error })?;
+        Ok(written)
+    }
+
+    async fn append_directed(
+        &self,
+        schema: &Schema,
+        event: NewEvent,
+        delivery: NewDelivery,
+        now: Timestamp,
+    ) -> Result<Appended, StoreError> {
+        self.before().await?;
+        let appended = self.inner.append_directed(schema, event, delivery, now).await?;
+        self.after().await?;
+        Ok(appended)
+    }
+
+    async fn append_arrivals(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        self.before().await?;
+        let appended = self.inner.append_arrivals(schema, arrivals, now).await?;
+        self.after().await?;
+        Ok(appended)
+    }
+
+    async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
+        self.before().await?;
+        let due = self.inner.due_endpoints(now).await?;
+        self.after().await?;
+        Ok(due)
+    }
+
+    async fn claim_deliveries(
+        &self,
+        now: Timestamp,
+        quotas: &[EndpointQuota],
+        lease_until: Timestamp,
+    ) -> Result<Vec<EndpointClaim>, StoreError> {
+        self.before().await?;
+        let claims = self.inner.claim_deliveries(now, quotas, lease_until).await?;
+        self.after().await.inspect_err(|_| {
+            self.unheard_of(claims.iter().flat_map(|claim| claim.work.iter().map(Lease::token)));
+        })?;
+        Ok(claims)
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
+        if let Err(error) = self.before().await {
+            return Err(Unsettled { work: settlement, error });
+        }
+        let work = copy_of_settlement(&settlement);
+        let settled = self.inner.settle(settlement).await?;
+        self.after().await.map_err(|error| Unsettled { work, error })?;
+        Ok(settled)
+    }
+
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+        self.before().await?;
+        self.inner.release(lease).await?;
+        self.after().await
+    }
+
+    async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
+        self.before().await?;
+        self.inner.release_dispatches(leases).await?;
+        self.after().await
+    }
+
+    async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
+        self.before().await?;
+        let more = self.inner.tend(now).await?;
+        self.after().await?;
+        Ok(more)
+    }
+}
+
+/// The same lease, for other work or none.
+pub(crate) fn regrant<T, U>(lease: &Lease<T>, work: U) -> Lease<U> {
+    Lease::grant(lease.key(), lease.token(), lease.expires_at(), work)
+}
+
+pub(crate) fn copy_of_work(work: &DeliveryWork) -> DeliveryWork {
+    DeliveryWork {
+        schema: work.schema.clone(),
+        delivery_id: work.delivery_id,
+        event: work.event.clone(),
+        progress: work.progress,
+        retry: work.retry,
+    }
+}
+
+fn copy_of_settlement(settlement: &Settlement) -> Settlement {
+    let lease = regrant(&settlement.lease, copy_of_work(settlement.lease.work()));
+    Settlement { lease, attempt: settlement.attempt.clone(), verdict: settlement.verdict }
+}
+
+pub(crate) fn copy_of_dispatched(dispatched: &Dispatched) -> Dispatched {
+    let OwedEvent { schema, event } = dispatched.lease.work();
+    let work = OwedEvent { schema: schema.clone(), event: event.clone() };
+    Dispatched { lease: regrant(&dispatched.lease, work), deliveries: dispatched.deliveries.clone() }
+}

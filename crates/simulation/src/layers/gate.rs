@@ -1,0 +1,109 @@
+//! The outermost layer: nothing passes for a node that died, and the judge is told what the engine wants recorded.
+
+use async_trait::async_trait;
+use neo_events_domain::{Timestamp, event::NewEvent, tenant::Schema};
+use neo_events_engine::Sources;
+use neo_events_store::{
+    Appended, Arrival, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
+    Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+};
+
+use super::Queue;
+use crate::{judge::Judge, life::Life};
+
+/// The decorator.
+pub(super) struct Gate {
+    pub(super) inner: Queue,
+    pub(super) life: Life,
+    pub(super) judge: Judge,
+    pub(super) sources: Sources,
+}
+
+#[async_trait]
+impl WorkQueue for Gate {
+    async fn wake_up(&self) {
+        self.inner.wake_up().await;
+    }
+
+    async fn wake_up_to_deliver(&self) {
+        self.inner.wake_up_to_deliver().await;
+    }
+
+    async fn claim_dispatches(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        lease_until: Timestamp,
+    ) -> Result<Vec<DispatchClaim>, StoreError> {
+        self.life.go_on().await;
+        self.inner.claim_dispatches(now, limit, lease_until).await
+    }
+
+    async fn settle_dispatches(
+        &self,
+        dispatched: Vec<Dispatched>,
+        now: Timestamp,
+    ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
+        self.life.go_on().await;
+        self.inner.settle_dispatches(dispatched, now).await
+    }
+
+    async fn append_directed(
+        &self,
+        schema: &Schema,
+        event: NewEvent,
+        delivery: NewDelivery,
+        now: Timestamp,
+    ) -> Result<Appended, StoreError> {
+        self.life.go_on().await;
+        self.inner.append_directed(schema, event, delivery, now).await
+    }
+
+    async fn append_arrivals(
+        &self,
+        schema: &Schema,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        self.life.go_on().await;
+        self.inner.append_arrivals(schema, arrivals, now).await
+    }
+
+    async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
+        self.life.go_on().await;
+        self.inner.due_endpoints(now).await
+    }
+
+    async fn claim_deliveries(
+        &self,
+        now: Timestamp,
+        quotas: &[EndpointQuota],
+        lease_until: Timestamp,
+    ) -> Result<Vec<EndpointClaim>, StoreError> {
+        self.life.go_on().await;
+        self.inner.claim_deliveries(now, quotas, lease_until).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
+        self.life.go_on().await;
+        let settling = self.judge.settling(&self.life, &settlement, self.sources.now());
+        let settled = self.inner.settle(settlement).await?;
+        self.judge.settled(&settling, &settled);
+        Ok(settled)
+    }
+
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+        self.life.go_on().await;
+        self.inner.release(lease).await
+    }
+
+    async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
+        self.life.go_on().await;
+        self.inner.release_dispatches(leases).await
+    }
+
+    async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
+        self.life.go_on().await;
+        self.inner.tend(now).await
+    }
+}

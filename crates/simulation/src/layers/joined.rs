@@ -1,0 +1,188 @@
+//! A whole store: the decorated work queue, and everything else as the model has it, but for what the engine and
+//! publishers use besides, which may fail too.
+
+use async_trait::async_trait;
+use neo_events_domain::{
+    Timestamp, Uuid,
+    api_key::ApiKey,
+    catalogue::EventTypeEntry,
+    delivery::{Delivery, DeliveryHistory},
+    endpoint::Endpoint,
+    event::NewEvent,
+    event_type::EventType,
+    id::{ApiKeyId, DeliveryId, EndpointId, EventId, SubscriptionId},
+    stats::EndpointStats,
+    subscription::Subscription,
+    tenant::{Schema, Tenant},
+};
+use neo_events_store::{
+    ApiKeyQuery, Appended, Arrival, Catalogue, CatalogueChanges, CatalogueVersion, Changed, DeliveryLog,
+    DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuery,
+    EndpointQuota, EventLog, EventQuery, EventTypeQuery, Health, Inserted, KeyDigest, Lease, NewDelivery,
+    OwedEvent, Page, PageRequest, Settled, Settlement, StoreError, StoredEvent, SubscriptionQuery, Tenants,
+    Unsettled, Updated, Usage, WorkQueue,
+};
+
+use super::{Queue, faults::unavailable};
+use crate::{
+    life::Life,
+    memory::MemoryStore,
+    weather::{Moment, Weather},
+};
+
+/// The whole.
+pub(super) struct Joined {
+    pub(super) memory: MemoryStore,
+    pub(super) queue: Queue,
+    pub(super) life: Life,
+    pub(super) weather: Weather,
+}
+
+impl Joined {
+    async fn pass(&self, moment: Moment) -> Result<(), StoreError> {
+        self.life.go_on().await;
+        let passed = self.weather.pass(self.life.node, moment).await;
+        self.life.go_on().await;
+        passed.map_err(unavailable)
+    }
+}
+
+/// Delegates methods of a role to a field.
+macro_rules! as_is {
+    ($role:ident of $field:ident {
+        $(fn $name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*
+    } $($special:item)*) => {
+        #[async_trait]
+        impl $role for Joined {
+            $(
+                async fn $name(&self, $($argument: $type),*) -> $answer {
+                    self.$field.$name($($argument),*).await
+                }
+            )*
+            $($special)*
+        }
+    };
+}
+
+as_is! {
+    Health of memory {
+        fn ping() -> Result<(), StoreError>;
+    }
+}
+
+as_is! {
+    EventLog of memory {
+        fn event(schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError>;
+        fn events(schema: &Schema, query: &EventQuery, page: PageRequest)
+            -> Result<Page<StoredEvent>, StoreError>;
+        fn count_events(schema: &Schema, query: &EventQuery) -> Result<u64, StoreError>;
+        fn aggregate_events(schema: &Schema, aggregate: (&str, Uuid), after_version: u32, limit: u32)
+            -> Result<Vec<StoredEvent>, StoreError>;
+        fn newest_version(schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError>;
+        fn mark_processed(schema: &Schema, ids: &[EventId], now: Timestamp) -> Result<u64, StoreError>;
+    }
+
+    async fn append(
+        &self,
+        schema: &Schema,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Vec<Appended>, StoreError> {
+        self.pass(Moment::Before).await?;
+        let appended = self.memory.append(schema, events, now).await?;
+        self.pass(Moment::After).await?;
+        Ok(appended)
+    }
+}
+
+as_is! {
+    Catalogue of memory {
+        fn insert_event_type(schema: &Schema, entry: &EventTypeEntry) -> Result<Inserted, StoreError>;
+        fn seed_event_types(schema: &Schema, entries: &[EventTypeEntry]) -> Result<(), StoreError>;
+        fn event_type(schema: &Schema, of: &EventType) -> Result<Option<EventTypeEntry>, StoreError>;
+        fn event_types(schema: &Schema, query: &EventTypeQuery, page: PageRequest)
+            -> Result<Page<EventTypeEntry>, StoreError>;
+        fn categories(schema: &Schema) -> Result<Vec<String>, StoreError>;
+        fn update_event_type(schema: &Schema, entry: &EventTypeEntry) -> Result<Updated, StoreError>;
+        fn delete_event_type(schema: &Schema, of: &EventType) -> Result<bool, StoreError>;
+        fn insert_endpoint(schema: &Schema, endpoint: &Endpoint) -> Result<Inserted, StoreError>;
+        fn endpoint(schema: &Schema, id: EndpointId) -> Result<Option<Endpoint>, StoreError>;
+        fn endpoints(schema: &Schema, query: &EndpointQuery, page: PageRequest)
+            -> Result<Page<Endpoint>, StoreError>;
+        fn update_endpoint(schema: &Schema, endpoint: &Endpoint) -> Result<Updated, StoreError>;
+        fn delete_endpoint(schema: &Schema, id: EndpointId, now: Timestamp) -> Result<bool, StoreError>;
+        fn insert_subscription(schema: &Schema, subscription: &Subscription) -> Result<Inserted, StoreError>;
+        fn subscription(schema: &Schema, id: SubscriptionId) -> Result<Option<Subscription>, StoreError>;
+        fn subscriptions(schema: &Schema, query: &SubscriptionQuery, page: PageRequest)
+            -> Result<Page<Subscription>, StoreError>;
+        fn update_subscription(schema: &Schema, subscription: &Subscription) -> Result<Updated, StoreError>;
+        fn delete_subscription(schema: &Schema, id: SubscriptionId) -> Result<bool, StoreError>;
+        fn any_sealed_secret(schema: &Schema) -> Result<Option<(EndpointId, Vec<u8>)>, StoreError>;
+    }
+
+    async fn catalogue_changes(
+        &self,
+        schema: &Schema,
+        since: CatalogueVersion,
+        limit: u32,
+    ) -> Result<CatalogueChanges, StoreError> {
+        self.pass(Moment::Before).await?;
+        let changes = self.memory.catalogue_changes(schema, since, limit).await?;
+        self.pass(Moment::After).await?;
+        Ok(changes)
+    }
+}
+
+as_is! {
+    WorkQueue of queue {
+        fn wake_up() -> ();
+        fn wake_up_to_deliver() -> ();
+        fn claim_dispatches(now: Timestamp, limit: u32, lease_until: Timestamp)
+            -> Result<Vec<DispatchClaim>, StoreError>;
+        fn settle_dispatches(dispatched: Vec<Dispatched>, now: Timestamp)
+            -> Result<u64, Unsettled<Vec<Dispatched>>>;
+        fn append_directed(schema: &Schema, event: NewEvent, delivery: NewDelivery, now: Timestamp)
+            -> Result<Appended, StoreError>;
+        fn append_arrivals(schema: &Schema, arrivals: Vec<Arrival>, now: Timestamp)
+            -> Result<Vec<Appended>, StoreError>;
+        fn due_endpoints(now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError>;
+        fn claim_deliveries(now: Timestamp, quotas: &[EndpointQuota], lease_until: Timestamp)
+            -> Result<Vec<EndpointClaim>, StoreError>;
+        fn settle(settlement: Settlement) -> Result<Settled, Unsettled<Settlement>>;
+        fn release(lease: Lease<DeliveryWork>) -> Result<(), StoreError>;
+        fn release_dispatches(leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError>;
+        fn tend(now: Timestamp) -> Result<bool, StoreError>;
+    }
+}
+
+as_is! {
+    DeliveryLog of memory {
+        fn delivery(schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError>;
+        fn deliveries(schema: &Schema, query: &DeliveryQuery, page: PageRequest)
+            -> Result<Page<Delivery>, StoreError>;
+        fn cancel_delivery(schema: &Schema, id: DeliveryId, reason: &str, now: Timestamp)
+            -> Result<Changed, StoreError>;
+        fn retry_delivery(schema: &Schema, id: DeliveryId, now: Timestamp) -> Result<Changed, StoreError>;
+        fn endpoint_stats(schema: &Schema, id: EndpointId, since: Timestamp)
+            -> Result<EndpointStats, StoreError>;
+    }
+
+    async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError> {
+        self.pass(Moment::Before).await?;
+        self.memory.note_usage(schema, usage).await?;
+        self.pass(Moment::After).await
+    }
+}
+
+as_is! {
+    Tenants of memory {
+        fn create_tenant(tenant: &Tenant) -> Result<Inserted, StoreError>;
+        fn tenant(schema: &Schema) -> Result<Option<Tenant>, StoreError>;
+        fn tenants(page: PageRequest) -> Result<Page<Tenant>, StoreError>;
+        fn insert_api_key(key: &ApiKey, digest: KeyDigest) -> Result<Inserted, StoreError>;
+        fn api_key(digest: KeyDigest) -> Result<Option<ApiKey>, StoreError>;
+        fn api_keys(query: &ApiKeyQuery, page: PageRequest) -> Result<Page<ApiKey>, StoreError>;
+        fn delete_api_key(id: ApiKeyId) -> Result<bool, StoreError>;
+        fn note_key_usage(used: &[(ApiKeyId, Timestamp)]) -> Result<(), StoreError>;
+    }
+}

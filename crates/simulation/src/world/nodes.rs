@@ -1,0 +1,179 @@
+//! Nodes: start, crash, shutdown.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use neo_events_domain::tenant::Schema;
+use neo_events_engine::{Engine, EngineHandle, Shutdown, Sources, Transport};
+use neo_events_store::{EventLog, EventQuery, PageRequest, Store};
+
+use super::{Freeing, Leases, World};
+use crate::{
+    bugs::PlantedTransport,
+    layers::{Layers, Unheard},
+    life::Life,
+    network::SimulatedTransport,
+    property::Property,
+    random::Dice,
+};
+
+/// A node, running or down.
+pub(super) struct Node {
+    number: usize,
+    pub(super) running: Option<Running>,
+    down_until: Duration,
+}
+
+/// A life of a node.
+pub(super) struct Running {
+    pub(super) life: Life,
+    pub(super) sources: Sources,
+    pub(super) handle: EngineHandle,
+    engine: Engine,
+}
+
+/// How a publisher gets in.
+pub(super) type Door = (EngineHandle, Sources);
+
+impl Node {
+    pub(super) const fn new(number: usize) -> Self {
+        Self { number, running: None, down_until: Duration::ZERO }
+    }
+}
+
+impl World {
+    pub(super) async fn start(&mut self, node: usize) {
+        self.holders += 1;
+        let life = Life::new(node, self.holders);
+        let dice = |name| Dice::new(self.options.seed, name, u64::from(life.holder));
+        let sources = Sources::new(Arc::new(self.clock.clone()), Arc::new(dice("engine")));
+        // As whoever embeds the engine does.
+        let (admin, page) = (Schema::admin(), PageRequest::first(1));
+        let newest = self.memory.events(&admin, &EventQuery::default(), page).await;
+        for newest in newest.expect("the model never fails").items {
+            sources.not_before(newest.event.created_at);
+        }
+        let store = self.store_of(&life, &sources);
+        let transport = SimulatedTransport {
+            life: life.clone(),
+            network: self.network.clone(),
+            judge: self.judge.clone(),
+            dice: dice("transport"),
+        };
+        let mut transport: Arc<dyn Transport> = Arc::new(transport);
+        if let Some(bug) = self.options.bug {
+            transport = Arc::new(PlantedTransport { bug, inner: transport });
+        }
+        let (keyring, clock) = (Arc::clone(&self.keyring), sources.clone());
+        let engine = Engine::start(store, transport, keyring, clock, self.passes[node]);
+        self.judge.note(|| format!("node {node} starts as {}", life.holder));
+        let handle = engine.handle();
+        self.nodes[node].running = Some(Running { life, sources, handle, engine });
+    }
+
+    fn store_of(&self, life: &Life, sources: &Sources) -> Arc<dyn Store> {
+        let layers = Layers {
+            life: life.clone(),
+            memory: self.memory.handle(life.holder),
+            weather: self.weather.clone(),
+            judge: self.judge.clone(),
+            sources: sources.clone(),
+            bug: self.options.bug,
+            unheard: self.unheard(),
+        };
+        layers.stack()
+    }
+
+    /// With sessions, a node gives back what it was granted and did not hear of.
+    fn unheard(&self) -> Unheard {
+        let (clock, to_be_freed, has_sessions) =
+            (self.clock.clone(), Arc::clone(&self.to_be_freed), self.has_sessions);
+        Arc::new(move |_, tokens| {
+            if has_sessions && !tokens.is_empty() {
+                let at = neo_events_engine::Clock::elapsed(&clock) + Duration::from_secs(2);
+                let what = Leases::These(tokens);
+                to_be_freed.lock().unwrap_or_else(PoisonError::into_inner).push(Freeing { at, what });
+            }
+        })
+    }
+
+    /// A running node.
+    pub(super) fn any_running(&self, dice: &Dice) -> Option<&Running> {
+        let running: Vec<_> = self.nodes.iter().filter_map(|node| node.running.as_ref()).collect();
+        dice.pick(&running).copied()
+    }
+
+    /// What a publisher knows of nodes: those that run when it begins.
+    pub(super) fn doors(&self) -> Vec<Door> {
+        let running = self.nodes.iter().filter_map(|node| node.running.as_ref());
+        running.map(|running| (running.handle.clone(), running.sources.clone())).collect()
+    }
+
+    fn take_any(&mut self, dice: &Dice) -> Option<Running> {
+        let at = dice.below(self.nodes.len() as u64);
+        let node = self.nodes.get_mut(usize::try_from(at).unwrap_or(0))?;
+        node.down_until = neo_events_engine::Clock::elapsed(&self.clock) + down_time(dice);
+        node.running.take()
+    }
+
+    /// A node dies wherever it is: whatever it has begun stays as it is, and nothing more happens.
+    pub(super) async fn crash(&mut self, dice: &Dice) {
+        let Some(Running { life, engine, .. }) = self.take_any(dice) else { return };
+        self.judge.note(|| format!("node {} dies", life.node));
+        life.end();
+        drop(engine);
+        // Its tasks are dropped one within the other.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        self.is_gone(&life, dice.between(3000, 5000));
+    }
+
+    /// A node is told to stop, and may or may not have the time.
+    pub(super) async fn shut_down(&mut self, dice: &Dice) {
+        let Some(Running { life, engine, .. }) = self.take_any(dice) else { return };
+        let grace = Duration::from_millis(dice.below(4) * dice.between(1, 2000));
+        let went = engine.shutdown(grace).await;
+        self.judge.note(|| format!("node {} was shut down: {went:?}", life.node));
+        life.end();
+        self.is_gone(&life, dice.between(0, 3000));
+    }
+
+    fn is_gone(&self, life: &Life, freed_after_ms: u64) {
+        self.judge.over(life.holder);
+        if self.has_sessions {
+            self.free_later(Duration::from_millis(freed_after_ms), Leases::Of(life.holder));
+        }
+    }
+
+    pub(super) async fn restart_what_is_down(&mut self, dice: &Dice) {
+        let now = neo_events_engine::Clock::elapsed(&self.clock);
+        for number in 0..self.nodes.len() {
+            let node = &self.nodes[number];
+            if node.running.is_none() && node.down_until <= now && dice.per_mille(500) {
+                debug_assert_eq!(node.number, number);
+                self.start(number).await;
+            }
+        }
+    }
+
+    /// All nodes stop, and have the time.
+    pub(crate) async fn stop(&mut self) {
+        for node in &mut self.nodes {
+            let Some(Running { engine, .. }) = node.running.take() else { continue };
+            if engine.shutdown(Duration::from_secs(15)).await == Shutdown::CutOff {
+                self.judge.violated(Property::EverythingSettles, "a node that has nothing to do is cut off");
+            }
+        }
+    }
+}
+
+fn down_time(dice: &Dice) -> Duration {
+    Duration::from_millis(if dice.per_mille(800) {
+        dice.between(0, 8000)
+    } else {
+        dice.between(8000, 90_000)
+    })
+}

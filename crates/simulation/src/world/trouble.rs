@@ -1,0 +1,69 @@
+//! What goes wrong.
+
+use neo_events_domain::SignedDuration;
+
+use super::World;
+use crate::{network::Manner, random::Dice, weather::Rates};
+
+const SECOND: i64 = 1_000_000;
+/// Without sessions leases expire by the clock: then it must not go back further than a run can wait.
+const BACK_MAX: i64 = 60 * SECOND;
+
+impl World {
+    pub(super) fn change_receiver(&self, dice: &Dice) {
+        let Some(id) = self.judge.any_endpoint(dice) else { return };
+        let manner = Manner::draw(dice);
+        self.judge.note(|| format!("receiver {} is {manner:?}", crate::judge::short(id)));
+        self.network.set(id, manner);
+    }
+
+    pub(super) fn cut_network(&self, dice: &Dice) {
+        let (node, is_cut) = (self.some_node(dice), dice.per_mille(500));
+        self.judge.note(|| format!("node {node} has no network: {is_cut}"));
+        self.network.cut(node, is_cut);
+    }
+
+    pub(super) fn cut_store(&self, dice: &Dice) {
+        let (node, is_cut) = (self.some_node(dice), dice.per_mille(500));
+        self.judge.note(|| format!("node {node} does not reach the store: {is_cut}"));
+        self.weather.cut(node, is_cut);
+    }
+
+    fn some_node(&self, dice: &Dice) -> usize {
+        usize::try_from(dice.below(self.nodes.len() as u64)).unwrap_or(0)
+    }
+
+    pub(super) fn change_weather(&self, dice: &Dice) {
+        let is_fair = dice.per_mille(300);
+        let rates = Rates::draw(dice, &self.options);
+        self.weather.change(if is_fair { Rates::default() } else { rates });
+    }
+
+    pub(super) fn jump_clock(&mut self, dice: &Dice) {
+        let seconds = |most: u64| i64::try_from(dice.between(1, most)).unwrap_or(1) * SECOND;
+        let far = self.has_sessions;
+        let jump = match dice.below(10) {
+            0..=3 => seconds(30),
+            4 | 5 => seconds(if far { 7200 } else { 600 }),
+            6 if far => seconds(400 * 24 * 3600),
+            6..=8 => -seconds(30),
+            _ => -seconds(if far { 7200 } else { 30 }),
+        };
+        if self.keeps_time {
+            return;
+        }
+        if jump < 0 && !far && self.jumped_back_micros - jump > BACK_MAX {
+            return;
+        }
+        self.jumped_back_micros -= jump.min(0);
+        self.has_jumped = true;
+        self.judge.note(|| format!("the wall clock jumps by {:?}", SignedDuration::from_micros(jump)));
+        self.clock.jump(jump);
+    }
+
+    pub(super) fn lose_session(&self, dice: &Dice) {
+        let Some(running) = self.any_running(dice).filter(|_| self.has_sessions) else { return };
+        self.judge.note(|| format!("node {} is taken for dead", running.life.node));
+        self.memory.free_leases_of(running.life.holder);
+    }
+}

@@ -1,0 +1,102 @@
+#![doc = include_str!("../README.md")]
+
+mod random;
+mod tape;
+mod vfs;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+pub use random::Random;
+use tape::{Change, Happened};
+pub use tape::{Disk, Image, Tape};
+
+/// What the disk does when it is asked to make durable what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Honesty {
+    /// It does.
+    Honest,
+    /// It says so, and does nothing for the write-ahead log.
+    IgnoresSyncsOfLogs,
+    /// It says so, and does nothing.
+    IgnoresSyncs,
+}
+
+/// Notes what SQLite does to the files in a folder, until it is dropped.
+pub struct Recording(Arc<Recorder>);
+
+impl Recording {
+    /// Begins. Connections opened from now on are noted, whoever in this process opens them; the folder is empty, or
+    /// what is in it is not looked at.
+    pub fn of(folder: &Path, honesty: Honesty) -> Self {
+        vfs::install();
+        let folder = folder.canonicalize().expect("the folder is there");
+        let recorder = Arc::new(Recorder { folder, honesty, tape: Mutex::default() });
+        recorders().push(Arc::clone(&recorder));
+        Self(recorder)
+    }
+
+    /// The moment after everything that happened so far. What a program was told by now must survive from here on.
+    pub fn position(&self) -> usize {
+        self.0.tape().len()
+    }
+
+    /// Everything that happened.
+    pub fn tape(&self) -> Tape {
+        Tape::of(self.0.tape().clone())
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        recorders().retain(|recorder| !Arc::ptr_eq(recorder, &self.0));
+    }
+}
+
+/// Takes the notes.
+pub(crate) struct Recorder {
+    folder: PathBuf,
+    honesty: Honesty,
+    tape: Mutex<Vec<Happened>>,
+}
+
+impl Recorder {
+    /// Runs what is done to a file, and notes it if it was done. One at a time, so that the notes are in order.
+    pub(crate) fn note(&self, name: &str, act: impl FnOnce() -> Option<Change>) {
+        let mut tape = self.tape();
+        let Some(change) = act() else { return };
+        let is_ignored = match self.honesty {
+            Honesty::Honest => false,
+            Honesty::IgnoresSyncsOfLogs => name.ends_with("-wal"),
+            Honesty::IgnoresSyncs => true,
+        };
+        if !(is_ignored && matches!(change, Change::Synced)) {
+            tape.push(Happened { name: name.to_owned(), change });
+        }
+    }
+
+    pub(crate) fn is_there(&self, name: &str) -> bool {
+        self.folder.join(name).exists()
+    }
+
+    fn tape(&self) -> MutexGuard<'_, Vec<Happened>> {
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those at work. SQLite's file layer belongs to the process: it must be asked which test a file is of.
+static RECORDERS: Mutex<Vec<Arc<Recorder>>> = Mutex::new(Vec::new());
+
+fn recorders() -> MutexGuard<'static, Vec<Arc<Recorder>>> {
+    RECORDERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who notes what happens to a file, and what the file is called there.
+pub(crate) fn recorder_of(path: &Path) -> Option<(Arc<Recorder>, String)> {
+    recorders().iter().find_map(|recorder| {
+        let name = path.strip_prefix(&recorder.folder).ok()?.to_str()?;
+        Some((Arc::clone(recorder), name.to_owned()))
+    })
+}

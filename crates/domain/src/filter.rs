@@ -6,7 +6,8 @@
 //!
 //! A filter is an object; all its keys must hold. It is compiled once, when it is written, and everything
 //! that could go wrong goes wrong then ([`FilterError`]: what, where, which limit). Matching cannot fail, does
-//! not allocate, and costs at most the clauses times the document.
+//! not allocate, and costs at most the clauses times the document; where there are regular expressions, their weight
+//! ([`FILTER_REGEX_WEIGHT_MAX`]) times the document.
 //!
 //! **Fields.** A key is trimmed and non-empty. Dots descend into objects; where an array stands on the way, or
 //! at the end, it stands for its elements, at any depth. So `a.b` finds every `b` in `{"a":[{"b":1},{"b":2}]}`.
@@ -48,6 +49,7 @@ mod error;
 mod explain;
 mod parse;
 mod terms;
+mod weight;
 
 pub use error::{FilterError, FilterErrorReason};
 
@@ -66,6 +68,10 @@ pub const FILTER_LIST_ITEMS_MAX: usize = 1000;
 pub const FILTER_PATH_SEGMENTS_MAX: usize = 32;
 /// Regular expressions of a filter.
 pub const FILTER_REGEXES_MAX: usize = 10;
+/// What all regular expressions of a filter may weigh together: a character 10, a class 10 and one for each of its
+/// ranges, and each as often as it may be repeated. So a filter costs at most some 400 steps for a byte of the event,
+/// and some 400 KiB of memory.
+pub const FILTER_REGEX_WEIGHT_MAX: usize = 4000;
 /// Bytes that one compiled regular expression may take.
 pub const FILTER_REGEX_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an observed value that an explanation shows in full.

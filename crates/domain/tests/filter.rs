@@ -2,7 +2,7 @@
 
 use neo_events_domain::filter::{
     CLAUSE_ACTUAL_BYTES_MAX, FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX,
-    FILTER_PATH_SEGMENTS_MAX, FILTER_REGEXES_MAX, Filter, FilterErrorReason,
+    FILTER_PATH_SEGMENTS_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX, Filter, FilterErrorReason,
 };
 use neo_events_domain::json::{self, Json};
 use proptest::prelude::*;
@@ -323,8 +323,13 @@ fn wrong_operands_are_refused_with_place_and_reason() {
         "malformed regular expression: backreferences are not supported at /a/$regex",
     );
     check_refused(
-        r#"{"a":{"$regex":"\\w{1000}"}}"#,
+        r#"{"a":{"$regex":"^.{1,300}$"}}"#,
         "regular expression compiles to more than 262144 bytes at /a/$regex",
+    );
+    check_refused(
+        r#"{"a":{"$regex":"1[01]{2000}"},"b":{"$regex":"x"}}"#,
+        "regular expressions of the filter weigh 22010 together, at most 4000 is allowed: a character weighs 10, \
+         a class 10 and its ranges, each times its repetitions at /a/$regex",
     );
 }
 
@@ -359,6 +364,20 @@ fn every_limit_is_kept_and_named() {
     };
     check(&regexes(FILTER_REGEXES_MAX), None);
     check(&regexes(FILTER_REGEXES_MAX + 1), Some("filter has more than 10 regular expressions"));
+
+    let weighing = |characters: usize| {
+        let half = "a".repeat(characters / 2);
+        format!("{{\"a\":{{\"$regex\":\"{half}\"}},\"b\":{{\"$regex\":\"{half}\"}}}}")
+    };
+    assert_eq!(FILTER_REGEX_WEIGHT_MAX, 4000);
+    check(&weighing(400), None);
+    check(
+        &weighing(402),
+        Some(
+            "regular expressions of the filter weigh 4020 together, at most 4000 is allowed: a character weighs 10, \
+             a class 10 and its ranges, each times its repetitions",
+        ),
+    );
 }
 
 #[test]

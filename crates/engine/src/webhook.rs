@@ -161,4 +161,69 @@ mod tests {
         check("99999999999999999999999", Some(u64::MAX));
         check("", None);
     }
+
+    /// A number that the last one leads to (`xorshift64*`).
+    fn next(state: &mut u64) -> usize {
+        *state ^= *state >> 12;
+        *state ^= *state << 25;
+        *state ^= *state >> 27;
+        usize::try_from(state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40).unwrap()
+    }
+
+    #[test]
+    fn retry_after_in_any_words_is_a_number_a_date_ahead_or_nothing() {
+        let words = [
+            "0",
+            "120",
+            "99999999999999999999",
+            "-",
+            "+",
+            "1.5",
+            "1e9",
+            "0x10",
+            "Sat,",
+            "Sun,",
+            "21",
+            "31",
+            "Nov",
+            "nov",
+            "2026",
+            "9999",
+            "10000",
+            "12:01:30",
+            "24:00:00",
+            "23:59:60",
+            "GMT",
+            "+0000",
+            "-9959",
+            "Z",
+            "(x)",
+            "\t",
+            "\0",
+            "é",
+            "\u{661}",
+            ",",
+            ";",
+        ];
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let mut state = 0x6e65_6f00 + u64::from(std::process::id());
+        for _ in 0..20_000 {
+            let seed = state;
+            let separator = ["", " ", " "][next(&mut state) % 3];
+            let count = 1 + next(&mut state) % 7;
+            let drawn: Vec<_> = (0..count).map(|_| words[next(&mut state) % words.len()]).collect();
+            let value = drawn.join(separator);
+            let headers = vec![("retry-after".to_owned(), value.clone())];
+            let response = ReceivedResponse { status: 503, headers, body: vec![], body_truncated: false };
+            let wait = retry_after(&response, now);
+            let digits = value.trim();
+            if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                let expected = Duration::from_secs(digits.parse().unwrap_or(u64::MAX));
+                assert_eq!(wait, Some(expected), "{value:?}, seed {seed}");
+            } else {
+                let is_dated = value.contains(':');
+                assert!(wait.is_none() || is_dated, "{value:?} asks for {wait:?}, seed {seed}");
+            }
+        }
+    }
 }

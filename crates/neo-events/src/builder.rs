@@ -21,6 +21,7 @@ use neo_events_engine::{Engine, EngineHandle, Keyring, KeyringError, MasterKey, 
 use neo_events_store::{EventQuery, PageRequest, Store, StoreError};
 use neo_events_store_postgres::{OpenError as PostgresOpenError, PostgresOptions};
 use neo_events_store_sqlite::{OpenError as SqliteOpenError, SqliteOptions};
+use tokio::sync::Semaphore;
 
 use crate::{
     Directory,
@@ -168,6 +169,7 @@ impl Builder {
             limits: self.profile.endpoint_limits(),
             engine: engine.handle(),
             keys: KeyMemory::default(),
+            explaining: Semaphore::new(1),
         };
         let shared = Arc::new(shared);
         let upkeep = Upkeep::start(Arc::clone(&shared));
@@ -215,7 +217,12 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let draft = path.with_extension("key.new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    // What a crash left behind, or somebody put there, may be open to others: the file is new, or there is none.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
@@ -264,6 +271,8 @@ pub(crate) struct Shared {
     pub(crate) limits: EndpointLimits,
     pub(crate) engine: EngineHandle,
     pub(crate) keys: KeyMemory,
+    /// Whose turn it is to try a filter.
+    pub(crate) explaining: Semaphore,
 }
 
 impl NeoEvents {

@@ -109,13 +109,19 @@ pub struct ServeSettings {
     pub migrates: bool,
 }
 
-/// Which database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which database. `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Database {
     /// A file; it is made if it is not there.
     Sqlite(PathBuf),
     /// `postgres://user:password@host:port/database`
     Postgres(String),
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
 }
 
 impl Database {
@@ -413,6 +419,7 @@ mod tests {
         }
         let secret = Database::Postgres("postgres://user:s3cret@host:5432/db?sslmode=require".into());
         assert_eq!(secret.shown(), "postgres://user:%E2%80%A6@host:5432/db?sslmode=require");
+        assert!(!format!("{secret:?}").contains("s3cret"));
         assert!(
             !Database::Postgres("postgres:///db?user=u&password=s3cret".into()).shown().contains("s3cret")
         );

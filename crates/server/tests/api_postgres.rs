@@ -17,6 +17,8 @@ mod endpoints;
 mod event_types;
 #[path = "api/events.rs"]
 mod events;
+#[path = "api/fuzz.rs"]
+mod fuzz;
 #[path = "api/isolation.rs"]
 mod isolation;
 #[path = "api/operations.rs"]

@@ -2,7 +2,7 @@
 
 use super::{
     FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX, FILTER_PATH_SEGMENTS_MAX,
-    FILTER_REGEX_BYTES_MAX, FILTER_REGEXES_MAX,
+    FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
 };
 use crate::json::{JsonError, Kind};
 
@@ -148,4 +148,12 @@ pub enum FilterErrorReason {
     /// A regular expression that compiles to more than [`FILTER_REGEX_BYTES_MAX`].
     #[error("regular expression compiles to more than {FILTER_REGEX_BYTES_MAX} bytes")]
     RegexTooLarge,
+    /// Regular expressions that together weigh more than [`FILTER_REGEX_WEIGHT_MAX`].
+    #[error(
+        "regular expressions of the filter weigh {weight} together, at most {FILTER_REGEX_WEIGHT_MAX} is allowed: a character weighs 10, a class 10 and its ranges, each times its repetitions"
+    )]
+    RegexesTooHeavy {
+        /// What they weigh, up to the one that is refused.
+        weight: usize,
+    },
 }

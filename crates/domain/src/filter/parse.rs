@@ -6,9 +6,10 @@ use regex::RegexBuilder;
 
 use super::error::{FilterError, FilterErrorReason as Reason};
 use super::terms::{Check, Element, Group, Members, Order, Path, Term, Test};
+use super::weight::weight;
 use super::{
     FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX, FILTER_PATH_SEGMENTS_MAX,
-    FILTER_REGEX_BYTES_MAX, FILTER_REGEXES_MAX,
+    FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
 };
 use crate::json::{self, Json, Kind, Object};
 
@@ -48,7 +49,7 @@ pub(super) fn terms(text: &str) -> Result<Vec<Term>, FilterError> {
         };
         FilterError::new("", reason)
     })?;
-    let mut parser = Parser { pointer: String::new(), clauses: 0, regexes: 0 };
+    let mut parser = Parser { pointer: String::new(), clauses: 0, regexes: 0, regex_weight: 0 };
     let object = parser.object(&json)?;
     parser.filter(object, 1)
 }
@@ -59,6 +60,7 @@ struct Parser {
     pointer: String,
     clauses: usize,
     regexes: usize,
+    regex_weight: usize,
 }
 
 type Parsed<T> = Result<T, FilterError>;
@@ -222,6 +224,10 @@ impl Parser {
         self.regexes += 1;
         if self.regexes > FILTER_REGEXES_MAX {
             return self.refuse(Reason::TooManyRegexes);
+        }
+        self.regex_weight = self.regex_weight.saturating_add(weight(pattern).unwrap_or(0));
+        if self.regex_weight > FILTER_REGEX_WEIGHT_MAX {
+            return self.refuse(Reason::RegexesTooHeavy { weight: self.regex_weight });
         }
         let mut builder = RegexBuilder::new(pattern);
         // The lazily built automaton is a cache beside the program; it may grow as large again.

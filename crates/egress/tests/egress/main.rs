@@ -5,5 +5,6 @@ mod dns;
 mod misbehaving;
 mod policy;
 mod redirects;
+mod spellings;
 mod support;
 mod tls;

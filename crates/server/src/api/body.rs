@@ -3,7 +3,7 @@
 //! A body is parsed once, straight from its bytes. Only if that fails it is read again, slowly, to find the place: a
 //! body that is not JSON is malformed (400), JSON of the wrong shape breaks a rule (422) at a JSON pointer.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{body::Body, extract::FromRequest};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use serde::{
 use serde_path_to_error::{Path, Segment};
 use tokio::time::timeout;
 
-use super::query::judge_absence;
+use super::query::{judge_absence, shortened};
 use crate::{problem::Refusal, wire::Fault};
 
 /// A single input: 100 KiB of event data, 50 KiB of metadata, and ample room for the rest.
@@ -197,7 +197,7 @@ fn place(bytes: &[u8], offset: usize) -> String {
 fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
     let mut pointer = pointer(path);
     let detail = error.to_string();
-    let detail = detail.split(" at line ").next().unwrap_or_default();
+    let detail = detail.rsplit_once(" at line ").map_or(detail.as_str(), |(words, _)| words);
     if let Some(field) = quoted_after(detail, "missing field ") {
         pointer = format!("{pointer}/{}", token(field));
         return Fault { pointer, detail: "is required".to_owned() };
@@ -209,7 +209,7 @@ fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
             pointer.push_str(&place);
         }
     }
-    Fault { pointer, detail: in_words(detail) }
+    Fault { pointer, detail: in_words(&abridged(detail)) }
 }
 
 fn pointer(path: &Path) -> String {
@@ -221,9 +221,20 @@ fn pointer(path: &Path) -> String {
     path.iter().map(part).collect()
 }
 
-/// A part of a JSON pointer (RFC 6901 §3).
+/// A part of a JSON pointer (RFC 6901 §3). A key that a body is filled with is not sent back as often as it is named.
 fn token(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
+    shortened(key).replace('~', "~0").replace('/', "~1")
+}
+
+/// The beginning and the end of the parser's words, which may quote a whole body between them.
+fn abridged(detail: &str) -> Cow<'_, str> {
+    const BYTES_MAX: usize = 600;
+    if detail.len() <= 2 * BYTES_MAX {
+        return Cow::Borrowed(detail);
+    }
+    let head = detail.floor_char_boundary(BYTES_MAX);
+    let tail = detail.ceil_char_boundary(detail.len() - BYTES_MAX);
+    Cow::Owned(format!("{}…{}", &detail[..head], &detail[tail..]))
 }
 
 fn quoted_after<'t>(text: &'t str, beginning: &str) -> Option<&'t str> {

@@ -172,7 +172,7 @@ impl CursorTag {
 }
 
 /// A name that goes into an answer.
-fn shortened(name: &str) -> Cow<'_, str> {
+pub(super) fn shortened(name: &str) -> Cow<'_, str> {
     const CHARS_MAX: usize = 100;
     match name.char_indices().nth(CHARS_MAX) {
         None => Cow::Borrowed(name),

@@ -105,3 +105,18 @@ async fn batches_have_limits() {
     server.post(path, padded(10 * 1024 * 1024)).await.expect(202);
     server.post(path, padded(10 * 1024 * 1024 + 1)).await.refused(413, "body_too_large");
 }
+
+#[tokio::test]
+async fn a_refusal_does_not_send_the_body_back() {
+    let server = Server::start().await;
+    let long = "/\u{e9}".repeat(500_000);
+    let value = "{\"event_type\":{\"KEY\":1},\"event_data\":{}}";
+    let id = "{\"id\":\"KEY\",\"event_type\":\"a.b\",\"event_data\":{}}";
+    for item in ["{\"KEY\":1}", "{\"event_type\":1,\"KEY\":1}", "{\"id\":{\"KEY\":1}}", value, id] {
+        let item = item.replace("KEY", &long);
+        let reply = server.post("/v1/events/batch", format!("{{\"events\":[{item},{item}]}}")).await;
+        assert!(reply.text.len() < 20_000, "{} bytes", reply.text.len());
+        let problem = reply.expect(422);
+        assert_eq!(problem["errors"].as_array().map(Vec::len), Some(2), "{problem}");
+    }
+}

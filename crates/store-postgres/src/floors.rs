@@ -14,7 +14,7 @@ use std::{
 use neo_events_domain::{SignedDuration, Timestamp, Uuid};
 
 /// What is due so shortly before now may still be on its way into the table.
-const MARGIN: SignedDuration = SignedDuration::from_secs(1);
+const MARGIN: SignedDuration = SignedDuration::from_millis(200);
 /// Before everything that was ever due, in the calendar of the database (1900).
 const BEGINNING: Timestamp = Timestamp::constant(-2_208_988_800, 0);
 /// Endpoints that are remembered; then it begins anew.
@@ -102,13 +102,14 @@ mod tests {
         let floors = Floors::default();
         assert_eq!(floors.of(KEY, at(1000)), BEGINNING);
         floors.has_seen(KEY, BEGINNING, (at(100), None));
-        assert_eq!(floors.of(KEY, at(1000)), at(99), "what is on its way has a second");
-        floors.has_seen(KEY, at(99), (at(200), Some(at(150))));
+        let recent = |second| at(second) - MARGIN;
+        assert_eq!(floors.of(KEY, at(1000)), recent(100), "what is on its way has a moment");
+        floors.has_seen(KEY, recent(100), (at(200), Some(at(150))));
         assert_eq!(floors.of(KEY, at(1000)), at(150), "an older one is left");
         floors.has_seen(KEY, at(150), (at(300), Some(at(400))));
-        assert_eq!(floors.of(KEY, at(1000)), at(299), "the next is due later");
+        assert_eq!(floors.of(KEY, at(1000)), recent(300), "the next is due later");
         floors.lower(KEY, at(50));
-        floors.has_seen(KEY, at(299), (at(310), None));
+        floors.has_seen(KEY, recent(300), (at(310), None));
         assert_eq!(floors.of(KEY, at(1000)), at(50), "a claim that began before does not know of it");
         floors.has_seen(KEY, at(50), (at(5), None));
         assert_eq!(floors.of(KEY, at(1000)), at(50), "a clock that is behind takes nothing back");
@@ -117,7 +118,7 @@ mod tests {
         assert_eq!(floors.of(KEY, at(1000)), BEGINNING);
         floors.has_seen(KEY, BEGINNING, (at(400), None));
         floors.leased(at(2000));
-        assert_eq!(floors.of(KEY, at(1999)), at(399));
+        assert_eq!(floors.of(KEY, at(1999)), recent(400));
         assert_eq!(floors.of(KEY, at(2000)), BEGINNING, "a lease may have run out");
     }
 }

@@ -1,6 +1,6 @@
 //! Opening a database: where it is, whether it is fit, and bringing it up to date.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use neo_events_store::{MigrationStatus, MigrationStep};
 use tokio_postgres::{Config, error::SqlState};
@@ -22,8 +22,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the database is and what a node may use of it.
-#[derive(Debug, Clone)]
+/// Where the database is and what a node may use of it. `Debug` shows no URL, for it may have a password.
+#[derive(Clone)]
 pub struct PostgresOptions {
     /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`
     pub url: String,
@@ -38,6 +38,19 @@ pub struct PostgresOptions {
     /// Whether opening brings the database up to date. If not, one that is behind is refused: somebody else migrates,
     /// with rights that a node then need not have.
     pub migrates: bool,
+}
+
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { work_connections, read_connections, read_timeout, node_name, migrates, .. } = self;
+        f.debug_struct("PostgresOptions")
+            .field("work_connections", work_connections)
+            .field("read_connections", read_connections)
+            .field("read_timeout", read_timeout)
+            .field("node_name", node_name)
+            .field("migrates", migrates)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PostgresOptions {

@@ -40,7 +40,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Of the time, asking takes at most one part in this many, however long the list is.
 const SWEEP_SHARE: u32 = 10;
 /// But it is asked again after this time, though the last answer was ever so late: the database may have hung.
-const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_mins(1);
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
 /// How many that were taken begin together.

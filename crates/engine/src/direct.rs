@@ -6,7 +6,7 @@
 //! tenant not met yet, a catalogue that has just changed, an event for very many) owes its dispatch, and goes the long
 //! way.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Timestamp,
@@ -18,7 +18,7 @@ use neo_events_domain::{
 use neo_events_store::{
     Arrival, DELIVERY_LEASE, DeliveryWork, DirectDelivery, DirectDispatch, HandOver, Lease,
 };
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 
 use crate::{
     Sources,
@@ -32,6 +32,9 @@ use crate::{
 const EVENT_DELIVERIES_MAX: usize = 100;
 /// Most deliveries of one call's events.
 const CALL_DELIVERIES_MAX: usize = 2000;
+/// How long matching may keep a publisher, and the thread that serves it: what is left after that is dispatched by the
+/// pass, where costly filters keep nobody but other dispatches.
+const MATCHING_MAX: Duration = Duration::from_millis(5);
 
 /// A delivery that was leased to this node as it was written.
 pub(crate) struct Taken {
@@ -53,10 +56,11 @@ pub(crate) struct DirectDispatcher {
 impl DirectDispatcher {
     /// The events of one call, with their dispatches where they can be made now.
     pub(crate) fn arrivals(&self, schema: &Schema, events: Vec<NewEvent>, now: Timestamp) -> Vec<Arrival> {
-        let mut room = CALL_DELIVERIES_MAX;
+        let (mut room, began) = (CALL_DELIVERIES_MAX, Instant::now());
         let arrival = |event: NewEvent| {
             let max = room.min(EVENT_DELIVERIES_MAX);
-            let matches = self.matches(schema, &event).filter(|matches| matches.wanted.len() <= max);
+            let matches = (began.elapsed() <= MATCHING_MAX).then(|| self.matches(schema, &event)).flatten();
+            let matches = matches.filter(|matches| matches.wanted.len() <= max);
             room -= matches.as_ref().map_or(0, |matches| matches.wanted.len());
             let dispatch = matches.map(|matches| self.dispatch(schema, matches, now));
             Arrival { event, dispatch }

@@ -62,6 +62,11 @@ impl WorkQueue for PostgresStore {
         now: Timestamp,
     ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
         let settled = dispatches::settle(self, &dispatched, now).await;
+        if let Some(first) = dispatched.first() {
+            let written = dispatched.iter().flat_map(|done| &done.deliveries);
+            let endpoints = written.map(|delivery| delivery.endpoint_id);
+            self.lower_floors(&first.lease.work().schema, endpoints, now);
+        }
         if settled.as_ref().is_ok_and(|deliveries| *deliveries > 0) {
             self.inner.hints.deliveries.announce_elsewhere();
         }
@@ -93,7 +98,12 @@ impl WorkQueue for PostgresStore {
         if let Some(until) = leases_end.min() {
             self.inner.floors.leased(until);
         }
-        self.append_all(schema, arrivals, now).await
+        let direct = arrivals.iter().filter_map(|arrival| arrival.dispatch.as_ref());
+        let left = direct.flat_map(|dispatch| &dispatch.deliveries).filter(|direct| !direct.is_taken);
+        let left: Vec<EndpointId> = left.map(|direct| direct.delivery.endpoint_id).collect();
+        let appended = self.append_all(schema, arrivals, now).await;
+        self.lower_floors(schema, left, now);
+        appended
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
@@ -153,6 +163,19 @@ impl WorkQueue for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Deliveries were written that are due at this time, and may lie before what was claimed meanwhile.
+    fn lower_floors(
+        &self,
+        schema: &Schema,
+        endpoints: impl IntoIterator<Item = EndpointId>,
+        due_at: Timestamp,
+    ) {
+        let Some(tenant_no) = self.inner.tenants.no(schema) else { return };
+        for endpoint_id in endpoints {
+            self.inner.floors.lower((tenant_no, endpoint_id.uuid()), due_at);
+        }
+    }
+
     async fn give_back_lost_deliveries(&self) -> Result<(), Failure> {
         if self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await? {
             self.inner.floors.forget_all();

@@ -71,7 +71,7 @@ impl DirectDispatcher {
     fn matches(&self, schema: &Schema, event: &NewEvent) -> Option<Matches> {
         let (event_type, context_id) = (&event.event_type, event.context_id);
         let subject = Subject { event_type, context_id, data: event.event_data.as_str() };
-        self.registry.matches(schema, &subject)
+        self.registry.matches_at_once(schema, &subject)
     }
 
     fn dispatch(&self, schema: &Schema, matches: Matches, now: Timestamp) -> DirectDispatch {

@@ -94,23 +94,14 @@ impl Registry {
 
     /// Who wants an event, as far as is known; `None` of a tenant that nothing is known of yet.
     pub(crate) fn matches(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
-        // Half a truth is none.
-        let tenants = self.tenants.read().ok()?;
-        let tenant = tenants.get(schema)?;
-        let data = LazyData::new(of.data);
-        let mut matched: Vec<_> = tenant
-            .matcher
-            .matching(of.event_type, of.context_id, &data)
-            .into_iter()
-            .filter_map(|id| Some((tenant.subscriptions.get(&id)?.endpoint_id, id)))
-            .collect();
-        matched.sort_unstable();
-        let wanted = matched.chunk_by(|(one, _), (other, _)| one == other).filter_map(|chunk| {
-            let endpoint = tenant.endpoints.get(&chunk[0].0)?.endpoint.as_ref()?;
-            let subscription_ids = chunk.iter().map(|(_, id)| *id).collect();
-            Some(Wanted { endpoint: Arc::clone(endpoint), subscription_ids })
-        });
-        Some(Matches { version: tenant.version, wanted: wanted.collect() })
+        self.read().get(schema).map(|tenant| tenant.matches(of))
+    }
+
+    /// The same for publishers: `None` too while somebody waits to write. Whoever matched something costly would else
+    /// keep all of them waiting, each on a thread that serves.
+    pub(crate) fn matches_at_once(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
+        // Nor of what a panic left behind: half a truth is none.
+        self.tenants.try_read().ok()?.get(schema).map(|tenant| tenant.matches(of))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Schema, Tenant>> {
@@ -123,6 +114,23 @@ impl Registry {
 }
 
 impl Tenant {
+    fn matches(&self, of: &Subject<'_>) -> Matches {
+        let data = LazyData::new(of.data);
+        let mut matched: Vec<_> = self
+            .matcher
+            .matching(of.event_type, of.context_id, &data)
+            .into_iter()
+            .filter_map(|id| Some((self.subscriptions.get(&id)?.endpoint_id, id)))
+            .collect();
+        matched.sort_unstable();
+        let wanted = matched.chunk_by(|(one, _), (other, _)| one == other).filter_map(|chunk| {
+            let endpoint = self.endpoints.get(&chunk[0].0)?.endpoint.as_ref()?;
+            let subscription_ids = chunk.iter().map(|(_, id)| *id).collect();
+            Some(Wanted { endpoint: Arc::clone(endpoint), subscription_ids })
+        });
+        Matches { version: self.version, wanted: wanted.collect() }
+    }
+
     fn apply(&mut self, changes: CatalogueChanges) {
         for id in changes.deleted_subscriptions {
             self.forget_subscription(id);

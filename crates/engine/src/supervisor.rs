@@ -149,6 +149,13 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    /// Like a crash; but what handles still publish must not be leased to passes that are gone.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 impl EngineHandle {
     /// Stores events as [`EventLog::append`](neo_events_store::EventLog::append) does, and where this node both dispatches
     /// and delivers, dispatches them in the same transaction if it can.

@@ -41,6 +41,9 @@ const WORKERS: usize = 2;
 /// Guarded publishes at work at once: less than there are connections.
 const GUARDED_MAX: usize = 3;
 
+/// What a delivery that comes with its event takes up in a batch, in bytes: some two thousand fill one.
+const DELIVERY_BYTES: usize = 2048;
+
 /// Who the events belong to, and when they are stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
@@ -93,7 +96,9 @@ impl Job for Append {
                 + event.event_metadata.as_ref().map_or(0, |text| text.as_str().len())
                 + 256
         };
-        self.events().map(bytes).sum()
+        let dispatches = self.arrivals.iter().filter_map(|arrival| arrival.dispatch.as_ref());
+        let deliveries: usize = dispatches.map(|dispatch| dispatch.deliveries.len()).sum();
+        self.events().map(bytes).sum::<usize>() + deliveries * DELIVERY_BYTES
     }
 }
 
@@ -195,9 +200,11 @@ impl Writer {
                 }
             }
             Err(failure) => {
-                if let Some(until) = until {
+                if let Some(until) = until.filter(|_| failure.may_have_happened()) {
                     self.lost.note(until);
                 }
+                // What had been taken for them is free again, long before the last of them had its turn.
+                group.iter_mut().flat_map(|append| &mut append.arrivals).for_each(|one| one.dispatch = None);
                 // One publisher's events may be what the database cannot take: the others must not suffer for it.
                 if group.len() > 1 && failure.is_one_jobs() {
                     for append in group {
@@ -346,7 +353,9 @@ impl Appender<'_> {
         let there = if unclear.is_empty() {
             HashMap::new()
         } else {
-            events::by_ids(self.conn, self.terms.schema, &unclear).await?
+            // What was stored is stored, whatever the server says now.
+            let there = events::by_ids(self.conn, self.terms.schema, &unclear).await;
+            there.map_err(|failure| Failure::Batch(failure.to_string()))?
         };
         let judge = |((event, aggregate_version), done): ((&&NewEvent, u32), Option<Done>)| {
             let appended = match done {

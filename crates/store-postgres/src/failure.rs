@@ -63,6 +63,12 @@ impl Failure {
         self.code().is_some_and(|code| !is_passing(code) || *code == SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether a statement of its own transaction may have been carried out all the same: not if the server refused it,
+    /// and not if it was never sent.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        self.code().is_none() && !matches!(self, Self::NoConnectionFree | Self::Pool(_))
+    }
+
     /// What somebody else's equal failure is told.
     pub(crate) fn again(&self) -> Self {
         match self {

@@ -23,13 +23,21 @@ const ENDPOINTS_MAX: usize = 20_000;
 /// Tenant and endpoint.
 type Key = (i32, Uuid);
 
+/// Where to begin in one endpoint's queue.
+#[derive(Clone, Copy)]
+struct Floor {
+    at: Timestamp,
+    /// The earliest that was written since the last claim began: that claim may not have seen it.
+    noted: Timestamp,
+}
+
 /// Before these times nothing is left to be claimed, as far as is known.
 #[derive(Default)]
 pub(crate) struct Floors(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    floors: HashMap<Key, Timestamp>,
+    floors: HashMap<Key, Floor>,
     /// When the first of the leases granted here can be over: what is leased is not seen until then.
     leases_end_at: Option<Timestamp>,
 }
@@ -38,24 +46,20 @@ impl Floors {
     /// From when on to look now.
     pub(crate) fn of(&self, key: Key, now: Timestamp) -> Timestamp {
         let mut known = self.known();
-        if known.leases_end_at.take_if(|at| *at <= now).is_some() {
+        if known.leases_end_at.take_if(|at| *at <= now).is_some() || known.floors.len() >= ENDPOINTS_MAX {
             known.floors.clear();
         }
-        known.floors.get(&key).copied().unwrap_or(BEGINNING)
+        let floor = known.floors.entry(key).or_insert(Floor { at: BEGINNING, noted: Timestamp::MAX });
+        floor.noted = Timestamp::MAX;
+        floor.at
     }
 
-    /// A claim `now` looked from `from`, and what is left is due at `left` or later; `None` if nothing is.
-    pub(crate) fn has_seen(&self, key: Key, from: Timestamp, (now, left): (Timestamp, Option<Timestamp>)) {
+    /// A claim looked `now`, and what is left is due at `left` or later; `None` if nothing is.
+    pub(crate) fn has_seen(&self, key: Key, now: Timestamp, left: Option<Timestamp>) {
         let recent = now.saturating_sub(MARGIN).unwrap_or(BEGINNING);
-        let floor = left.map_or(recent, |left| left.min(recent));
-        let floors = &mut self.known().floors;
-        if floors.len() >= ENDPOINTS_MAX {
-            floors.clear();
-        }
-        let before = floors.get(&key).copied().unwrap_or(BEGINNING);
-        // Lowered meanwhile, to something that this claim has not looked at.
-        if before == from && floor > before {
-            floors.insert(key, floor);
+        // If it was forgotten meanwhile, it stays so.
+        if let Some(floor) = self.known().floors.get_mut(&key) {
+            floor.at = floor.at.max(left.map_or(recent, |left| left.min(recent)).min(floor.noted));
         }
     }
 
@@ -68,13 +72,14 @@ impl Floors {
     /// Something is there that is due at this time.
     pub(crate) fn lower(&self, key: Key, due_at: Timestamp) {
         if let Some(floor) = self.known().floors.get_mut(&key) {
-            *floor = due_at.min(*floor);
+            floor.at = floor.at.min(due_at);
+            floor.noted = floor.noted.min(due_at);
         }
     }
 
     /// Something of the endpoint may be there again, from whatever time.
     pub(crate) fn forget(&self, key: Key) {
-        self.known().floors.remove(&key);
+        self.lower(key, BEGINNING);
     }
 
     /// Anything may be there again.
@@ -100,23 +105,32 @@ mod tests {
     #[test]
     fn what_was_seen_is_not_looked_at_again_until_something_is_found_there() {
         let floors = Floors::default();
-        assert_eq!(floors.of(KEY, at(1000)), BEGINNING);
-        floors.has_seen(KEY, BEGINNING, (at(100), None));
+        let of = || floors.of(KEY, at(1000));
         let recent = |second| at(second) - MARGIN;
-        assert_eq!(floors.of(KEY, at(1000)), recent(100), "what is on its way has a moment");
-        floors.has_seen(KEY, recent(100), (at(200), Some(at(150))));
-        assert_eq!(floors.of(KEY, at(1000)), at(150), "an older one is left");
-        floors.has_seen(KEY, at(150), (at(300), Some(at(400))));
-        assert_eq!(floors.of(KEY, at(1000)), recent(300), "the next is due later");
+        assert_eq!(of(), BEGINNING);
+        floors.has_seen(KEY, at(100), None);
+        assert_eq!(of(), recent(100), "what is on its way has a moment");
+        floors.has_seen(KEY, at(200), Some(at(150)));
+        assert_eq!(of(), at(150), "an older one is left");
+        floors.has_seen(KEY, at(300), Some(at(400)));
+        assert_eq!(of(), recent(300), "the next is due later");
         floors.lower(KEY, at(50));
-        floors.has_seen(KEY, recent(300), (at(310), None));
-        assert_eq!(floors.of(KEY, at(1000)), at(50), "a claim that began before does not know of it");
-        floors.has_seen(KEY, at(50), (at(5), None));
-        assert_eq!(floors.of(KEY, at(1000)), at(50), "a clock that is behind takes nothing back");
+        floors.has_seen(KEY, at(310), None);
+        assert_eq!(of(), at(50), "a claim that began before does not know of it");
+        floors.has_seen(KEY, at(5), None);
+        assert_eq!(of(), at(50), "a clock that is behind takes nothing back");
+        floors.has_seen(KEY, at(320), None);
+        assert_eq!(of(), recent(320));
+        floors.lower(KEY, at(330));
+        floors.has_seen(KEY, at(400), None);
+        assert_eq!(of(), at(330), "written while the claim looked, above the floor");
         floors.forget(KEY);
-        floors.lower(KEY, at(7));
-        assert_eq!(floors.of(KEY, at(1000)), BEGINNING);
-        floors.has_seen(KEY, BEGINNING, (at(400), None));
+        floors.has_seen(KEY, at(500), None);
+        assert_eq!(of(), BEGINNING);
+        floors.forget_all();
+        floors.has_seen(KEY, at(500), None);
+        assert_eq!(of(), BEGINNING);
+        floors.has_seen(KEY, at(400), None);
         floors.leased(at(2000));
         assert_eq!(floors.of(KEY, at(1999)), recent(400));
         assert_eq!(floors.of(KEY, at(2000)), BEGINNING, "a lease may have run out");

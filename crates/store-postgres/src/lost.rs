@@ -19,6 +19,8 @@ use crate::{failure::Failure, sql::Sql, store::PostgresStore};
 
 /// How long a statement of a lost connection may go on: its time is limited on the server, too.
 const GOES_ON_MAX: Duration = Duration::from_secs(40);
+/// Claims that are remembered; of older ones, leases end by themselves.
+const CLAIMS_MAX: usize = 1000;
 /// How often they are looked for meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,6 +47,9 @@ impl LostClaims {
     /// What leased until then has failed.
     pub(crate) fn note(&self, until: Timestamp) {
         let mut lost = self.lost();
+        if lost.claims.len() >= CLAIMS_MAX {
+            lost.claims.remove(0);
+        }
         lost.claims.push((until, Instant::now() + GOES_ON_MAX));
         lost.looked_at = None;
     }

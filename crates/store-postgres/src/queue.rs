@@ -83,9 +83,10 @@ impl WorkQueue for PostgresStore {
         let tenant_no = self.tenant_no(schema).await?;
         let terms = Terms { schema, tenant_no, now };
         let Self { inner } = self;
+        let appended = inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?;
         // A test is due before everything.
         inner.floors.forget((tenant_no, delivery.endpoint_id.uuid()));
-        Ok(inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?)
+        Ok(appended)
     }
 
     async fn append_arrivals(
@@ -108,7 +109,7 @@ impl WorkQueue for PostgresStore {
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
         // Else nobody would know of them: what is leased is not due.
-        self.give_back_lost_deliveries().await?;
+        self.give_back_lost_deliveries().await;
         let conn = self.inner.connections.work().await?;
         let rows = conn.query(sql::DELIVERY_QUEUE_DUE_ENDPOINTS, &Schema::admin(), &[&now]).await?;
         let nos = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<i32>, Failure>>()?;
@@ -131,7 +132,7 @@ impl WorkQueue for PostgresStore {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        self.give_back_lost_deliveries().await?;
+        self.give_back_lost_deliveries().await;
         let claimed = claim_deliveries(self, quotas, (now, lease_until)).await;
         self.inner.lost_deliveries.watch(lease_until, claimed.map_err(StoreError::from))
     }
@@ -176,11 +177,13 @@ impl PostgresStore {
         }
     }
 
-    async fn give_back_lost_deliveries(&self) -> Result<(), Failure> {
-        if self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await? {
-            self.inner.floors.forget_all();
+    /// If it fails, work goes on: it is tried again before the next claim.
+    async fn give_back_lost_deliveries(&self) {
+        match self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await {
+            Ok(true) => self.inner.floors.forget_all(),
+            Ok(false) => {}
+            Err(failure) => tracing::warn!(%failure, "what failed claims may have leased was not given back"),
         }
-        Ok(())
     }
 
     /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made.
@@ -249,10 +252,10 @@ async fn claim_deliveries(
     for row in &rows {
         note(&mut seen, row)?;
     }
-    for ((key, from), seen) in keys().zip(floors).zip(&seen) {
+    for (key, seen) in keys().zip(&seen) {
         // Of one that brought nothing it is not known whether it owes nothing or is held.
         if !seen.granted.is_empty() || seen.next_due_at.is_some() {
-            store.inner.floors.has_seen(key, from, (now, seen.next_due_at));
+            store.inner.floors.has_seen(key, now, seen.next_due_at);
         }
     }
     if seen.iter().any(|seen| !seen.granted.is_empty()) {

@@ -192,7 +192,10 @@ fn no_reader_of_an_accepted_url_finds_an_inward_address_in_it() {
             Ok(target) => check_public(&url, target),
             Err(refused) => {
                 assert!(refused.to_string().len() < 100 && refused.code() == "target_not_allowed");
-                assert_eq!(refused.reason() == RefusalReason::UrlTooLong, url.len() > 2048, "{url:?}");
+                let is_too_long = refused.reason() == RefusalReason::UrlTooLong;
+                assert!(is_too_long || url.len() <= 2048, "{url:?}");
+                // As it is sent, a character may take up to twelve bytes.
+                assert!(!is_too_long || url.len() * 12 > 2048, "{url:?}");
             }
         }
         staging.is_ok()

@@ -299,8 +299,9 @@ impl Shared {
     /// Starts the sweep with the first connection that is kept. It ends with the pool.
     fn keep_swept(&self) {
         self.sweeper.get_or_init(|| {
-            let interval =
-                (self.connector.config().idle_timeout / 4).clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
+            let EgressConfig { idle_timeout, idle_surplus_timeout, .. } = self.connector.config();
+            let interval = (*idle_timeout / 4).min(*idle_surplus_timeout);
+            let interval = interval.clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
             let pool = Arc::downgrade(&self.pool);
             let mut tasks = JoinSet::new();
             tasks.spawn(async move {

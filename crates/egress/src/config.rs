@@ -15,6 +15,11 @@ pub struct EgressConfig {
     pub idle_per_origin_max: usize,
     /// Unused connections kept in all; of HTTP/2 ones about as many again. 100.
     pub idle_total_max: usize,
+    /// How long an HTTP/1.1 connection beyond these numbers is kept all the same: under load it is needed again within
+    /// milliseconds, and making it anew costs more than the request. 1 s.
+    pub idle_surplus_timeout: Duration,
+    /// Idle HTTP/1.1 connections at any moment, those included. 1024.
+    pub idle_surplus_total_max: usize,
     /// An unused connection is closed after this time. 30 s.
     pub idle_timeout: Duration,
     /// A connection takes no new request after this time, so that a receiver which moves is followed. 300 s.
@@ -42,6 +47,8 @@ impl EgressConfig {
             policy,
             idle_per_origin_max: 30,
             idle_total_max: 100,
+            idle_surplus_timeout: Duration::from_secs(1),
+            idle_surplus_total_max: 1024,
             idle_timeout: Duration::from_secs(30),
             connection_age_max: Duration::from_mins(5),
             dns_cache_ttl: Duration::from_mins(5),

@@ -4,8 +4,10 @@
 //! at most one HTTP/2 connection. Origins are spread over shards with a lock each, which is never held across an
 //! await. One pool serves one policy; connections whose certificates were not checked are kept apart.
 //!
-//! When the pool is full, the longest idle connection of the shard makes way. A sweep closes what has been idle or has
-//! lived for too long, or was closed by its peer.
+//! A pool that holds more than it should keeps the surplus for a moment: a burst ends when its last answer comes, and
+//! the next one needs all its connections again. What nobody took within that moment makes way, the longest idle first,
+//! when another connection comes back or a sweep finds it. A sweep also closes what has been idle or has lived for too
+//! long, or was closed by its peer.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -51,6 +53,8 @@ pub(crate) struct Pool {
 struct Limits {
     idle_per_origin_max: usize,
     idle_total_max: usize,
+    surplus_timeout: Duration,
+    surplus_total_max: usize,
     idle_timeout: Duration,
     age_max: Duration,
 }
@@ -73,6 +77,7 @@ struct Idle {
 
 impl Pool {
     pub(crate) fn new(config: &EgressConfig, counters: Arc<Counters>) -> Self {
+        let keeps_nothing = config.idle_total_max == 0;
         Self {
             hasher: RandomState::new(),
             shards: Default::default(),
@@ -80,6 +85,8 @@ impl Pool {
             limits: Limits {
                 idle_per_origin_max: config.idle_per_origin_max,
                 idle_total_max: config.idle_total_max,
+                surplus_timeout: if keeps_nothing { Duration::ZERO } else { config.idle_surplus_timeout },
+                surplus_total_max: config.idle_surplus_total_max,
                 idle_timeout: config.idle_timeout,
                 age_max: config.connection_age_max,
             },
@@ -121,19 +128,19 @@ impl Pool {
         lane.http2_gate = None;
         lane.idle.push_back(Idle { connection, since: now });
         let total = self.idle_total.fetch_add(1, Ordering::Relaxed) + 1;
-        let overfull = lane.idle.len() > self.limits.idle_per_origin_max;
-        let evicted = if overfull {
-            lane.idle.pop_front()
-        } else if total > self.limits.idle_total_max {
-            pop_longest_idle(&mut shard)
-        } else {
-            None
+        let evicted = match lane.pop_surplus(&self.limits, now) {
+            None if total > self.limits.total_max_at_once() => pop_longest_idle(&mut shard),
+            evicted => evicted,
         };
         drop(shard);
         if evicted.is_some() {
-            self.idle_total.fetch_sub(1, Ordering::Relaxed);
-            self.counters.pool_exhausted.increment();
+            self.count_evicted(1);
         }
+    }
+
+    fn count_evicted(&self, count: usize) {
+        self.idle_total.fetch_sub(count, Ordering::Relaxed);
+        (0..count).for_each(|_| self.counters.pool_exhausted.increment());
     }
 
     /// Lets others share an HTTP/2 connection. If there is one already, that one is returned for use instead.
@@ -164,11 +171,12 @@ impl Pool {
         }
     }
 
-    /// Closes what is not to be used again and forgets origins without connections.
+    /// Closes what is not to be used again or is too much, and forgets origins without connections.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         for shard in &self.shards {
             let mut shard = lock(shard);
+            self.close_surplus(&mut shard, now);
             shard.retain(|_, lanes| {
                 for lane in &mut lanes.0 {
                     let before = lane.idle.len();
@@ -185,6 +193,23 @@ impl Pool {
         }
     }
 
+    fn close_surplus(&self, shard: &mut HashMap<Arc<Origin>, Lanes>, now: Instant) {
+        for lane in shard.values_mut().flat_map(|lanes| &mut lanes.0) {
+            while let Some(_closed) = lane.pop_surplus(&self.limits, now) {
+                self.count_evicted(1);
+            }
+        }
+        let mut over = self.idle_total.load(Ordering::Relaxed).saturating_sub(self.limits.idle_total_max);
+        while over > 0
+            && let Some(since) = longest_idle(shard).and_then(Lane::idle_since)
+            && self.limits.is_surplus_over(since, now)
+            && let Some(_closed) = pop_longest_idle(shard)
+        {
+            self.count_evicted(1);
+            over -= 1;
+        }
+    }
+
     fn shard(&self, origin: &Origin) -> MutexGuard<'_, HashMap<Arc<Origin>, Lanes>> {
         let hash = self.hasher.hash_one(origin);
         #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
@@ -198,6 +223,16 @@ impl Limits {
             && now.duration_since(idle.connection.born()) < self.age_max
     }
 
+    /// Whether what has been idle since then is not needed for the next burst.
+    fn is_surplus_over(&self, since: Instant, now: Instant) -> bool {
+        now.duration_since(since) >= self.surplus_timeout
+    }
+
+    /// Most idle connections at any moment.
+    fn total_max_at_once(&self) -> usize {
+        if self.surplus_timeout.is_zero() { self.idle_total_max } else { self.surplus_total_max }
+    }
+
     fn admits_http2(&self, connection: &Http2, now: Instant) -> bool {
         connection.is_open() && now.duration_since(connection.born()) < self.age_max
     }
@@ -209,14 +244,30 @@ impl Lanes {
     }
 }
 
-fn pop_longest_idle(shard: &mut HashMap<Arc<Origin>, Lanes>) -> Option<Idle> {
+impl Lane {
+    fn idle_since(&mut self) -> Option<Instant> {
+        self.idle.front().map(|idle| idle.since)
+    }
+
+    /// The longest idle connection, if there are more than the origin may keep and it is not needed for the next burst.
+    fn pop_surplus(&mut self, limits: &Limits, now: Instant) -> Option<Idle> {
+        let is_surplus = self.idle.len() > limits.idle_per_origin_max;
+        let is_over = |idle: &mut Idle| limits.is_surplus_over(idle.since, now);
+        if is_surplus { self.idle.pop_front_if(is_over) } else { None }
+    }
+}
+
+/// The lane with the longest idle connection.
+fn longest_idle(shard: &mut HashMap<Arc<Origin>, Lanes>) -> Option<&mut Lane> {
     shard
         .values_mut()
         .flat_map(|lanes| &mut lanes.0)
         .filter(|lane| !lane.idle.is_empty())
-        .min_by_key(|lane| lane.idle.front().map(|idle| idle.since))?
-        .idle
-        .pop_front()
+        .min_by_key(|lane| lane.idle.front().map(|idle| idle.since))
+}
+
+fn pop_longest_idle(shard: &mut HashMap<Arc<Origin>, Lanes>) -> Option<Idle> {
+    longest_idle(shard)?.idle.pop_front()
 }
 
 /// The HTTP/2 connection that nobody has used for longest, if there are more than `kept_max` of them in a shard: they

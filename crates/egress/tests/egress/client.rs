@@ -175,6 +175,34 @@ async fn idle_connections_are_bounded_per_origin() {
     assert_eq!(egress.stats().pool_exhausted_count, closed as u64);
 }
 
+/// What a burst leaves behind serves the next one, though it is more than is kept for long.
+#[tokio::test]
+async fn a_burst_finds_the_connections_of_the_one_before() {
+    let mut config = config();
+    config.idle_per_origin_max = 1;
+    config.idle_surplus_timeout = PATIENCE;
+    let (egress, receiver) = (egress_with(config), Receiver::answering(OK).await);
+    burst(&egress, &receiver, 6).await;
+    let connections = receiver.connections();
+    for _ in 0..5 {
+        burst(&egress, &receiver, connections).await;
+    }
+    assert_eq!(receiver.connections(), connections);
+    assert_eq!(egress.stats().pool_exhausted_count, 0);
+}
+
+#[tokio::test]
+async fn idle_connections_of_a_burst_are_bounded_at_any_moment() {
+    let mut config = config();
+    config.idle_surplus_total_max = 1;
+    config.idle_surplus_timeout = PATIENCE;
+    let (egress, receiver) = (egress_with(config), Receiver::answering(OK).await);
+    burst(&egress, &receiver, 6).await;
+    let closed = receiver.connections() - 1;
+    receiver.tally.connections_ended(closed).await;
+    assert_eq!(egress.stats().pool_exhausted_count, closed as u64);
+}
+
 #[tokio::test]
 async fn idle_connections_are_bounded_in_all() {
     let mut config = config();

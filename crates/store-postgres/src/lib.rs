@@ -36,7 +36,7 @@ mod tend;
 mod tls;
 
 pub use doctor::{Backlog, Encryption, OldTransaction, ServerFacts, inspect};
-pub use open::{OpenError, PostgresOptions, migrate, migration_status};
+pub use open::{OpenError, PLANNING_OF_WORK, PostgresOptions, migrate, migration_status};
 pub use publishing::{NotRecorded, Parameter, Recorded, Recording, ServerError};
 pub use store::PostgresStore;
 /// The driver whose transactions callers publish in.

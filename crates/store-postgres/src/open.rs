@@ -19,6 +19,12 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a statement of the passes may wait for somebody's lock: it waits for one tenant, and others wait with it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How statements of the passes are planned: once, for whatever values, and so that each reaches a few rows through keys
+/// also where the planner was told that a table is empty and would rather read it whole; it is full by the time the plan is
+/// used. Left to itself the server plans the longest of them anew each time, which takes longer than carrying them out.
+#[doc(hidden)]
+pub const PLANNING_OF_WORK: [(&str, &str); 3] =
+    [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("enable_mergejoin", "off")];
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -208,15 +214,13 @@ impl Address {
         config
     }
 
-    /// The same, for the statements of the passes: each reaches a few rows through keys, also where the planner was told
-    /// that a table is empty and would rather read it whole; it is full by the time the plan is used.
+    /// The same, for the statements of the passes.
     pub(crate) fn by_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
         let mut config = self.config(statement_timeout, idle_timeout);
         let options = config.get_options().unwrap_or_default().to_owned();
         let lock_timeout = LOCK_TIMEOUT.as_millis();
-        config.options(format!(
-            "{options} -c enable_seqscan=off -c enable_mergejoin=off -c lock_timeout={lock_timeout}"
-        ));
+        let planning = PLANNING_OF_WORK.map(|(name, value)| format!("-c {name}={value}")).join(" ");
+        config.options(format!("{options} {planning} -c lock_timeout={lock_timeout}"));
         config
     }
 

@@ -4,7 +4,8 @@
 -- is when it is changed: asked for a moment ago, it counts, and another try does not come.
 --
 -- Every table is reached from the rows given, through its key: by look-ups of one row after the other, by places
--- (`ctid`) and by arrays. The planner, who may believe that a queue is empty, must never come to read a whole one.
+-- (`ctid`) and by arrays that are made once. The planner, who may believe that a queue is empty, must never come to read
+-- a whole one, nor to sort an array anew for each row. What succeeded is changed together, for it is changed alike.
 with done as (
     select *
     from unnest(
@@ -44,41 +45,66 @@ ended as (
     where ctid = any (array(select held.ctid from held)) and lease_token = any ($3::bigint[])
     returning delivery_id, lease_token
 ),
-changed as (
+next as materialized (
+    select done.id, done.token, done.attempt_number, done.state, done.next_due_at, done.max_attempts_reached
+    from done
+    join ended on ended.delivery_id = done.id and ended.lease_token = done.token
+),
+succeeded as (
+    update tenant.deliveries d
+    set status = 'success', due_at = null, cancel_requested = null, current_attempt = d.current_attempt + 1
+    where d.id = any (array(select next.id from next where next.state = 'success'))
+    returning d.id
+),
+-- In one row, as arrays: a row that somebody changes at this moment is looked at again, and can then ask for nothing
+-- but what it was joined with.
+others as materialized (
+    select
+        array_agg(next.id) as ids,
+        array_agg(next.state) as states,
+        array_agg(next.next_due_at) as dues,
+        array_agg(next.max_attempts_reached) as reached
+    from next
+    where next.state <> 'success'
+),
+unsuccessful as (
     update tenant.deliveries d
     set
         status = case
-            when done.state = 'retrying' and d.cancel_requested is not null then 'cancelled' else done.state
+            when others.states[array_position(others.ids, d.id)] = 'retrying' and d.cancel_requested is not null
+            then 'cancelled'
+            else others.states[array_position(others.ids, d.id)]
         end,
-        due_at = case when d.cancel_requested is null then done.next_due_at end,
-        cancel_reason = case when done.state = 'retrying' then d.cancel_requested end,
+        due_at = case when d.cancel_requested is null then others.dues[array_position(others.ids, d.id)] end,
+        cancel_reason = case
+            when others.states[array_position(others.ids, d.id)] = 'retrying' then d.cancel_requested
+        end,
         cancel_requested = null,
-        current_attempt = done.attempt_number,
-        max_attempts_reached = done.max_attempts_reached
-    from done
-    join ended on ended.delivery_id = done.id and ended.lease_token = done.token
-    where d.id = any ($2::uuid[]) and d.id = done.id
+        current_attempt = d.current_attempt + 1,
+        max_attempts_reached = others.reached[array_position(others.ids, d.id)]
+    from others
+    where d.id = any (others.ids)
     returning
-        d.id, d.endpoint_id, d.event_id, d.status, d.due_at, d.cancel_reason, d.max_attempts_reached,
-        done.token
+        d.id, d.endpoint_id, d.event_id, d.status, d.due_at, d.cancel_reason, d.max_attempts_reached
 ),
 requeued as (
     insert into admin.delivery_queue (tenant_no, endpoint_id, due_at, delivery_id, event_id)
-    select $1, endpoint_id, due_at, id, event_id from changed where status = 'retrying'
+    select $1, endpoint_id, due_at, id, event_id from unsuccessful where status = 'retrying'
 ),
 troubled as (
     insert into tenant.troubled_deliveries (delivery_id, endpoint_id, status)
-    select id, endpoint_id, status from changed where status in ('retrying', 'failed', 'cancelled')
+    select id, endpoint_id, status from unsuccessful
     on conflict (delivery_id) do update set status = excluded.status
 ),
 recovered as (
-    delete from tenant.troubled_deliveries t
-    using changed
-    join held on held.id = changed.id
-    where t.delivery_id = any ($2::uuid[])
-        and t.delivery_id = changed.id
-        and changed.status = 'success'
-        and held.was = 'retrying'
+    delete from tenant.troubled_deliveries
+    where delivery_id = any (
+        array(
+            select held.id
+            from held
+            where held.was = 'retrying' and held.id in (select succeeded.id from succeeded)
+        )
+    )
 ),
 recorded as (
     insert into tenant.attempts (
@@ -92,6 +118,10 @@ recorded as (
         done.signature_standard, done.signature_body, done.signature_body_previous, done.error_message,
         done.response_status, done.response_headers, done.response_body_truncated, done.response_body
     from done
-    join changed on changed.id = done.id and changed.token = done.token
+    join next on next.id = done.id and next.token = done.token
 )
-select id, token, status, due_at, cancel_reason, max_attempts_reached from changed
+select next.id, next.token, 'success', null::timestamptz, null::text, false from next where next.state = 'success'
+union all
+select u.id, next.token, u.status, u.due_at, u.cancel_reason, u.max_attempts_reached
+from unsuccessful u
+join next on next.id = u.id

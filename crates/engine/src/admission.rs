@@ -1,32 +1,25 @@
-//! How many deliveries of which endpoint may be claimed now.
+//! How many deliveries of which endpoint may be taken in hand now, and which of those may be attempted.
 //!
-//! Each endpoint has a bound on its deliveries in flight. It starts small, doubles while the receiver answers well and
+//! Each endpoint has a bound on its attempts in flight. It starts small, doubles while the receiver answers well and
 //! fast, and halves when it fails or is slow; so a dead endpoint holds a handful of places and not all of them, and
 //! its backlog stays in the database. All endpoints share the node's places and take turns; those whose last answer
-//! was not a good one share half of them, so that many dead endpoints do not hold up those that work.
+//! was not a good one share a part of them, so that many dead endpoints do not hold up those that work.
+//!
+//! Of an endpoint that answers well more is taken in hand than may be attempted: the rest stands in line, so that the
+//! next attempt begins the moment another has been answered and not a round trip to the database later. If the endpoint
+//! fails until its bound is at its least, what stands in line is given back.
 //!
 //! What is known here about who is due is a hint: the store's own answer, read every now and then, is the truth.
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use neo_events_domain::{Timestamp, id::EndpointId, tenant::Schema};
 use neo_events_store::EndpointQuota;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
-/// Most deliveries in flight on a node.
-const IN_FLIGHT_MAX: u32 = 512;
-/// Most deliveries in flight to endpoints whose last answer was not a good one: dead endpoints, however many, cannot
-/// fill the node.
-const UNPROVEN_IN_FLIGHT_MAX: u32 = IN_FLIGHT_MAX / 2;
-/// Most deliveries in flight to one endpoint.
-const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
-/// Deliveries in flight to an endpoint that has not answered yet, or keeps failing.
-const ENDPOINT_IN_FLIGHT_MIN: u32 = 2;
-/// Endpoints whose bound is kept though they owe nothing.
-const ENDPOINTS_REMEMBERED: usize = 10_000;
+use state::{IN_HAND_MAX, State};
 
 /// Which endpoint.
 pub(crate) type Key = (Schema, EndpointId);
@@ -45,39 +38,6 @@ pub(crate) enum Bearing {
 pub(crate) struct Admission {
     state: Mutex<State>,
     changed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    in_flight: u32,
-    unproven_in_flight: u32,
-    flows: HashMap<Key, Flow>,
-    /// Endpoints in [`Due::Later`].
-    later: BTreeSet<(Timestamp, Key)>,
-    /// Endpoints in [`Due::Ready`], in turn.
-    ready: VecDeque<Key>,
-    /// Endpoints in [`Due::Ready`] whose turn must wait until an unproven place is free.
-    blocked: VecDeque<Key>,
-}
-
-struct Flow {
-    in_flight: u32,
-    bound: u32,
-    proven: bool,
-    due: Due,
-}
-
-/// Where an endpoint stands in the order of turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Due {
-    /// It owes nothing, as far as is known.
-    No,
-    /// From this time on.
-    Later(Timestamp),
-    /// Now, and it has room.
-    Ready,
-    /// Now, but its own bound is reached.
-    Full,
 }
 
 impl Admission {
@@ -100,6 +60,7 @@ impl Admission {
     /// How many of a reservation were claimed, and when the endpoint's next delivery is due.
     pub(crate) fn claimed(&self, key: &Key, reserved: u32, claimed: u32, next_due_at: Option<Timestamp>) {
         let mut state = self.state();
+        state.claimed(key, reserved);
         state.give_back(key, reserved - claimed);
         if let Some(at) = next_due_at {
             state.owe(key.clone(), at);
@@ -108,26 +69,27 @@ impl Admission {
 
     /// The place of one claimed delivery. It comes back however the delivery ends, also by a panic.
     pub(crate) const fn place(self: Arc<Self>, key: Key) -> Place {
-        Place { admission: self, key, stage: Stage::AtEndpoint, retry_at: None }
+        Place { admission: self, key, stage: Stage::InHand, retry_at: None }
     }
 
     /// A place for a delivery that is only being written, if there is one and nothing that waits would be overtaken.
     pub(crate) fn place_ahead(self: &Arc<Self>, key: Key, now: Timestamp) -> Option<Place> {
         let admission = Arc::clone(self);
         let is_free = self.state().take_ahead(&key, now);
-        is_free.then(|| Place { admission, key, stage: Stage::Ahead, retry_at: None })
+        is_free.then(|| Place { admission, key, stage: Stage::InHand, retry_at: None })
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
     pub(crate) fn next_claim_at(&self, now: Timestamp) -> Option<Timestamp> {
         let state = self.state();
-        let now = (!state.ready.is_empty() && state.in_flight < IN_FLIGHT_MAX).then_some(now);
+        let now = (!state.ready.is_empty() && state.in_hand < IN_HAND_MAX).then_some(now);
         now.or_else(|| state.later.first().map(|(at, _)| *at))
     }
 
     fn answered(&self, key: &Key, bearing: Bearing) {
         let mut state = self.state();
         state.learn(key, bearing);
+        state.end_attempt(key);
         state.leave_endpoint(key, 1);
         drop(state);
         self.changed.notify_one();
@@ -154,8 +116,8 @@ impl Admission {
     }
 }
 
-/// A place that a claimed delivery holds: one at its endpoint until that has answered, and one on the node until what
-/// it answered is recorded.
+/// A place that a delivery in hand holds: one at its endpoint until that has answered, and one on the node until what it
+/// answered is recorded.
 pub(crate) struct Place {
     admission: Arc<Admission>,
     key: Key,
@@ -167,12 +129,21 @@ pub(crate) struct Place {
 /// How far a delivery has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It is not there yet, and perhaps never will be.
-    Ahead,
+    /// It is not attempted yet, and perhaps never will be.
+    InHand,
     /// It is being attempted.
     AtEndpoint,
     /// It has been; what came of it is being recorded.
     Answered,
+}
+
+/// What standing in line came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The attempt may begin.
+    Come,
+    /// The endpoint bears no more: give it back.
+    Gone,
 }
 
 impl Place {
@@ -181,9 +152,31 @@ impl Place {
         &self.key.0
     }
 
-    /// The delivery is there, and its attempt begins.
-    pub(crate) const fn begin(&mut self) {
+    /// Which endpoint it is for.
+    pub(crate) const fn endpoint_id(&self) -> EndpointId {
+        self.key.1
+    }
+
+    /// Resolves when the endpoint may have one attempt more, in the order of calls.
+    pub(crate) async fn turn(&mut self) -> Turn {
+        let joined = self.admission.state().join_line(&self.key);
+        if let Some(called) = joined {
+            let mut waiting = InLine { admission: &self.admission, key: &self.key, called };
+            // The one who calls counts the attempt.
+            if (&mut waiting.called).await.is_err() {
+                return Turn::Gone;
+            }
+        }
         self.stage = Stage::AtEndpoint;
+        Turn::Come
+    }
+
+    /// The turn has come and is not used: nothing was attempted, so nothing is learned.
+    pub(crate) fn forgo(&mut self) {
+        if self.stage == Stage::AtEndpoint {
+            self.stage = Stage::InHand;
+            self.admission.state().end_attempt(&self.key);
+        }
     }
 
     /// The attempt is over, and the endpoint bore it like this: another one may go there.
@@ -197,7 +190,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         match self.stage {
             // Nothing was attempted, so nothing was learned.
-            Stage::Ahead => return self.admission.not_needed(&self.key),
+            Stage::InHand => return self.admission.not_needed(&self.key),
             Stage::AtEndpoint => self.answered(Bearing::Badly),
             Stage::Answered => {}
         }
@@ -205,141 +198,30 @@ impl Drop for Place {
     }
 }
 
-impl State {
-    fn reserve(&mut self, now: Timestamp) -> Vec<EndpointQuota> {
-        self.ripen(now);
-        let mut quotas = Vec::new();
-        let turns = self.ready.len();
-        for turn in 0..turns {
-            let free = IN_FLIGHT_MAX - self.in_flight;
-            if free == 0 {
-                break;
-            }
-            let waiting = u32::try_from(turns - turn).unwrap_or(u32::MAX);
-            let Some(key) = self.ready.pop_front() else { break };
-            quotas.extend(self.take_turn(key, free.div_ceil(waiting)));
-        }
-        quotas
-    }
-
-    /// Endpoints that have become due join the turns.
-    fn ripen(&mut self, now: Timestamp) {
-        while self.later.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, key)) = self.later.pop_first() else { break };
-            let Some(flow) = self.flows.get_mut(&key) else { continue };
-            flow.due = if flow.has_room() { Due::Ready } else { Due::Full };
-            if flow.due == Due::Ready {
-                self.ready.push_back(key);
-            }
-        }
-    }
-
-    fn take_turn(&mut self, key: Key, share: u32) -> Option<EndpointQuota> {
-        let flow = self.flows.get_mut(&key)?;
-        let unproven_free = UNPROVEN_IN_FLIGHT_MAX.saturating_sub(self.unproven_in_flight);
-        let allowed = if flow.proven { share } else { share.min(unproven_free) };
-        let max = flow.bound.saturating_sub(flow.in_flight).min(allowed);
-        if max == 0 {
-            self.blocked.push_back(key);
-            return None;
-        }
-        flow.in_flight += max;
-        flow.due = Due::No;
-        self.in_flight += max;
-        self.unproven_in_flight += if flow.proven { 0 } else { max };
-        Some(EndpointQuota { schema: key.0, endpoint_id: key.1, max })
-    }
-
-    /// Takes a place out of turn, which is fair only as long as nobody waits: neither another endpoint for a place on
-    /// the node, nor an older delivery of this one.
-    fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
-        if self.in_flight >= IN_FLIGHT_MAX || !self.ready.is_empty() {
-            return false;
-        }
-        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        let waits = match flow.due {
-            Due::No => false,
-            Due::Later(at) => at <= now,
-            Due::Ready | Due::Full => true,
-        };
-        let is_barred = !flow.proven && self.unproven_in_flight >= UNPROVEN_IN_FLIGHT_MAX;
-        if waits || is_barred || !flow.has_room() {
-            return false;
-        }
-        flow.in_flight += 1;
-        self.in_flight += 1;
-        self.unproven_in_flight += u32::from(!flow.proven);
-        true
-    }
-
-    fn owe(&mut self, key: Key, at: Timestamp) {
-        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        match flow.due {
-            Due::Ready | Due::Full => return,
-            Due::Later(earlier) if earlier <= at => return,
-            Due::Later(later) => drop(self.later.remove(&(later, key.clone()))),
-            Due::No => {}
-        }
-        flow.due = Due::Later(at);
-        self.later.insert((at, key));
-    }
-
-    fn learn(&mut self, key: &Key, bearing: Bearing) {
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        let proven = bearing == Bearing::Well;
-        flow.bound = if proven {
-            (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
-        } else {
-            (flow.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN)
-        };
-        match (flow.proven, proven) {
-            (true, false) => self.unproven_in_flight += flow.in_flight,
-            (false, true) => self.unproven_in_flight -= flow.in_flight,
-            _ => {}
-        }
-        flow.proven = proven;
-    }
-
-    /// What was reserved and not claimed.
-    fn give_back(&mut self, key: &Key, places: u32) {
-        self.leave_node(places);
-        self.leave_endpoint(key, places);
-    }
-
-    const fn leave_node(&mut self, places: u32) {
-        self.in_flight -= places;
-    }
-
-    fn leave_endpoint(&mut self, key: &Key, places: u32) {
-        self.ready.append(&mut self.blocked);
-        let remembered = self.flows.len();
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        flow.in_flight -= places;
-        self.unproven_in_flight -= if flow.proven { 0 } else { places };
-        if flow.due == Due::Full && flow.has_room() {
-            flow.due = Due::Ready;
-            self.ready.push_back(key.clone());
-        }
-        if flow.in_flight == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
-            self.flows.remove(key);
-        }
-    }
+/// Somebody who stands in line. Who leaves it after having been called, but before having heard of it, lets the next go.
+struct InLine<'a> {
+    admission: &'a Admission,
+    key: &'a Key,
+    called: oneshot::Receiver<()>,
 }
 
-impl Flow {
-    const fn new() -> Self {
-        Self { in_flight: 0, bound: ENDPOINT_IN_FLIGHT_MIN, proven: false, due: Due::No }
-    }
-
-    const fn has_room(&self) -> bool {
-        self.in_flight < self.bound
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.called.close();
+        if self.called.try_recv().is_ok() {
+            self.admission.state().end_attempt(self.key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::state::{
+        ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, UNPROVEN_IN_HAND_MAX,
+    };
     use neo_events_domain::Uuid;
+    use std::task::{Context, Poll, Waker};
 
     fn key(n: u128) -> Key {
         (Schema::admin(), EndpointId::from_uuid(Uuid::from_u128(n)))
@@ -353,70 +235,157 @@ mod tests {
         admission.reserve(at(now)).iter().map(|q| (q.endpoint_id.uuid().as_u128(), q.max)).collect()
     }
 
+    /// One of those in hand is attempted, and answered like this.
     fn finish(admission: &Admission, n: u128, bearing: Bearing) {
+        assert!(admission.state().join_line(&key(n)).is_none(), "its turn comes at once");
         admission.answered(&key(n), bearing);
         admission.finished(&key(n), None);
+    }
+
+    /// Whether the turn of a place has come.
+    fn come(place: &mut Place) -> Option<Turn> {
+        let mut turn = std::pin::pin!(place.turn());
+        match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(turn) => Some(turn),
+            Poll::Pending => None,
+        }
+    }
+
+    /// As many as are reserved for an endpoint are claimed.
+    fn places(admission: &Arc<Admission>, n: u128, now: i64) -> Vec<Place> {
+        admission.owe(key(n), at(now));
+        let max = quotas(admission, now).into_iter().find(|(of, _)| *of == n).map_or(0, |(_, max)| max);
+        admission.claimed(&key(n), max, max, None);
+        (0..max).map(|_| Arc::clone(admission).place(key(n))).collect()
+    }
+
+    /// Answers well until its bound is at its most.
+    fn proven(admission: &Arc<Admission>, n: u128) {
+        for _ in 0..8 {
+            let mut place = places(admission, n, 0).swap_remove(0);
+            assert_eq!(come(&mut place), Some(Turn::Come));
+            place.answered(Bearing::Well);
+        }
     }
 
     #[test]
     fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded() {
         let admission = Arc::new(Admission::default());
-        admission.owe(key(1), at(0));
-        assert_eq!(quotas(&admission, 0), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
-        let mut places: Vec<_> =
-            (0..ENDPOINT_IN_FLIGHT_MIN).map(|_| Arc::clone(&admission).place(key(1))).collect();
-        admission.owe(key(1), at(0));
-        assert!(quotas(&admission, 0).is_empty());
-        for place in &mut places {
+        let mut first = places(&admission, 1, 0);
+        assert_eq!(first.len(), ENDPOINT_IN_FLIGHT_MIN as usize);
+        assert!(places(&admission, 1, 0).is_empty());
+        for place in &mut first {
+            assert_eq!(come(place), Some(Turn::Come));
             place.answered(Bearing::Badly);
         }
         assert_eq!(quotas(&admission, 0), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
-        assert_eq!(admission.state().in_flight, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
-        drop(places);
-        assert_eq!(admission.state().in_flight, ENDPOINT_IN_FLIGHT_MIN);
+        assert_eq!(admission.state().in_hand, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
+        drop(first);
+        assert_eq!(admission.state().in_hand, ENDPOINT_IN_FLIGHT_MIN);
     }
 
     #[test]
-    fn a_place_ahead_overtakes_nobody_and_teaches_nothing() {
+    fn a_place_ahead_leaves_those_that_wait_their_share_and_teaches_nothing() {
         let admission = Arc::new(Admission::default());
         let ahead = |n, now| admission.place_ahead(key(n), at(now));
-        let places = [ahead(1, 0).unwrap(), ahead(1, 0).unwrap()];
+        let taken = [ahead(1, 0).unwrap(), ahead(1, 0).unwrap()];
         assert!(ahead(1, 0).is_none(), "its bound holds");
-        drop(places);
-        assert_eq!(admission.state().in_flight, 0);
+        drop(taken);
+        assert_eq!(admission.state().in_hand, 0);
         admission.owe(key(1), at(10));
-        drop(ahead(1, 9).expect("what is due later is not overtaken"));
-        assert!(ahead(1, 10).is_none(), "an older delivery waits");
-        assert!(ahead(2, 10).is_some());
+        drop(ahead(1, 9).expect("what is due later does not wait"));
+        assert!(ahead(1, 10).is_none(), "an older delivery waits for one that is not proven");
         assert_eq!(quotas(&admission, 10), [(1, ENDPOINT_IN_FLIGHT_MIN)], "nothing was learned of it");
-        admission.owe(key(3), at(0));
+
+        proven(&admission, 2);
+        admission.owe(key(2), at(10));
+        let beside: Vec<_> = (0..).map_while(|_| ahead(2, 10)).collect();
+        assert_eq!(beside.len(), ENDPOINT_IN_FLIGHT_MAX as usize);
+        let left = ENDPOINT_IN_FLIGHT_MAX * (IN_HAND_PER_FLIGHT - 1);
+        assert_eq!(quotas(&admission, 10), [(2, left)], "what waits has the larger part");
+        assert!(ahead(2, 10).is_none(), "also while it is being claimed");
+        admission.claimed(&key(2), left, 0, None);
+        assert!(ahead(2, 10).is_some(), "nothing waits");
+    }
+
+    #[test]
+    fn what_waits_elsewhere_keeps_half_of_the_node() {
+        let admission = Arc::new(Admission::default());
+        let endpoints = 2 + IN_HAND_MAX / ENDPOINT_IN_FLIGHT_MAX;
+        (1..=endpoints).for_each(|n| proven(&admission, n.into()));
+        admission.owe(key(99), at(0));
         admission.state().ripen(at(0));
-        assert!(ahead(2, 10).is_none(), "another endpoint's turn has come");
-        let mut begun = {
-            admission.reserve(at(0));
-            ahead(2, 10).unwrap()
-        };
-        begun.begin();
-        begun.answered(Bearing::Well);
-        assert!(admission.state().flows[&key(2)].proven);
+        let ahead = |n: u32| admission.place_ahead(key(n.into()), at(0));
+        let taken: Vec<_> =
+            (1..=endpoints).flat_map(|n| (0..ENDPOINT_IN_FLIGHT_MAX).map_while(move |_| ahead(n))).collect();
+        assert_eq!(taken.len(), IN_HAND_MAX as usize / 2);
+        assert_eq!(quotas(&admission, 0), [(99, ENDPOINT_IN_FLIGHT_MIN)]);
+        assert!(ahead(endpoints).is_some());
+    }
+
+    #[test]
+    fn attempts_begin_in_order_and_never_beyond_the_bound() {
+        let admission = Arc::new(Admission::default());
+        proven(&admission, 1);
+        let mut in_hand = places(&admission, 1, 0);
+        assert_eq!(in_hand.len(), (ENDPOINT_IN_FLIGHT_MAX * IN_HAND_PER_FLIGHT) as usize);
+        let mut in_line = in_hand.split_off(ENDPOINT_IN_FLIGHT_MAX as usize);
+        assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+        let (mut second, mut first) = (in_line.pop().unwrap(), in_line.pop().unwrap());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut of_first = Box::pin(first.turn());
+        assert!(of_first.as_mut().poll(&mut context).is_pending());
+        let mut of_second = Box::pin(second.turn());
+        assert!(of_second.as_mut().poll(&mut context).is_pending());
+        in_hand.pop().unwrap().answered(Bearing::Well);
+        assert!(of_second.as_mut().poll(&mut context).is_pending(), "one after the other");
+        // Called, but gone before it heard of it.
+        drop(of_first);
+        assert_eq!(of_second.as_mut().poll(&mut context), Poll::Ready(Turn::Come));
+        drop(of_second);
+        assert_eq!(admission.state().flows[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);
+        // What is not attempted after all lets another go, and teaches nothing.
+        second.forgo();
+        assert_eq!(come(&mut first), Some(Turn::Come));
+        drop((first, second, in_hand, in_line));
+        let state = admission.state();
+        let flow = &state.flows[&key(1)];
+        assert_eq!((flow.in_flight, flow.in_hand, state.in_hand, state.unproven_in_hand), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn who_stands_in_line_is_sent_away_once_the_endpoint_bears_no_more() {
+        let admission = Arc::new(Admission::default());
+        proven(&admission, 1);
+        let mut in_hand = places(&admission, 1, 0);
+        let mut last = in_hand.pop().unwrap();
+        in_hand.truncate(ENDPOINT_IN_FLIGHT_MAX as usize);
+        assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut turn = Box::pin(last.turn());
+        let mut fails = || in_hand.pop().unwrap().answered(Bearing::Badly);
+        for _ in 0..4 {
+            fails();
+            assert!(turn.as_mut().poll(&mut context).is_pending(), "it may yet answer");
+        }
+        fails();
+        assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
     }
 
     #[test]
     fn a_failing_endpoint_holds_few_places_and_a_good_one_many() {
-        let admission = Admission::default();
-        for (n, bearing) in [(1, Bearing::Well), (2, Bearing::Badly)] {
-            for _ in 0..10 {
-                admission.owe(key(n), at(0));
-                let reserved = quotas(&admission, 0)[0].1;
-                admission.claimed(&key(n), reserved, 1, None);
-                finish(&admission, n, bearing);
-            }
+        let admission = Arc::new(Admission::default());
+        proven(&admission, 1);
+        for _ in 0..10 {
+            let mut place = places(&admission, 2, 0).swap_remove(0);
+            assert_eq!(come(&mut place), Some(Turn::Come));
+            place.answered(Bearing::Badly);
         }
         admission.owe(key(1), at(0));
         admission.owe(key(2), at(0));
         let mut shares = quotas(&admission, 0);
         shares.sort_unstable();
-        assert_eq!(shares, [(1, ENDPOINT_IN_FLIGHT_MAX), (2, ENDPOINT_IN_FLIGHT_MIN)]);
+        assert_eq!(shares, [(1, ENDPOINT_IN_FLIGHT_MAX * IN_HAND_PER_FLIGHT), (2, ENDPOINT_IN_FLIGHT_MIN)]);
     }
 
     #[test]
@@ -429,7 +398,7 @@ mod tests {
             admission.owe(key(n), at(0));
         }
         let taken: u32 = (0..20).flat_map(|_| quotas(&admission, 0)).map(|(_, max)| max).sum();
-        assert_eq!(taken, UNPROVEN_IN_FLIGHT_MAX);
+        assert_eq!(taken, UNPROVEN_IN_HAND_MAX);
         admission.owe(key(0), at(0));
         assert_eq!(
             quotas(&admission, 0).iter().map(|(n, _)| *n).collect::<Vec<_>>(),
@@ -446,7 +415,7 @@ mod tests {
             admission.owe(key(n), at(0));
         }
         let first = quotas(&admission, 0);
-        assert_eq!(first.iter().map(|(_, max)| max).sum::<u32>(), UNPROVEN_IN_FLIGHT_MAX);
+        assert_eq!(first.iter().map(|(_, max)| max).sum::<u32>(), UNPROVEN_IN_HAND_MAX);
         assert!(quotas(&admission, 0).is_empty());
         for (n, max) in &first {
             admission.claimed(&key(*n), *max, 0, Some(at(0)));
@@ -455,8 +424,8 @@ mod tests {
         assert!(!second.is_empty());
         assert!(first.iter().all(|(n, _)| second.iter().all(|(m, _)| n != m)), "endpoints take turns");
         let state = admission.state();
-        assert_eq!(state.in_flight, state.flows.values().map(|flow| flow.in_flight).sum::<u32>());
-        assert_eq!(state.in_flight, state.unproven_in_flight);
+        assert_eq!(state.in_hand, state.flows.values().map(|flow| flow.in_hand).sum::<u32>());
+        assert_eq!(state.in_hand, state.unproven_in_hand);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::{
-    Timestamp,
+    SignedDuration, Timestamp,
     delivery::{AttemptRecord, DeliveryState},
     endpoint::Endpoint,
     retry::{Outcome, judge},
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Sources,
-    admission::{Admission, Bearing, Key, Place},
+    admission::{Admission, Bearing, Key, Place, Turn},
     direct::Taken,
     dispatch::later,
     usage::UsageLog,
@@ -65,6 +65,15 @@ enum Claimed {
     Something,
 }
 
+/// The two stages of a stop.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    /// Nothing new is begun.
+    pub(crate) stop: CancellationToken,
+    /// What is in flight is cut off.
+    pub(crate) abort: CancellationToken,
+}
+
 /// Who says that there may be work.
 enum Woken {
     /// Admission knows of it, or it is time.
@@ -74,41 +83,36 @@ enum Woken {
 }
 
 impl Deliverer {
-    /// Runs until `stop`, then lets what is in flight end until `abort`, and gives the rest back.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        taken: &mut UnboundedReceiver<Taken>,
-        stop: CancellationToken,
-        abort: CancellationToken,
-    ) {
-        tokio::join!(self.run_claimed(&stop, &abort), self.run_taken(taken, &stop, &abort));
+    /// Runs until the stop, then lets what is in flight end until it is cut off, and gives the rest back.
+    pub(crate) async fn run(self: Arc<Self>, taken: &mut UnboundedReceiver<Taken>, ends: Ends) {
+        tokio::join!(self.run_claimed(&ends), self.run_taken(taken, &ends));
     }
 
     /// What was leased to this node as it was written.
-    async fn run_taken(
-        self: &Arc<Self>,
-        taken: &mut UnboundedReceiver<Taken>,
-        stop: &CancellationToken,
-        abort: &CancellationToken,
-    ) {
+    async fn run_taken(self: &Arc<Self>, taken: &mut UnboundedReceiver<Taken>, ends: &Ends) {
         let (mut in_flight, mut batch) = (JoinSet::new(), Vec::new());
-        while stop.run_until_cancelled(taken.recv_many(&mut batch, TAKEN_MAX)).await.is_some_and(|n| n > 0) {
-            for Taken { mut place, endpoint, lease } in batch.drain(..) {
-                place.begin();
-                let (deliverer, abort) = (Arc::clone(self), abort.clone());
-                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &abort).await });
+        while ends
+            .stop
+            .run_until_cancelled(taken.recv_many(&mut batch, TAKEN_MAX))
+            .await
+            .is_some_and(|n| n > 0)
+        {
+            for Taken { place, endpoint, lease } in batch.drain(..) {
+                let (deliverer, ends) = (Arc::clone(self), ends.clone());
+                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &ends).await });
             }
             while in_flight.try_join_next().is_some() {}
         }
         taken.close();
         while let Some(Taken { lease, .. }) = taken.recv().await {
-            self.give_back(lease).await;
+            self.give_back(lease, ends).await;
         }
         while in_flight.join_next().await.is_some() {}
     }
 
     /// Passes over what is due.
-    async fn run_claimed(self: &Arc<Self>, stop: &CancellationToken, abort: &CancellationToken) {
+    async fn run_claimed(self: &Arc<Self>, ends: &Ends) {
+        let stop = &ends.stop;
         let mut in_flight = JoinSet::new();
         let mut sweep_at: Option<Instant> = None;
         while !stop.is_cancelled() {
@@ -116,7 +120,7 @@ impl Deliverer {
                 if sweep_at.is_none_or(|at| at <= Instant::now()) {
                     sweep_at = Some(self.sweep().await);
                 }
-                self.pass(&mut in_flight, abort).await
+                self.pass(&mut in_flight, ends).await
             };
             let pause = match passed.await {
                 Ok(Claimed::Nothing) => Duration::ZERO,
@@ -159,11 +163,7 @@ impl Deliverer {
     }
 
     /// Claims what there is room for and sets it going.
-    async fn pass(
-        self: &Arc<Self>,
-        in_flight: &mut JoinSet<()>,
-        abort: &CancellationToken,
-    ) -> Result<Claimed, StoreError> {
+    async fn pass(self: &Arc<Self>, in_flight: &mut JoinSet<()>, ends: &Ends) -> Result<Claimed, StoreError> {
         let now = self.sources.now();
         let quotas = self.admission.reserve(now);
         if quotas.is_empty() {
@@ -190,9 +190,9 @@ impl Deliverer {
             self.admission.claimed(&key, max, claimed, claim.next_due_at);
             for lease in claim.work {
                 let place = Arc::clone(&self.admission).place(key.clone());
-                let (deliverer, endpoint, abort) =
-                    (Arc::clone(self), Arc::clone(&claim.endpoint), abort.clone());
-                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &abort).await });
+                let (deliverer, endpoint, ends) =
+                    (Arc::clone(self), Arc::clone(&claim.endpoint), ends.clone());
+                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &ends).await });
             }
         }
         Ok(Claimed::Something)
@@ -212,25 +212,39 @@ impl Deliverer {
         }
     }
 
-    /// One delivery: effect, decision, record.
-    async fn deliver(
-        &self,
-        mut place: Place,
-        endpoint: &Endpoint,
-        lease: Lease<DeliveryWork>,
-        abort: &CancellationToken,
-    ) {
+    /// One delivery: effect, decision, record. First it waits for its turn at the endpoint.
+    async fn deliver(&self, mut place: Place, endpoint: &Endpoint, lease: Lease<DeliveryWork>, ends: &Ends) {
+        let turn = ends.stop.run_until_cancelled(place.turn()).await;
+        if turn != Some(Turn::Come) || !self.lasts(&lease, endpoint) {
+            place.forgo();
+            return self.put_back(place, lease, ends).await;
+        }
         let schema = place.schema().clone();
         let performed =
-            abort.run_until_cancelled(self.webhook.perform(&schema, endpoint, lease.work())).await;
+            ends.abort.run_until_cancelled(self.webhook.perform(&schema, endpoint, lease.work())).await;
         let Some(attempt) = performed else {
-            return self.give_back(lease).await;
+            return self.give_back(lease, ends).await;
         };
         let DeliveryWork { progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
         place.answered(bearing(&attempt));
         self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
-        place.retry_at = self.settle(Settlement { lease, attempt, verdict }, abort).await;
+        place.retry_at = self.settle(Settlement { lease, attempt, verdict }, &ends.abort).await;
+    }
+
+    /// Whether the lease, after a wait in line, still covers the longest that an attempt may take.
+    fn lasts(&self, lease: &Lease<DeliveryWork>, endpoint: &Endpoint) -> bool {
+        let longest = SignedDuration::from_secs(endpoint.timeout_seconds.into());
+        lease.expires_at() >= later(self.sources.now(), longest)
+    }
+
+    /// What was in hand and is not attempted: it waits in the database, where others find it too.
+    async fn put_back(&self, place: Place, lease: Lease<DeliveryWork>, ends: &Ends) {
+        let key = (place.schema().clone(), place.endpoint_id());
+        self.give_back(lease, ends).await;
+        // Free before it is owed, or it would stand in its own way.
+        drop(place);
+        self.admission.owe(key, self.sources.now());
     }
 
     /// Records until it is recorded: the attempt was made, and forgetting it would make it again. Answers when the
@@ -259,11 +273,17 @@ impl Deliverer {
         }
     }
 
-    async fn give_back(&self, lease: Lease<DeliveryWork>) {
+    /// Until it is given back: while the lease lasts, nobody else may attempt it.
+    async fn give_back(&self, mut lease: Lease<DeliveryWork>, ends: &Ends) {
         let delivery_id = lease.work().delivery_id;
-        tracing::info!(%delivery_id, "the attempt was cut off by shutting down; it will be made again");
-        if let Err(error) = self.store.release(lease).await {
-            tracing::warn!(%error, %delivery_id, "a lease was not given back; it will expire");
+        tracing::debug!(%delivery_id, "a delivery is given back; its attempt will be made, or made again");
+        while let Err(Unsettled { work, error }) = self.store.release(lease).await {
+            if ends.abort.is_cancelled() {
+                tracing::warn!(%error, %delivery_id, "a lease was not given back; it will expire");
+                return;
+            }
+            lease = work;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Keyring, Sources, Transport,
     admission::Admission,
-    deliver::Deliverer,
+    deliver::{Deliverer, Ends},
     direct::{DirectDispatcher, Taken},
     dispatch::Dispatcher,
     registry::Registry,
@@ -208,7 +208,7 @@ async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: Cancella
         webhook,
     };
     let mut taken = parts.taken.lock().await;
-    Arc::new(deliverer).run(&mut taken, stop, abort).await;
+    Arc::new(deliverer).run(&mut taken, Ends { stop, abort }).await;
 }
 
 /// Finishes what was begun, and writes last-used times.

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -22,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    batch::{Batcher, Job},
+    batch::{Batcher, Job, Rhythm},
     cache::EventCache,
     columns::int,
     conn::{Connection, Transaction},
@@ -37,6 +38,9 @@ use crate::{
 
 /// Batches that may be on their way at once: while one waits for the disk another is sent.
 const WORKERS: usize = 2;
+
+/// Publishers wait for it.
+const RHYTHM: Rhythm = Rhythm { gathering: Duration::from_millis(4), distance: Duration::ZERO };
 
 /// Guarded publishes at work at once: less than there are connections.
 const GUARDED_MAX: usize = 3;
@@ -121,7 +125,7 @@ impl Appends {
         let clock = Arc::clone(&writer.clock);
         let of_workers = writer.clone();
         let run = move |batch| of_workers.clone().run(batch);
-        let batcher = Batcher::start(WORKERS, background, run);
+        let batcher = Batcher::start(WORKERS, RHYTHM, background, run);
         Self { batcher, writer, guarded: Semaphore::new(GUARDED_MAX), clock }
     }
 

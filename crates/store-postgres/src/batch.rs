@@ -1,7 +1,8 @@
 //! Many callers, one statement: what is waiting when a worker becomes free goes into the database together.
 //!
 //! A job that comes alone goes alone, at once. While a batch is on its way, the next one gathers what comes, for a few
-//! milliseconds at most: a statement for fifty costs the database little more than one for five.
+//! milliseconds at most: a statement for fifty costs the database little more than one for five. Where nobody is kept
+//! waiting by it, a batch also keeps a distance from the one before ([`Rhythm::distance`]).
 
 use std::{
     panic::AssertUnwindSafe,
@@ -28,8 +29,14 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Jobs that are worth a statement though another is on its way.
 const COMPANY: usize = 64;
-/// How long a batch gathers while another is on its way.
-const GATHERING: Duration = Duration::from_millis(4);
+/// When batches leave.
+#[derive(Clone, Copy)]
+pub(crate) struct Rhythm {
+    /// How long a batch gathers at most, while another is on its way or has just left.
+    pub(crate) gathering: Duration,
+    /// From one departure to the next, if there is no crowd.
+    pub(crate) distance: Duration,
+}
 
 /// Something that a caller waits for.
 pub(crate) trait Job: Send + 'static {
@@ -46,6 +53,7 @@ impl<J: Job> Batcher<J> {
     /// Starts this many workers, each of which runs a batch at a time.
     pub(crate) fn start<F>(
         workers: usize,
+        rhythm: Rhythm,
         background: &mut JoinSet<()>,
         run: impl Fn(Vec<J>) -> F + Clone + Send + 'static,
     ) -> Self
@@ -54,11 +62,11 @@ impl<J: Job> Batcher<J> {
     {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
-        let on_its_way = Arc::new(OnItsWay::default());
+        let on_its_way = Arc::new(OnItsWay::new());
         for _ in 0..workers {
             let (waiting, on_its_way, run) = (Arc::clone(&waiting), Arc::clone(&on_its_way), run.clone());
             background.spawn(async move {
-                while let Some(batch) = next(&waiting, &on_its_way).await {
+                while let Some(batch) = next(&waiting, &on_its_way, rhythm).await {
                     // A batch that panics takes its callers along, and nobody else.
                     if AssertUnwindSafe(run(batch)).catch_unwind().await.is_err() {
                         tracing::error!("a batch panicked");
@@ -77,15 +85,20 @@ impl<J: Job> Batcher<J> {
 }
 
 /// How many batches are on their way.
-#[derive(Default)]
 struct OnItsWay {
     batches: AtomicUsize,
     arrived: Notify,
+    left_at: Mutex<Instant>,
 }
 
 impl OnItsWay {
-    fn has_left(&self) {
+    fn new() -> Self {
+        Self { batches: AtomicUsize::new(0), arrived: Notify::new(), left_at: Mutex::new(Instant::now()) }
+    }
+
+    async fn has_left(&self) {
         self.batches.fetch_add(1, Ordering::Relaxed);
+        *self.left_at.lock().await = Instant::now();
     }
 
     fn has_arrived(&self) {
@@ -93,26 +106,32 @@ impl OnItsWay {
         self.arrived.notify_one();
     }
 
-    /// Until the database has nothing to do for these jobs.
-    async fn none(&self) {
+    /// Until the next batch may leave, crowd or not.
+    async fn is_over(&self, distance: Duration) {
+        let left_at = *self.left_at.lock().await;
+        sleep_until(left_at + distance).await;
         while self.batches.load(Ordering::Relaxed) > 0 {
             self.arrived.notified().await;
         }
     }
 }
 
-async fn next<J: Job>(waiting: &Mutex<mpsc::Receiver<J>>, on_its_way: &OnItsWay) -> Option<Vec<J>> {
+async fn next<J: Job>(
+    waiting: &Mutex<mpsc::Receiver<J>>,
+    on_its_way: &OnItsWay,
+    rhythm: Rhythm,
+) -> Option<Vec<J>> {
     let mut waiting = waiting.lock().await;
     let first = waiting.recv().await?;
     let mut bytes = first.bytes();
     let mut batch = vec![first];
-    let deadline = Instant::now() + GATHERING;
+    let deadline = Instant::now() + rhythm.gathering;
     while batch.len() < JOBS_MAX && bytes < BYTES_MAX {
         let job = match waiting.try_recv() {
             Ok(job) => job,
             Err(_) if batch.len() < COMPANY => tokio::select! {
                 biased;
-                () = on_its_way.none() => break,
+                () = on_its_way.is_over(rhythm.distance) => break,
                 Some(job) = waiting.recv() => job,
                 () = sleep_until(deadline) => break,
             },
@@ -122,6 +141,6 @@ async fn next<J: Job>(waiting: &Mutex<mpsc::Receiver<J>>, on_its_way: &OnItsWay)
         batch.push(job);
     }
     // Counted before the next worker may look.
-    on_its_way.has_left();
+    on_its_way.has_left().await;
     Some(batch)
 }

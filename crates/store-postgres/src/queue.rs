@@ -144,11 +144,16 @@ impl WorkQueue for PostgresStore {
         }
     }
 
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
-        let work = lease.work();
-        let (conn, tenant_no) = self.writing(&work.schema).await?;
-        let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
-        conn.execute(sql::DELIVERY_QUEUE_RELEASE, &work.schema, &[&tenant_no, &id, &token]).await?;
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
+        let released = async {
+            let work = lease.work();
+            let (conn, tenant_no) = self.writing(&work.schema).await?;
+            let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
+            conn.execute(sql::DELIVERY_QUEUE_RELEASE, &work.schema, &[&tenant_no, &id, &token]).await
+        };
+        if let Err(failure) = released.await {
+            return Err(Unsettled { work: lease, error: failure.into() });
+        }
         // Whose it is only the row knows, and this is rare.
         self.inner.floors.forget_all();
         Ok(())

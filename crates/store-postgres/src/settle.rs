@@ -1,7 +1,7 @@
 //! Settling deliveries: attempts, what they mean, and the end of their leases. What ends at the same time is one
 //! statement.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::join_all;
 use neo_events_domain::{
@@ -17,7 +17,7 @@ use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_postgres::Row;
 
 use crate::{
-    batch::{Batcher, Job},
+    batch::{Batcher, Job, Rhythm},
     columns::{Columns, headers_json, int},
     conn::Connection,
     dispatches::token,
@@ -29,6 +29,9 @@ use crate::{
 
 /// Batches that may be on their way at once.
 const WORKERS: usize = 2;
+/// Nobody waits for a settlement: its receiver has answered, and its endpoint is free for the next. But what is not
+/// recorded yet when the process is killed is sent again.
+const RHYTHM: Rhythm = Rhythm { gathering: Duration::from_millis(4), distance: Duration::from_millis(3) };
 /// How often a settlement is looked for whose delivery is being moved by hand.
 const TRIES_MAX: usize = 5;
 
@@ -52,7 +55,7 @@ impl Job for Ended {
 impl Settlements {
     pub(crate) fn start(connections: &Connections, background: &mut JoinSet<()>) -> Self {
         let connections = connections.clone();
-        Self(Batcher::start(WORKERS, background, move |batch| run(connections.clone(), batch)))
+        Self(Batcher::start(WORKERS, RHYTHM, background, move |batch| run(connections.clone(), batch)))
     }
 
     pub(crate) async fn settle(

@@ -165,8 +165,12 @@ impl WorkQueue for SqliteStore {
             .map_err(|error| Unsettled { work: Arc::into_inner(settlement).expect(SHARE_DROPPED), error })
     }
 
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
-        self.file(&lease.work().schema).await?.delivery_leases.release(lease.key(), lease.token());
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
+        let file = match self.file(&lease.work().schema).await {
+            Ok(file) => file,
+            Err(failure) => return Err(Unsettled { work: lease, error: failure.into() }),
+        };
+        file.delivery_leases.release(lease.key(), lease.token());
         Ok(())
     }
 

@@ -251,8 +251,8 @@ pub trait WorkQueue {
     /// its holder tries to settle it.
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>>;
 
-    /// Gives work back unattempted: it can be claimed again at once.
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError>;
+    /// Gives work back unattempted: it can be claimed again at once. If that fails, its holder has it still.
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>>;
 
     /// Gives owed dispatches back.
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError>;

@@ -221,7 +221,7 @@ impl WorkQueue for Planted {
         Ok(settled)
     }
 
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
         if self.is(Bug::ReleaseDropsTheRow) {
             let DeliveryWork { schema, delivery_id, .. } = lease.work();
             self.memory.drop_from_queue(schema, *delivery_id);

@@ -150,10 +150,13 @@ impl WorkQueue for Faults {
         Ok(settled)
     }
 
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
-        self.before().await?;
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
+        if let Err(error) = self.before().await {
+            return Err(Unsettled { work: lease, error });
+        }
+        let work = copy_of_lease(&lease);
         self.inner.release(lease).await?;
-        self.after().await
+        self.after().await.map_err(|error| Unsettled { work, error })
     }
 
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
@@ -185,8 +188,12 @@ pub(crate) fn copy_of_work(work: &DeliveryWork) -> DeliveryWork {
     }
 }
 
+fn copy_of_lease(lease: &Lease<DeliveryWork>) -> Lease<DeliveryWork> {
+    regrant(lease, copy_of_work(lease.work()))
+}
+
 fn copy_of_settlement(settlement: &Settlement) -> Settlement {
-    let lease = regrant(&settlement.lease, copy_of_work(settlement.lease.work()));
+    let lease = copy_of_lease(&settlement.lease);
     Settlement { lease, attempt: settlement.attempt.clone(), verdict: settlement.verdict }
 }
 

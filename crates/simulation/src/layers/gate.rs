@@ -92,7 +92,7 @@ impl WorkQueue for Gate {
         Ok(settled)
     }
 
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
         self.life.go_on().await;
         self.inner.release(lease).await
     }

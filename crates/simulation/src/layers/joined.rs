@@ -149,7 +149,7 @@ as_is! {
         fn claim_deliveries(now: Timestamp, quotas: &[EndpointQuota], lease_until: Timestamp)
             -> Result<Vec<EndpointClaim>, StoreError>;
         fn settle(settlement: Settlement) -> Result<Settled, Unsettled<Settlement>>;
-        fn release(lease: Lease<DeliveryWork>) -> Result<(), StoreError>;
+        fn release(lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>>;
         fn release_dispatches(leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError>;
         fn tend(now: Timestamp) -> Result<bool, StoreError>;
     }

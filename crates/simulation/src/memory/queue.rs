@@ -108,11 +108,14 @@ impl WorkQueue for MemoryStore {
         Ok(self.database().settle(settlement))
     }
 
-    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), StoreError> {
+    async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
         let mut database = self.database();
         let watcher = database.watcher.clone();
         let DeliveryWork { schema, delivery_id, .. } = lease.work();
-        let tables = database.of(schema)?;
+        let tables = match database.of(schema) {
+            Ok(tables) => tables,
+            Err(error) => return Err(Unsettled { work: lease, error }),
+        };
         let Some(at) = tables.deliveries_by_id.get(delivery_id).copied() else { return Ok(()) };
         let ended = tables.deliveries[at].hold.take_if(|hold| hold.token == lease.token());
         if let Some(ended) = ended {

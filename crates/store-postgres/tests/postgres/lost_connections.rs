@@ -61,7 +61,7 @@ async fn work(store: &PostgresStore, endpoint: &Endpoint, random: &mut Random) -
                     answered(store.cancel_delivery(&schema, lease.work().delivery_id, "cut", at(1))).await;
                 }
                 if random.once_in(4) {
-                    answered(store.release(lease)).await;
+                    answered(async { store.release(lease).await.map_err(|kept| kept.error) }).await;
                     continue;
                 }
                 let progress = lease.work().progress;

@@ -128,7 +128,7 @@ pub async fn leases_that_come_with_an_event_end_like_others(store: &dyn Store) {
     let mut leases: Vec<_> = hands.calls().into_iter().flatten().collect();
     let (kept, given_back) = (leases.remove(0), leases.remove(0));
     let id = given_back.work().delivery_id;
-    done(store.release(given_back).await);
+    world.release(given_back).await;
     assert_eq!(world.claim_one(&endpoint, 3).await.work().delivery_id, id);
     let again = world.claim(&endpoint, 1, 62).await.remove(0);
     assert_eq!(again.work().delivery_id, kept.work().delivery_id);

@@ -242,8 +242,12 @@ impl<'a> World<'a> {
     pub(super) async fn next_due(&self, endpoint: &Endpoint, second: i64) -> DeliveryId {
         let lease = self.claim(endpoint, 1, second).await.remove(0);
         let id = lease.work().delivery_id;
-        done(self.store.release(lease).await);
+        self.release(lease).await;
         id
+    }
+
+    pub(super) async fn release(&self, lease: Lease<DeliveryWork>) {
+        self.store.release(lease).await.expect("the database works");
     }
 
     pub(super) fn attempt(&self, attempt_number: u32, outcome: Outcome, second: i64) -> AttemptRecord {

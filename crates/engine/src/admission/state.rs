@@ -1,0 +1,248 @@
+//! Who has how many places, whose turn it is, and who stands in line: what [`Admission`](super::Admission) decides by,
+//! without its lock.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use neo_events_domain::Timestamp;
+use neo_events_store::EndpointQuota;
+use tokio::sync::oneshot;
+
+use super::{Bearing, Key};
+
+/// Most deliveries in hand on a node.
+pub(super) const IN_HAND_MAX: u32 = 1024;
+/// Most deliveries in hand for endpoints whose last answer was not a good one: dead endpoints, however many, cannot fill
+/// the node.
+pub(super) const UNPROVEN_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
+/// Most deliveries in flight to one endpoint.
+pub(super) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
+/// For each that may be in flight to an endpoint that answers well, so many may be in hand.
+pub(super) const IN_HAND_PER_FLIGHT: u32 = 3;
+/// Deliveries in flight to an endpoint that has not answered yet, or keeps failing.
+pub(super) const ENDPOINT_IN_FLIGHT_MIN: u32 = 2;
+/// Endpoints whose bound is kept though they owe nothing.
+pub(super) const ENDPOINTS_REMEMBERED: usize = 10_000;
+
+/// Every endpoint's places and turns.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) in_hand: u32,
+    pub(super) unproven_in_hand: u32,
+    pub(super) flows: HashMap<Key, Flow>,
+    /// Endpoints in [`Due::Later`].
+    pub(super) later: BTreeSet<(Timestamp, Key)>,
+    /// Endpoints in [`Due::Ready`], in turn.
+    pub(super) ready: VecDeque<Key>,
+    /// Endpoints in [`Due::Ready`] whose turn must wait until an unproven place is free.
+    pub(super) blocked: VecDeque<Key>,
+}
+
+pub(super) struct Flow {
+    /// Until they are answered; those that are only being claimed included.
+    pub(super) in_hand: u32,
+    /// How many of them are only being claimed.
+    pub(super) reserved: u32,
+    /// How many of them are being attempted.
+    pub(super) in_flight: u32,
+    /// Most of those.
+    pub(super) bound: u32,
+    /// Who waits for an attempt to end.
+    pub(super) line: VecDeque<oneshot::Sender<()>>,
+    pub(super) proven: bool,
+    pub(super) due: Due,
+}
+
+/// Where an endpoint stands in the order of turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// It owes nothing, as far as is known.
+    No,
+    /// From this time on.
+    Later(Timestamp),
+    /// Now, and it has room.
+    Ready,
+    /// Now, but its own bound is reached.
+    Full,
+}
+
+impl State {
+    pub(super) fn reserve(&mut self, now: Timestamp) -> Vec<EndpointQuota> {
+        self.ripen(now);
+        let mut quotas = Vec::new();
+        let turns = self.ready.len();
+        for turn in 0..turns {
+            let free = IN_HAND_MAX - self.in_hand;
+            if free == 0 {
+                break;
+            }
+            let waiting = u32::try_from(turns - turn).unwrap_or(u32::MAX);
+            let Some(key) = self.ready.pop_front() else { break };
+            quotas.extend(self.take_turn(key, free.div_ceil(waiting)));
+        }
+        quotas
+    }
+
+    /// Endpoints that have become due join the turns.
+    pub(super) fn ripen(&mut self, now: Timestamp) {
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.later.pop_first() else { break };
+            let Some(flow) = self.flows.get_mut(&key) else { continue };
+            flow.due = if flow.has_room() { Due::Ready } else { Due::Full };
+            if flow.due == Due::Ready {
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    fn take_turn(&mut self, key: Key, share: u32) -> Option<EndpointQuota> {
+        let flow = self.flows.get_mut(&key)?;
+        let unproven_free = UNPROVEN_IN_HAND_MAX.saturating_sub(self.unproven_in_hand);
+        let allowed = if flow.proven { share } else { share.min(unproven_free) };
+        let max = flow.in_hand_max().saturating_sub(flow.in_hand).min(allowed);
+        if max == 0 {
+            self.blocked.push_back(key);
+            return None;
+        }
+        flow.in_hand += max;
+        flow.reserved += max;
+        flow.due = Due::No;
+        self.in_hand += max;
+        self.unproven_in_hand += if flow.proven { 0 } else { max };
+        Some(EndpointQuota { schema: key.0, endpoint_id: key.1, max })
+    }
+
+    /// Takes a place out of turn. While others wait, older deliveries of this endpoint or another one, a part of the
+    /// places is theirs: what comes new may use the rest. If it had to wait with them, an endpoint that once had something
+    /// waiting would be claimed from for as long as events come, for there would always be something.
+    pub(super) fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
+        let node_max = if self.ready.is_empty() { IN_HAND_MAX } else { IN_HAND_MAX / 2 };
+        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
+        let is_barred = !flow.proven && self.unproven_in_hand >= UNPROVEN_IN_HAND_MAX;
+        if self.in_hand >= node_max || is_barred || !flow.has_room_ahead(now) {
+            return false;
+        }
+        flow.in_hand += 1;
+        self.in_hand += 1;
+        self.unproven_in_hand += u32::from(!flow.proven);
+        true
+    }
+
+    /// What was reserved is claimed, or not needed.
+    pub(super) fn claimed(&mut self, key: &Key, reserved: u32) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            flow.reserved -= reserved;
+        }
+    }
+
+    pub(super) fn owe(&mut self, key: Key, at: Timestamp) {
+        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
+        match flow.due {
+            Due::Ready | Due::Full => return,
+            Due::Later(earlier) if earlier <= at => return,
+            Due::Later(later) => drop(self.later.remove(&(later, key.clone()))),
+            Due::No => {}
+        }
+        flow.due = Due::Later(at);
+        self.later.insert((at, key));
+    }
+
+    pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        let proven = bearing == Bearing::Well;
+        flow.bound = if proven {
+            (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
+        } else {
+            (flow.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN)
+        };
+        match (flow.proven, proven) {
+            (true, false) => self.unproven_in_hand += flow.in_hand,
+            (false, true) => self.unproven_in_hand -= flow.in_hand,
+            _ => {}
+        }
+        flow.proven = proven;
+    }
+
+    /// The right to one attempt, or else a place in line.
+    pub(super) fn join_line(&mut self, key: &Key) -> Option<oneshot::Receiver<()>> {
+        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
+        if flow.line.is_empty() && flow.in_flight < flow.bound {
+            flow.in_flight += 1;
+            return None;
+        }
+        let (call, called) = oneshot::channel();
+        flow.line.push_back(call);
+        Some(called)
+    }
+
+    /// Whoever is next may go.
+    pub(super) fn end_attempt(&mut self, key: &Key) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        flow.in_flight -= 1;
+        if flow.bound == ENDPOINT_IN_FLIGHT_MIN && !flow.proven {
+            flow.line.clear();
+        }
+        while flow.in_flight < flow.bound
+            && let Some(next) = flow.line.pop_front()
+        {
+            flow.in_flight += u32::from(next.send(()).is_ok());
+        }
+    }
+
+    /// What was reserved and not claimed.
+    pub(super) fn give_back(&mut self, key: &Key, places: u32) {
+        self.leave_node(places);
+        self.leave_endpoint(key, places);
+    }
+
+    pub(super) const fn leave_node(&mut self, places: u32) {
+        self.in_hand -= places;
+    }
+
+    pub(super) fn leave_endpoint(&mut self, key: &Key, places: u32) {
+        self.ready.append(&mut self.blocked);
+        let remembered = self.flows.len();
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        flow.in_hand -= places;
+        self.unproven_in_hand -= if flow.proven { 0 } else { places };
+        if flow.due == Due::Full && flow.has_room() {
+            flow.due = Due::Ready;
+            self.ready.push_back(key.clone());
+        }
+        if flow.in_hand == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
+            self.flows.remove(key);
+        }
+    }
+}
+
+impl Flow {
+    const fn new() -> Self {
+        Self {
+            in_hand: 0,
+            reserved: 0,
+            in_flight: 0,
+            bound: ENDPOINT_IN_FLIGHT_MIN,
+            line: VecDeque::new(),
+            proven: false,
+            due: Due::No,
+        }
+    }
+
+    const fn in_hand_max(&self) -> u32 {
+        if self.proven { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
+    }
+
+    const fn has_room(&self) -> bool {
+        self.in_hand < self.in_hand_max()
+    }
+
+    /// Whether a delivery that is only being written may be taken in hand at once.
+    fn has_room_ahead(&self, now: Timestamp) -> bool {
+        let waits = self.reserved > 0
+            || match self.due {
+                Due::No => false,
+                Due::Later(at) => at <= now,
+                Due::Ready | Due::Full => true,
+            };
+        if waits { self.proven && self.in_hand - self.reserved < self.bound } else { self.has_room() }
+    }
+}

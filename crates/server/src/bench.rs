@@ -14,6 +14,7 @@ pub(crate) mod compare;
 mod connection;
 pub(crate) mod database;
 mod environment;
+mod floor;
 mod load;
 mod measure;
 pub(crate) mod payload;
@@ -33,6 +34,7 @@ use neo_events::{SigningSecret, Sources};
 use self::{
     database::DatabaseFacts,
     environment::Environment,
+    floor::FloorFigures,
     plan::{Mode, Plan},
     receiver::{Epoch, Ledger, Receiver},
     report::{Figures, Memory, ModeReport, RatioOf, Report},
@@ -85,7 +87,16 @@ async fn run_mode(
     };
     let sources = Sources::system();
     let secret = SigningSecret::generate(sources.bytes());
-    let stage = Stage { plan, mode, epoch, receiver, secret, sources, database_root: facts.root };
+    let stage = Stage {
+        plan,
+        mode,
+        epoch,
+        receiver,
+        secret,
+        sources,
+        database_root: facts.root,
+        folder: folder.path(),
+    };
     let measured = tokio::select! {
         measured = measure(&stage, &mut subject) => measured,
         () = signals.next() => Err(interrupted()),
@@ -111,6 +122,7 @@ async fn measure(stage: &Stage<'_>, subject: &mut Subject) -> Result<ModeReport,
         rounds: Vec::new(),
         bare_client: Vec::new(),
         median: Figures::default(),
+        floor: None,
         memory: Memory::default(),
         missing: None,
     };
@@ -121,6 +133,7 @@ async fn measure(stage: &Stage<'_>, subject: &mut Subject) -> Result<ModeReport,
             return Ok(report);
         }
     };
+    let mut floors = Vec::new();
     let mut before = stage.bare(&model).await?;
     report.bare_client.push(before);
     for round in 1..=settings.rounds {
@@ -137,9 +150,11 @@ async fn measure(stage: &Stage<'_>, subject: &mut Subject) -> Result<ModeReport,
         round::set_beside(&mut figures, report.ratio_of, before, after);
         report.bare_client.push(after);
         report.rounds.push(figures);
+        floors.extend(stage.floor(subject).await?);
         before = after;
     }
     report.median = Figures::median(&report.rounds);
+    report.floor = (!floors.is_empty()).then(|| FloorFigures::median(&floors));
     report.memory = memory(subject, watch.as_ref());
     Ok(report)
 }

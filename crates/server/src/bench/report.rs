@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     environment::Environment,
+    floor::FloorFigures,
     measure::{Percentiles, median},
     plan::{Mode, Settings},
 };
@@ -45,6 +46,9 @@ pub(crate) struct ModeReport {
     pub(crate) bare_client: Vec<BareFigures>,
     /// Of the rounds, each figure for itself.
     pub(crate) median: Figures,
+    /// With a rate and one event a call over HTTP: what a publish call cannot do without, median of the rounds.
+    #[serde(default)]
+    pub(crate) floor: Option<FloorFigures>,
     /// Of the whole mode.
     pub(crate) memory: Memory,
     /// What did not arrive.
@@ -234,12 +238,15 @@ impl ModeReport {
         output.table(&rows, &mut Shape::default())?;
         output.line("")?;
         let bare: Vec<_> = self.bare_client.iter().map(|bare| bare.call_ms).collect();
-        let rows = [
+        let mut rows = vec![
             ("publish call to its answer", self.median.publish_ms),
             ("publish call to the receiver", self.median.first_byte_ms),
             ("bare client's call to its answer", Percentiles::median(&bare)),
         ];
-        let rows = rows.map(|(name, times)| TimesRow { name, times });
+        if let Some(floor) = self.floor {
+            rows.extend([("a row's commit", floor.commit_ms), ("GET /livez", floor.livez_ms)]);
+        }
+        let rows: Vec<_> = rows.into_iter().map(|(name, times)| TimesRow { name, times }).collect();
         output.table(&rows, &mut Shape::default())?;
         output.line("")?;
         for note in notes(self) {
@@ -264,6 +271,9 @@ fn notes(mode: &ModeReport) -> Vec<String> {
         format!("times in ms, medians of the rounds; CPU of a round: {process}, database, bench"),
         format!("memory: {process} at most {server}"),
     ];
+    if let Some(ratio) = mode.floor.and_then(|floor| floor.ratio(&mode.median.publish_ms)) {
+        notes.push(format!("publish call to its answer: {ratio:.2} x (a row's commit + GET /livez), at p50"));
+    }
     if let Some(bytes) = memory.database_peak_bytes {
         notes.push(format!("memory: database at most {}", mib(bytes)));
     }

@@ -1,12 +1,13 @@
 //! One phase of a bench: publish, wait for everything, count; and the bare client's turn.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use neo_events::{SigningSecret, Sources};
 
 use super::{
     baseline::{BareClient, Mould, Prepared, WEBHOOKS_MAX},
+    floor::{COMMITTERS, FloorFigures, Ground, Probe},
     load::{Driven, Load, drive},
     measure::{Percentiles, per_second},
     plan::{Mode, Plan},
@@ -41,6 +42,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) sources: Sources,
     /// The database's first process.
     pub(crate) database_root: Option<u32>,
+    /// For what is temporary.
+    pub(crate) folder: &'a Path,
 }
 
 /// How a phase went.
@@ -191,6 +194,34 @@ impl Stage<'_> {
         progress.finish_and_clear();
         self.check_signatures(&ledger)?;
         Ok(driven)
+    }
+
+    /// What a publish call cannot do without, at the rate of the round; `None` where that has no meaning.
+    pub(crate) async fn floor(&self, subject: &Subject) -> Result<Option<FloorFigures>, Failure> {
+        let settings = &self.plan.settings;
+        let Some(server) = subject.server_address().filter(|_| self.mode == Mode::Single) else {
+            return Ok(None);
+        };
+        if settings.rate.is_none() {
+            return Ok(None);
+        }
+        let load = Load { numbers: 0..settings.events, per_call: 1, pace: settings.pace() };
+        let mut probes = Vec::new();
+        for _ in 0..settings.concurrency {
+            probes.push(Probe::connect(server).await?);
+        }
+        let livez = drive(&load, probes, self.epoch).await?;
+        let ground = Ground::prepare(&self.plan.database, self.folder).await?;
+        let mut committers = Vec::new();
+        for _ in 0..COMMITTERS {
+            committers.push(ground.committer(settings.payload_bytes).await?);
+        }
+        let committed = drive(&load, committers, self.epoch).await;
+        ground.clear().await?;
+        Ok(Some(FloorFigures {
+            commit_ms: Percentiles::of(committed?.latencies),
+            livez_ms: Percentiles::of(livez.latencies),
+        }))
     }
 
     fn cpu(&self, subject: &Subject) -> Cpu {

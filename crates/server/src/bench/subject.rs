@@ -1,6 +1,6 @@
 //! What a mode publishes to: a server of its own, or the library in this process.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use neo_events::{NeoEvents, SigningSecret};
 
@@ -54,6 +54,14 @@ impl Subject {
         match self {
             Self::Server(server) => server.pid(),
             Self::Library { .. } => std::process::id(),
+        }
+    }
+
+    /// Where it listens, if it does.
+    pub(crate) fn server_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Server(server) => Some(server.address()),
+            Self::Library { .. } => None,
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! `cargo bench -p neo-events-domain --bench matching`
 
-use std::{hint::black_box, time::Instant};
+use std::hint::black_box;
 
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use neo_events_domain::{
     Uuid,
     event_type::{EventPattern, EventType},
@@ -11,17 +12,14 @@ use neo_events_domain::{
     matching::{LazyData, Matcher, Rule},
 };
 
-const RUNS: usize = 2000;
-
 /// How rules differ: makes rule `i` such that rules whose group is 0 match the event.
 type Shape = fn(i: u32, group: u32) -> Rule<u32>;
 
-fn main() {
+fn matching(criterion: &mut Criterion) {
     let padding = r#","field":"some text of a usual length""#.repeat(20);
     let data = format!(
         r#"{{"plan":"pro","amount":100,"customer":{{"id":"c0","f0":"x","name":"N"}},"items":[{{"sku":"s0"}},{{"sku":"zz"}}]{padding}}}"#
     );
-    println!("payload of {} bytes, ten rules match, median and 99th percentile of {RUNS} runs", data.len());
     let shapes: [(&str, Shape); 5] = [
         ("by type", |i, group| rule(i, &format!("cat.t{group}"), None, "{}")),
         ("by context", |i, group| rule(i, "cat.*", Some(group), "{}")),
@@ -38,8 +36,14 @@ fn main() {
         }),
     ];
     for (name, shape) in shapes {
+        let mut group = criterion.benchmark_group(name);
         for count in [100, 100_000] {
-            measure(name, count, shape, &data);
+            let matcher = matcher(count, shape);
+            group.bench_with_input(BenchmarkId::from_parameter(count), &matcher, |bencher, matcher| {
+                let mut keys = Vec::new();
+                bencher.iter(|| matches(matcher, &data, black_box(&mut keys)));
+                assert_eq!(keys.len(), 10);
+            });
         }
     }
 }
@@ -53,21 +57,18 @@ fn rule(key: u32, pattern: &str, context: Option<u32>, filter: &str) -> Rule<u32
     }
 }
 
-fn measure(name: &str, count: u32, shape: Shape, data: &str) {
+fn matcher(count: u32, shape: Shape) -> Matcher<u32> {
     let mut matcher = Matcher::new();
     for i in 0..count {
         matcher.insert(shape(i, i % (count / 10)));
     }
-    let event_type = EventType::try_new("cat.t0").expect("a type");
-    let mut keys = Vec::new();
-    let mut times: Vec<_> = (0..RUNS)
-        .map(|_| {
-            let began = Instant::now();
-            matcher.matching_into(&event_type, Some(Uuid::nil()), &LazyData::new(data), black_box(&mut keys));
-            began.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    assert_eq!(keys.len(), 10);
-    println!("{name:12} {count:>7} rules: {:>10.2?} {:>10.2?}", times[RUNS / 2], times[RUNS * 99 / 100]);
+    matcher
 }
+
+fn matches(matcher: &Matcher<u32>, data: &str, keys: &mut Vec<u32>) {
+    let event_type = EventType::try_new("cat.t0").expect("a type");
+    matcher.matching_into(&event_type, Some(Uuid::nil()), &LazyData::new(data), keys);
+}
+
+criterion_group!(benches, matching);
+criterion_main!(benches);

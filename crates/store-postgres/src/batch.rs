@@ -7,7 +7,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -29,6 +29,7 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Jobs that are worth a statement though another is on its way.
 const COMPANY: usize = 64;
+
 /// When batches leave.
 #[derive(Clone, Copy)]
 pub(crate) struct Rhythm {
@@ -88,17 +89,19 @@ impl<J: Job> Batcher<J> {
 struct OnItsWay {
     batches: AtomicUsize,
     arrived: Notify,
-    left_at: Mutex<Instant>,
+    /// When the last one left.
+    left_at: std::sync::Mutex<Instant>,
 }
 
 impl OnItsWay {
     fn new() -> Self {
-        Self { batches: AtomicUsize::new(0), arrived: Notify::new(), left_at: Mutex::new(Instant::now()) }
+        let left_at = std::sync::Mutex::new(Instant::now());
+        Self { batches: AtomicUsize::new(0), arrived: Notify::new(), left_at }
     }
 
-    async fn has_left(&self) {
+    fn has_left(&self) {
         self.batches.fetch_add(1, Ordering::Relaxed);
-        *self.left_at.lock().await = Instant::now();
+        *self.left_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn has_arrived(&self) {
@@ -108,8 +111,11 @@ impl OnItsWay {
 
     /// Until the next batch may leave, crowd or not.
     async fn is_over(&self, distance: Duration) {
-        let left_at = *self.left_at.lock().await;
-        sleep_until(left_at + distance).await;
+        let left_at = *self.left_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = left_at + distance;
+        if until > Instant::now() {
+            sleep_until(until).await;
+        }
         while self.batches.load(Ordering::Relaxed) > 0 {
             self.arrived.notified().await;
         }
@@ -141,6 +147,6 @@ async fn next<J: Job>(
         batch.push(job);
     }
     // Counted before the next worker may look.
-    on_its_way.has_left().await;
+    on_its_way.has_left();
     Some(batch)
 }

@@ -300,7 +300,8 @@ impl Shared {
     fn keep_swept(&self) {
         self.sweeper.get_or_init(|| {
             let EgressConfig { idle_timeout, idle_surplus_timeout, .. } = self.connector.config();
-            let interval = (*idle_timeout / 4).min(*idle_surplus_timeout);
+            let surplus = if idle_surplus_timeout.is_zero() { *idle_timeout } else { *idle_surplus_timeout };
+            let interval = (*idle_timeout / 4).min(surplus);
             let interval = interval.clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
             let pool = Arc::downgrade(&self.pool);
             let mut tasks = JoinSet::new();

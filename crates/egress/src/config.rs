@@ -11,14 +11,14 @@ use crate::resolve::ResolveError;
 pub struct EgressConfig {
     /// What may be connected to.
     pub policy: TargetPolicy,
-    /// Idle HTTP/1.1 connections kept per origin. 30.
+    /// Idle HTTP/1.1 connections kept per origin; 0 keeps none anywhere. 30.
     pub idle_per_origin_max: usize,
-    /// Unused connections kept in all; of HTTP/2 ones about as many again. 100.
+    /// Unused connections kept in all; of HTTP/2 ones about as many again. 0 keeps none of HTTP/1.1. 100.
     pub idle_total_max: usize,
     /// How long an HTTP/1.1 connection beyond these numbers is kept all the same: under load it is needed again within
     /// milliseconds, and making it anew costs more than the request. 1 s.
     pub idle_surplus_timeout: Duration,
-    /// Idle HTTP/1.1 connections at any moment, those included. 1024.
+    /// Idle HTTP/1.1 connections at any moment, those included; at least `idle_total_max`. 1024.
     pub idle_surplus_total_max: usize,
     /// An unused connection is closed after this time. 30 s.
     pub idle_timeout: Duration,

@@ -77,7 +77,7 @@ struct Idle {
 
 impl Pool {
     pub(crate) fn new(config: &EgressConfig, counters: Arc<Counters>) -> Self {
-        let keeps_nothing = config.idle_total_max == 0;
+        let keeps_nothing = config.idle_total_max == 0 || config.idle_per_origin_max == 0;
         Self {
             hasher: RandomState::new(),
             shards: Default::default(),
@@ -86,7 +86,7 @@ impl Pool {
                 idle_per_origin_max: config.idle_per_origin_max,
                 idle_total_max: config.idle_total_max,
                 surplus_timeout: if keeps_nothing { Duration::ZERO } else { config.idle_surplus_timeout },
-                surplus_total_max: config.idle_surplus_total_max,
+                surplus_total_max: config.idle_surplus_total_max.max(config.idle_total_max),
                 idle_timeout: config.idle_timeout,
                 age_max: config.connection_age_max,
             },
@@ -176,7 +176,7 @@ impl Pool {
         let now = Instant::now();
         for shard in &self.shards {
             let mut shard = lock(shard);
-            self.close_surplus(&mut shard, now);
+            self.close_surplus_of_lanes(&mut shard, now);
             shard.retain(|_, lanes| {
                 for lane in &mut lanes.0 {
                     let before = lane.idle.len();
@@ -191,14 +191,21 @@ impl Pool {
                 lanes.0.iter().any(|lane| !lane.idle.is_empty() || lane.http2.is_some())
             });
         }
+        for shard in &self.shards {
+            self.close_surplus_in_all(&mut lock(shard), now);
+        }
     }
 
-    fn close_surplus(&self, shard: &mut HashMap<Arc<Origin>, Lanes>, now: Instant) {
+    fn close_surplus_of_lanes(&self, shard: &mut HashMap<Arc<Origin>, Lanes>, now: Instant) {
         for lane in shard.values_mut().flat_map(|lanes| &mut lanes.0) {
             while let Some(_closed) = lane.pop_surplus(&self.limits, now) {
                 self.count_evicted(1);
             }
         }
+    }
+
+    /// Only once no lane alone has too many: else those with few would pay for those with many.
+    fn close_surplus_in_all(&self, shard: &mut HashMap<Arc<Origin>, Lanes>, now: Instant) {
         let mut over = self.idle_total.load(Ordering::Relaxed).saturating_sub(self.limits.idle_total_max);
         while over > 0
             && let Some(since) = longest_idle(shard).and_then(Lane::idle_since)

@@ -72,11 +72,16 @@ impl Admission {
         Place { admission: self, key, stage: Stage::InHand, retry_at: None }
     }
 
-    /// A place for a delivery that is only being written, if there is one and nothing that waits would be overtaken.
+    /// A place for a delivery that is only being written, if there is one that nobody who waits is to have.
     pub(crate) fn place_ahead(self: &Arc<Self>, key: Key, now: Timestamp) -> Option<Place> {
         let admission = Arc::clone(self);
         let is_free = self.state().take_ahead(&key, now);
         is_free.then(|| Place { admission, key, stage: Stage::InHand, retry_at: None })
+    }
+
+    /// Whoever stands in a line anywhere gives back what it has in hand.
+    pub(crate) fn send_lines_away(&self) {
+        self.state().flows.values_mut().for_each(|flow| flow.line.clear());
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
@@ -179,6 +184,13 @@ impl Place {
         }
     }
 
+    /// The endpoint wants no more: whoever stands in line for it gives back what it has in hand.
+    pub(crate) fn send_line_away(&self) {
+        if let Some(flow) = self.admission.state().flows.get_mut(&self.key) {
+            flow.line.clear();
+        }
+    }
+
     /// The attempt is over, and the endpoint bore it like this: another one may go there.
     pub(crate) fn answered(&mut self, bearing: Bearing) {
         self.stage = Stage::Answered;
@@ -218,7 +230,8 @@ impl Drop for InLine<'_> {
 mod tests {
     use super::*;
     use crate::admission::state::{
-        ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, UNPROVEN_IN_HAND_MAX,
+        ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, LINE_BOUND_MIN,
+        UNPROVEN_IN_HAND_MAX,
     };
     use neo_events_domain::Uuid;
     use std::task::{Context, Poll, Waker};
@@ -370,6 +383,42 @@ mod tests {
         }
         fails();
         assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
+    }
+
+    #[test]
+    fn lines_are_sent_away_without_ending_what_is_in_flight() {
+        let admission = Arc::new(Admission::default());
+        for whole in [false, true] {
+            proven(&admission, 1);
+            let mut in_hand = places(&admission, 1, 0);
+            let mut last = in_hand.pop().unwrap();
+            in_hand.truncate(ENDPOINT_IN_FLIGHT_MAX as usize);
+            assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+            let mut context = Context::from_waker(Waker::noop());
+            let mut turn = Box::pin(last.turn());
+            assert!(turn.as_mut().poll(&mut context).is_pending());
+            if whole {
+                admission.send_lines_away();
+            } else {
+                in_hand[0].send_line_away();
+            }
+            assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
+            assert_eq!(admission.state().flows[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_now_and_then_has_no_line() {
+        let admission = Arc::new(Admission::default());
+        for bearing in [Bearing::Well, Bearing::Badly].repeat(5) {
+            let mut place = places(&admission, 1, 0).swap_remove(0);
+            assert_eq!(come(&mut place), Some(Turn::Come));
+            place.answered(bearing);
+            drop(place);
+            let state = admission.state();
+            let flow = &state.flows[&key(1)];
+            assert!(flow.bound < LINE_BOUND_MIN && flow.in_hand_max() == flow.bound);
+        }
     }
 
     #[test]

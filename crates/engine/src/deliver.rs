@@ -14,10 +14,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::{
-    SignedDuration, Timestamp,
+    Timestamp,
     delivery::{AttemptRecord, DeliveryState},
     endpoint::Endpoint,
-    retry::{Outcome, judge},
+    retry::{Outcome, Verdict, judge},
 };
 use neo_events_store::{
     DELIVERY_LEASE, DeliveryWork, EndpointClaim, EndpointQuota, Lease, Settled, Settlement, Store,
@@ -47,6 +47,8 @@ const CLAIM_PACE: Duration = Duration::from_millis(1);
 const TAKEN_MAX: usize = 64;
 /// How long to wait after the database failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// Who stood in line for so long is put back: less than the silence after which a session's leases are given to others.
+const LINE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// An answer that takes longer makes its endpoint a slow one.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -105,7 +107,8 @@ impl Deliverer {
         }
         taken.close();
         while let Some(Taken { lease, .. }) = taken.recv().await {
-            self.give_back(lease, ends).await;
+            let (deliverer, ends) = (Arc::clone(self), ends.clone());
+            in_flight.spawn(async move { deliverer.give_back(lease, &ends).await });
         }
         while in_flight.join_next().await.is_some() {}
     }
@@ -214,8 +217,9 @@ impl Deliverer {
 
     /// One delivery: effect, decision, record. First it waits for its turn at the endpoint.
     async fn deliver(&self, mut place: Place, endpoint: &Endpoint, lease: Lease<DeliveryWork>, ends: &Ends) {
+        let in_line_since = Instant::now();
         let turn = ends.stop.run_until_cancelled(place.turn()).await;
-        if turn != Some(Turn::Come) || !self.lasts(&lease, endpoint) {
+        if turn != Some(Turn::Come) || in_line_since.elapsed() > LINE_WAIT_MAX {
             place.forgo();
             return self.put_back(place, lease, ends).await;
         }
@@ -227,15 +231,12 @@ impl Deliverer {
         };
         let DeliveryWork { progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
+        if verdict == Verdict::Gone {
+            place.send_line_away();
+        }
         place.answered(bearing(&attempt));
         self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, &ends.abort).await;
-    }
-
-    /// Whether the lease, after a wait in line, still covers the longest that an attempt may take.
-    fn lasts(&self, lease: &Lease<DeliveryWork>, endpoint: &Endpoint) -> bool {
-        let longest = SignedDuration::from_secs(endpoint.timeout_seconds.into());
-        lease.expires_at() >= later(self.sources.now(), longest)
     }
 
     /// What was in hand and is not attempted: it waits in the database, where others find it too.
@@ -266,6 +267,8 @@ impl Deliverer {
                 }
                 Err(Unsettled { work, error }) => {
                     tracing::warn!(%error, "an attempt could not be recorded; trying again");
+                    // What cannot be recorded had better not be begun.
+                    self.admission.send_lines_away();
                     settlement = work;
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
@@ -278,8 +281,9 @@ impl Deliverer {
         let delivery_id = lease.work().delivery_id;
         tracing::debug!(%delivery_id, "a delivery is given back; its attempt will be made, or made again");
         while let Err(Unsettled { work, error }) = self.store.release(lease).await {
-            if ends.abort.is_cancelled() {
-                tracing::warn!(%error, %delivery_id, "a lease was not given back; it will expire");
+            // The store gives back what is left as it closes.
+            if ends.stop.is_cancelled() {
+                tracing::warn!(%error, %delivery_id, "a lease was not given back");
                 return;
             }
             lease = work;

@@ -32,6 +32,9 @@ use crate::{
     tend,
 };
 
+/// How often a lease is looked for whose delivery is being moved by hand.
+const RELEASE_TRIES_MAX: usize = 5;
+
 #[async_trait]
 impl WorkQueue for PostgresStore {
     async fn wake_up(&self) {
@@ -145,18 +148,10 @@ impl WorkQueue for PostgresStore {
     }
 
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
-        let released = async {
-            let work = lease.work();
-            let (conn, tenant_no) = self.writing(&work.schema).await?;
-            let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
-            conn.execute(sql::DELIVERY_QUEUE_RELEASE, &work.schema, &[&tenant_no, &id, &token]).await
-        };
-        if let Err(failure) = released.await {
-            return Err(Unsettled { work: lease, error: failure.into() });
+        match release(self, &lease).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(Unsettled { work: lease, error: failure.into() }),
         }
-        // Whose it is only the row knows, and this is rare.
-        self.inner.floors.forget_all();
-        Ok(())
     }
 
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
@@ -207,6 +202,24 @@ impl PostgresStore {
         }
         Ok(())
     }
+}
+
+/// Many may be given back at once: they take turns, so that publishers and settlements find connections.
+async fn release(store: &PostgresStore, lease: &Lease<DeliveryWork>) -> Result<(), Failure> {
+    let _turn = store.inner.releases.acquire().await.map_err(|_| Failure::Closed)?;
+    let work = lease.work();
+    let (conn, tenant_no) = store.writing(&work.schema).await?;
+    let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
+    // Lost, or its row was moved by hand at the very moment: looked at again, the latter is found.
+    for _ in 0..RELEASE_TRIES_MAX {
+        let row =
+            conn.query_opt(sql::DELIVERY_QUEUE_RELEASE, &work.schema, &[&tenant_no, &id, &token]).await?;
+        if let Some(row) = row {
+            store.inner.floors.forget((tenant_no, Columns::of(&row).uuid()?));
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What a claim saw of one endpoint.

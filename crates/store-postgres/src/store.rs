@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use neo_events_domain::tenant::Schema;
 use neo_events_store::{Health, StoreError};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
     append::{Appends, Writer},
@@ -31,6 +31,8 @@ use crate::{
 
 /// How long a statement of a pass may take: one that takes longer is repeated, by whoever is able to.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Leases given back at once: of the connections for work, most are for others.
+const RELEASES_MAX: usize = 2;
 /// How long a database that serves may take to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a transaction of ours may stand still: a node that hangs in the middle of one must not hold its locks.
@@ -51,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) cache: Arc<EventCache>,
     pub(crate) horizon: Horizon,
     pub(crate) floors: Floors,
+    /// Leases that may be on their way back at once.
+    pub(crate) releases: Semaphore,
     pub(crate) lost_dispatches: LostClaims,
     pub(crate) lost_deliveries: Arc<LostClaims>,
     pub(crate) tend_times: TendTimes,
@@ -161,6 +165,7 @@ impl PostgresStore {
             tenants: TenantList::default(),
             horizon: Horizon::default(),
             floors: Floors::default(),
+            releases: Semaphore::new(RELEASES_MAX),
             lost_dispatches: LostClaims::default(),
             lost_deliveries,
             tend_times: TendTimes::default(),

@@ -194,7 +194,7 @@ async fn a_burst_finds_the_connections_of_the_one_before() {
 #[tokio::test]
 async fn idle_connections_of_a_burst_are_bounded_at_any_moment() {
     let mut config = config();
-    config.idle_surplus_total_max = 1;
+    (config.idle_total_max, config.idle_surplus_total_max) = (1, 1);
     config.idle_surplus_timeout = PATIENCE;
     let (egress, receiver) = (egress_with(config), Receiver::answering(OK).await);
     burst(&egress, &receiver, 6).await;

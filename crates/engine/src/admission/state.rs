@@ -20,6 +20,9 @@ pub(super) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
 pub(super) const IN_HAND_PER_FLIGHT: u32 = 3;
 /// Deliveries in flight to an endpoint that has not answered yet, or keeps failing.
 pub(super) const ENDPOINT_IN_FLIGHT_MIN: u32 = 2;
+/// But only once so many may be in flight: an endpoint that fails now and then would else be claimed for and given back from,
+/// again and again.
+pub(super) const LINE_BOUND_MIN: u32 = 16;
 /// Endpoints whose bound is kept though they owe nothing.
 pub(super) const ENDPOINTS_REMEMBERED: usize = 10_000;
 
@@ -115,10 +118,10 @@ impl State {
     /// places is theirs: what comes new may use the rest. If it had to wait with them, an endpoint that once had something
     /// waiting would be claimed from for as long as events come, for there would always be something.
     pub(super) fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
-        let node_max = if self.ready.is_empty() { IN_HAND_MAX } else { IN_HAND_MAX / 2 };
+        let share = if self.ready.is_empty() { 1 } else { 2 };
         let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        let is_barred = !flow.proven && self.unproven_in_hand >= UNPROVEN_IN_HAND_MAX;
-        if self.in_hand >= node_max || is_barred || !flow.has_room_ahead(now) {
+        let is_barred = !flow.proven && self.unproven_in_hand >= UNPROVEN_IN_HAND_MAX / share;
+        if self.in_hand >= IN_HAND_MAX / share || is_barred || !flow.has_room_ahead(now) {
             return false;
         }
         flow.in_hand += 1;
@@ -227,8 +230,9 @@ impl Flow {
         }
     }
 
-    const fn in_hand_max(&self) -> u32 {
-        if self.proven { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
+    pub(super) const fn in_hand_max(&self) -> u32 {
+        let has_line = self.proven && self.bound >= LINE_BOUND_MIN;
+        if has_line { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
     }
 
     const fn has_room(&self) -> bool {

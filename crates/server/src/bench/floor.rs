@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,21 +15,22 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use neo_events::rusqlite;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_postgres::{NoTls, Statement};
 
 use super::{
     connection::Connection, database::Database, load::Caller, measure::Percentiles, payload::payload,
-    target::temporary_file,
 };
 use crate::cli::failure::{Failure, with_causes};
 
-/// Connections that commit: few publish at a time at such rates.
-pub(crate) const COMMITTERS: usize = 2;
+/// Connections that commit, if there are as many that publish.
+pub(crate) const COMMITTERS_MAX: usize = 16;
 
+/// In the schema that is ours on PostgreSQL; a row like those that `SQLite` takes below.
 const CREATE: &str =
-    "create table if not exists neo_events_bench_floor (number bigint not null, data text not null)";
-const DROP: &str = "drop table if exists neo_events_bench_floor";
+    "create table if not exists admin.neo_events_bench_floor (number bigint not null, data text not null)";
+const DROP: &str = "drop table if exists admin.neo_events_bench_floor";
 
 /// What a publish call is set against.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -88,12 +89,12 @@ enum Driver {
     Sqlite(Arc<Mutex<rusqlite::Connection>>),
 }
 
-/// Where rows are committed; gone with it, but for what [`Ground::clear`] must do.
+/// Where rows are committed.
 pub(crate) enum Ground {
     /// In a table beside the others.
     Postgres(String),
-    /// In a file beside the other.
-    Sqlite(PathBuf, Arc<Mutex<rusqlite::Connection>>),
+    /// In a file in a folder beside the other, which goes with it.
+    Sqlite(TempDir, Arc<Mutex<rusqlite::Connection>>),
 }
 
 impl Ground {
@@ -105,18 +106,21 @@ impl Ground {
                 client.batch_execute(CREATE).await.map_err(|error| failed(&with_causes(&error)))?;
                 return Ok(Self::Postgres(url.clone()));
             }
-            Database::Temporary => temporary_file(folder),
-            Database::Sqlite { path, .. } => path.clone(),
+            Database::Temporary => folder,
+            Database::Sqlite { path, .. } => path.parent().unwrap_or(folder),
         };
-        let path = beside.with_extension("floor.db");
+        let own = tempfile::Builder::new().prefix("neo-events-bench-floor-").tempdir_in(beside);
+        let own = own.map_err(|error| failed(&error.to_string()))?;
         // As durable as the store's own.
-        let opened = rusqlite::Connection::open(&path).and_then(|conn| {
+        let opened = rusqlite::Connection::open(own.path().join("floor.db")).and_then(|conn| {
             conn.execute_batch("pragma journal_mode = wal; pragma synchronous = full")?;
-            conn.execute_batch(CREATE)?;
+            conn.execute_batch(
+                "create table neo_events_bench_floor (number integer not null, data text not null)",
+            )?;
             Ok(conn)
         });
         let conn = opened.map_err(|error| failed(&with_causes(&error)))?;
-        Ok(Self::Sqlite(path, Arc::new(Mutex::new(conn))))
+        Ok(Self::Sqlite(own, Arc::new(Mutex::new(conn))))
     }
 
     /// Somebody who commits there.
@@ -124,7 +128,7 @@ impl Ground {
         let driver = match self {
             Self::Postgres(url) => {
                 let (client, connection) = connect(url).await?;
-                let insert = client.prepare("insert into neo_events_bench_floor values ($1, $2)").await;
+                let insert = client.prepare("insert into admin.neo_events_bench_floor values ($1, $2)").await;
                 let insert = insert.map_err(|error| failed(&with_causes(&error)))?;
                 Driver::Postgres { client, insert, _connection: connection }
             }
@@ -140,15 +144,9 @@ impl Ground {
                 let (client, _connection) = connect(&url).await?;
                 client.batch_execute(DROP).await.map_err(|error| failed(&with_causes(&error)))
             }
-            Self::Sqlite(path, conn) => {
+            Self::Sqlite(own, conn) => {
                 drop(conn);
-                for suffix in ["", "-wal", "-shm"] {
-                    let mut file = path.clone().into_os_string();
-                    file.push(suffix);
-                    // The log goes with the last connection, where all went well.
-                    let _ = std::fs::remove_file(file);
-                }
-                Ok(())
+                own.close().map_err(|error| failed(&error.to_string()))
             }
         }
     }

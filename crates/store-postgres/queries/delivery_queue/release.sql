@@ -7,3 +7,4 @@ where d.id = $2
     and q.due_at = d.due_at
     and q.delivery_id = d.id
     and q.lease_token = $3
+returning q.endpoint_id

@@ -281,6 +281,16 @@ mod tests {
         }
     }
 
+    /// An endpoint with as many in flight as it may have, and one more in hand.
+    fn all_in_flight(admission: &Arc<Admission>) -> (Vec<Place>, Place) {
+        proven(admission, 1);
+        let mut in_hand = places(admission, 1, 0);
+        let last = in_hand.pop().unwrap();
+        in_hand.truncate(ENDPOINT_IN_FLIGHT_MAX as usize);
+        assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+        (in_hand, last)
+    }
+
     #[test]
     fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded() {
         let admission = Arc::new(Admission::default());
@@ -369,14 +379,10 @@ mod tests {
     #[test]
     fn who_stands_in_line_is_sent_away_once_the_endpoint_bears_no_more() {
         let admission = Arc::new(Admission::default());
-        proven(&admission, 1);
-        let mut in_hand = places(&admission, 1, 0);
-        let mut last = in_hand.pop().unwrap();
-        in_hand.truncate(ENDPOINT_IN_FLIGHT_MAX as usize);
-        assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+        let (mut in_flight, mut last) = all_in_flight(&admission);
         let mut context = Context::from_waker(Waker::noop());
         let mut turn = Box::pin(last.turn());
-        let mut fails = || in_hand.pop().unwrap().answered(Bearing::Badly);
+        let mut fails = || in_flight.pop().unwrap().answered(Bearing::Badly);
         for _ in 0..4 {
             fails();
             assert!(turn.as_mut().poll(&mut context).is_pending(), "it may yet answer");
@@ -389,18 +395,14 @@ mod tests {
     fn lines_are_sent_away_without_ending_what_is_in_flight() {
         let admission = Arc::new(Admission::default());
         for whole in [false, true] {
-            proven(&admission, 1);
-            let mut in_hand = places(&admission, 1, 0);
-            let mut last = in_hand.pop().unwrap();
-            in_hand.truncate(ENDPOINT_IN_FLIGHT_MAX as usize);
-            assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+            let (mut in_flight, mut last) = all_in_flight(&admission);
             let mut context = Context::from_waker(Waker::noop());
             let mut turn = Box::pin(last.turn());
             assert!(turn.as_mut().poll(&mut context).is_pending());
             if whole {
                 admission.send_lines_away();
             } else {
-                in_hand[0].send_line_away();
+                in_flight[0].send_line_away();
             }
             assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
             assert_eq!(admission.state().flows[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);

@@ -1,5 +1,5 @@
-//! Starts the passes, restarts one that panics, and stops them in two stages: first nothing new is claimed and what is
-//! in flight may end, then what remains is cut off and given back.
+//! Starts the passes, restarts one that panics, and stops them in two stages: first nothing new is begun, what is
+//! in hand but not in flight is given back and what is in flight may end, then what remains is cut off and given back.
 //!
 //! Which passes run on a node is a choice ([`Passes`]): nodes that share a database may divide the work.
 

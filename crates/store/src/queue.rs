@@ -263,5 +263,6 @@ pub trait WorkQueue {
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError>;
 }
 
-/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to settle.
+/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to wait for its turn before and to
+/// settle after that.
 pub const DELIVERY_LEASE: SignedDuration = SignedDuration::from_secs(300 + 60);

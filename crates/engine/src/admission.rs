@@ -395,7 +395,7 @@ mod tests {
     fn lines_are_sent_away_without_ending_what_is_in_flight() {
         let admission = Arc::new(Admission::default());
         for whole in [false, true] {
-            let (mut in_flight, mut last) = all_in_flight(&admission);
+            let (in_flight, mut last) = all_in_flight(&admission);
             let mut context = Context::from_waker(Waker::noop());
             let mut turn = Box::pin(last.turn());
             assert!(turn.as_mut().poll(&mut context).is_pending());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use neo_events::{
-    DeliveryState, DeliveryStatus, EndpointPatch, EventDraft, SubscriptionDraft, Timestamp,
+    Delivery, DeliveryState, DeliveryStatus, EndpointPatch, EventDraft, SubscriptionDraft, Timestamp,
     domain::delivery::AttemptStatus,
 };
 
@@ -128,6 +128,39 @@ async fn gone_disables_the_endpoint() {
     world.publish("{}").await;
     let reactivated = world.tenant().activate_endpoint(created.endpoint.id).await.unwrap();
     assert_eq!(reactivated.disabled_reason, None);
+}
+
+/// Of what the node has in hand for the endpoint only what was on its way already goes there.
+#[tokio::test]
+async fn gone_spares_what_stands_in_line() {
+    const PROOFS: usize = 40;
+    const IN_FLIGHT_MAX: usize = 64;
+    let answer = |_: &_, before| match before {
+        ..PROOFS => Answer::status(200),
+        _ => Answer { delay: Duration::from_millis(300), ..Answer::status(410) },
+    };
+    let (world, receiver) = (World::new().await, Receiver::answering(answer).await);
+    let created = world.endpoint(&receiver.url).await;
+    for sent in 1..=PROOFS {
+        world.publish("{}").await;
+        receiver.wait_for(sent).await;
+    }
+    let drafts = (0..300).map(|_| EventDraft::new("user.created", "{}")).collect();
+    world.tenant().publish_batch(drafts).await.unwrap();
+    let count = |deliveries: &[Delivery], status| {
+        deliveries.iter().filter(|delivery| delivery.state.status() == status).count()
+    };
+    let (failed, pending) = eventually("the end of what is in flight", async || {
+        let (deliveries, arrived) = (world.deliveries().await, receiver.received().len());
+        let failed = count(&deliveries, DeliveryStatus::Failed);
+        let is_active = world.tenant().endpoint(created.endpoint.id).await.unwrap().is_active;
+        let is_over = !is_active && failed > 0 && failed == arrived - PROOFS;
+        is_over.then(|| (failed, count(&deliveries, DeliveryStatus::Pending)))
+    })
+    .await;
+    // A claim may have come between the first answer and its record.
+    assert!(failed <= 2 * IN_FLIGHT_MAX, "{failed} were sent to an endpoint that was gone");
+    assert_eq!(failed + pending, 300);
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@
 //!
 //! Of an endpoint that answers well more is taken in hand than may be attempted: the rest stands in line, so that the
 //! next attempt begins the moment another has been answered and not a round trip to the database later. If the endpoint
-//! fails until its bound is at its least, what stands in line is given back.
+//! fails until its bound is at its least, what stands in line is given back. If it goes on failing, it rests between two
+//! turns, longer each time: a receiver that refuses at once would else be claimed for as often as the database bears.
 //!
 //! What is known here about who is due is a hint: the store's own answer, read every now and then, is the truth.
 
@@ -233,7 +234,7 @@ mod tests {
         ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, LINE_BOUND_MIN,
         UNPROVEN_IN_HAND_MAX,
     };
-    use neo_events_domain::Uuid;
+    use neo_events_domain::{SignedDuration, Uuid};
     use std::task::{Context, Poll, Waker};
 
     fn key(n: u128) -> Key {
@@ -301,7 +302,7 @@ mod tests {
             assert_eq!(come(place), Some(Turn::Come));
             place.answered(Bearing::Badly);
         }
-        assert_eq!(quotas(&admission, 0), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
+        assert_eq!(quotas(&admission, 1), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
         assert_eq!(admission.state().in_hand, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
         drop(first);
         assert_eq!(admission.state().in_hand, ENDPOINT_IN_FLIGHT_MIN);
@@ -393,8 +394,8 @@ mod tests {
 
     #[test]
     fn lines_are_sent_away_without_ending_what_is_in_flight() {
-        let admission = Arc::new(Admission::default());
         for whole in [false, true] {
+            let admission = Arc::new(Admission::default());
             let (in_flight, mut last) = all_in_flight(&admission);
             let mut context = Context::from_waker(Waker::noop());
             let mut turn = Box::pin(last.turn());
@@ -412,8 +413,8 @@ mod tests {
     #[test]
     fn an_endpoint_that_fails_now_and_then_has_no_line() {
         let admission = Arc::new(Admission::default());
-        for bearing in [Bearing::Well, Bearing::Badly].repeat(5) {
-            let mut place = places(&admission, 1, 0).swap_remove(0);
+        for (now, bearing) in (0..).zip([Bearing::Well, Bearing::Badly].repeat(5)) {
+            let mut place = places(&admission, 1, now).swap_remove(0);
             assert_eq!(come(&mut place), Some(Turn::Come));
             place.answered(bearing);
             drop(place);
@@ -427,16 +428,43 @@ mod tests {
     fn a_failing_endpoint_holds_few_places_and_a_good_one_many() {
         let admission = Arc::new(Admission::default());
         proven(&admission, 1);
-        for _ in 0..10 {
-            let mut place = places(&admission, 2, 0).swap_remove(0);
+        for now in 0..10 {
+            let mut place = places(&admission, 2, now).swap_remove(0);
             assert_eq!(come(&mut place), Some(Turn::Come));
             place.answered(Bearing::Badly);
         }
-        admission.owe(key(1), at(0));
-        admission.owe(key(2), at(0));
-        let mut shares = quotas(&admission, 0);
+        admission.owe(key(1), at(10));
+        admission.owe(key(2), at(10));
+        let mut shares = quotas(&admission, 10);
         shares.sort_unstable();
         assert_eq!(shares, [(1, ENDPOINT_IN_FLIGHT_MAX * IN_HAND_PER_FLIGHT), (2, ENDPOINT_IN_FLIGHT_MIN)]);
+    }
+
+    #[test]
+    fn who_keeps_failing_is_claimed_for_ever_less_often_until_it_answers() {
+        let admission = Arc::new(Admission::default());
+        let mut now = at(0);
+        // It owes more than can be claimed, and what is claimed is over at once.
+        let mut turns_in_a_second = |bearing| {
+            let (end, mut turns) = (now + SignedDuration::from_secs(1), 0);
+            while now < end {
+                admission.owe(key(1), now);
+                for EndpointQuota { max, .. } in admission.reserve(now) {
+                    turns += 1;
+                    admission.claimed(&key(1), max, max, Some(now));
+                    for _ in 0..max {
+                        finish(&admission, 1, bearing);
+                    }
+                    let is_new_taken = admission.place_ahead(key(1), now).is_some();
+                    assert!(bearing == Bearing::Well || !is_new_taken, "nor is anything new");
+                }
+                now += SignedDuration::from_millis(1);
+            }
+            turns
+        };
+        assert_eq!(turns_in_a_second(Bearing::Badly), 8, "at 0, 1, 9, 41, 169, 425, 681, 937 ms");
+        assert_eq!(turns_in_a_second(Bearing::Badly), 4, "it rests no longer than that");
+        assert!(turns_in_a_second(Bearing::Well) > 700, "the first good answer ends it");
     }
 
     #[test]
@@ -499,8 +527,8 @@ mod tests {
         admission.claimed(&key(1), 2, 2, Some(at(0)));
         assert!(quotas(&admission, 0).is_empty());
         assert_eq!(admission.next_claim_at(at(0)), None);
-        finish(&admission, 1, Bearing::Badly);
+        finish(&admission, 1, Bearing::Well);
         assert_eq!(admission.next_claim_at(at(0)), Some(at(0)));
-        assert_eq!(quotas(&admission, 0), [(1, 1)]);
+        assert_eq!(quotas(&admission, 0), [(1, 3)]);
     }
 }

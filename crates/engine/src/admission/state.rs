@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use neo_events_domain::Timestamp;
+use neo_events_domain::{SignedDuration, Timestamp};
 use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
 use super::{Bearing, Key};
+use crate::dispatch::later;
 
 /// Most deliveries in hand on a node.
 pub(super) const IN_HAND_MAX: u32 = 1024;
@@ -23,6 +24,11 @@ pub(super) const ENDPOINT_IN_FLIGHT_MIN: u32 = 2;
 /// But only once so many may be in flight: an endpoint that fails now and then would else be claimed for and given back from,
 /// again and again.
 pub(super) const LINE_BOUND_MIN: u32 = 16;
+/// Least time between two turns of an endpoint that has just failed though its bound is at its least. It doubles with each
+/// further failure: refusing costs a dead receiver nothing, and claiming for it costs the database as much as for a live one.
+pub(super) const REST_MIN: SignedDuration = SignedDuration::from_millis(4);
+/// And the most it comes to: far less than the second within which an attempt begins that is due.
+pub(super) const REST_MAX: SignedDuration = SignedDuration::from_millis(256);
 /// Endpoints whose bound is kept though they owe nothing.
 pub(super) const ENDPOINTS_REMEMBERED: usize = 10_000;
 
@@ -52,6 +58,10 @@ pub(super) struct Flow {
     /// Who waits for an attempt to end.
     pub(super) line: VecDeque<oneshot::Sender<()>>,
     pub(super) proven: bool,
+    /// When it took places last.
+    pub(super) turn_at: Timestamp,
+    /// Least time from one turn to the next.
+    pub(super) rest: SignedDuration,
     pub(super) due: Due,
 }
 
@@ -80,7 +90,7 @@ impl State {
             }
             let waiting = u32::try_from(turns - turn).unwrap_or(u32::MAX);
             let Some(key) = self.ready.pop_front() else { break };
-            quotas.extend(self.take_turn(key, free.div_ceil(waiting)));
+            quotas.extend(self.take_turn(key, free.div_ceil(waiting), now));
         }
         quotas
     }
@@ -97,7 +107,7 @@ impl State {
         }
     }
 
-    fn take_turn(&mut self, key: Key, share: u32) -> Option<EndpointQuota> {
+    fn take_turn(&mut self, key: Key, share: u32, now: Timestamp) -> Option<EndpointQuota> {
         let flow = self.flows.get_mut(&key)?;
         let unproven_free = UNPROVEN_IN_HAND_MAX.saturating_sub(self.unproven_in_hand);
         let allowed = if flow.proven { share } else { share.min(unproven_free) };
@@ -108,6 +118,7 @@ impl State {
         }
         flow.in_hand += max;
         flow.reserved += max;
+        flow.turn_at = now;
         flow.due = Due::No;
         self.in_hand += max;
         self.unproven_in_hand += if flow.proven { 0 } else { max };
@@ -125,6 +136,7 @@ impl State {
             return false;
         }
         flow.in_hand += 1;
+        flow.turn_at = now;
         self.in_hand += 1;
         self.unproven_in_hand += u32::from(!flow.proven);
         true
@@ -139,6 +151,7 @@ impl State {
 
     pub(super) fn owe(&mut self, key: Key, at: Timestamp) {
         let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
+        let at = at.max(flow.rested_at());
         match flow.due {
             Due::Ready | Due::Full => return,
             Due::Later(earlier) if earlier <= at => return,
@@ -156,6 +169,13 @@ impl State {
             (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
         } else {
             (flow.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN)
+        };
+        flow.rest = match bearing {
+            Bearing::Well => SignedDuration::ZERO,
+            Bearing::Badly if flow.bound == ENDPOINT_IN_FLIGHT_MIN => {
+                (flow.rest * 2).clamp(REST_MIN, REST_MAX)
+            }
+            Bearing::Badly => flow.rest,
         };
         match (flow.proven, proven) {
             (true, false) => self.unproven_in_hand += flow.in_hand,
@@ -208,8 +228,14 @@ impl State {
         flow.in_hand -= places;
         self.unproven_in_hand -= if flow.proven { 0 } else { places };
         if flow.due == Due::Full && flow.has_room() {
-            flow.due = Due::Ready;
-            self.ready.push_back(key.clone());
+            if flow.rest.is_zero() {
+                flow.due = Due::Ready;
+                self.ready.push_back(key.clone());
+            } else {
+                let at = flow.rested_at();
+                flow.due = Due::Later(at);
+                self.later.insert((at, key.clone()));
+            }
         }
         if flow.in_hand == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
             self.flows.remove(key);
@@ -226,6 +252,8 @@ impl Flow {
             bound: ENDPOINT_IN_FLIGHT_MIN,
             line: VecDeque::new(),
             proven: false,
+            turn_at: Timestamp::UNIX_EPOCH,
+            rest: SignedDuration::ZERO,
             due: Due::No,
         }
     }
@@ -239,8 +267,16 @@ impl Flow {
         self.in_hand < self.in_hand_max()
     }
 
+    /// From when on it may have another turn.
+    fn rested_at(&self) -> Timestamp {
+        later(self.turn_at, self.rest)
+    }
+
     /// Whether a delivery that is only being written may be taken in hand at once.
     fn has_room_ahead(&self, now: Timestamp) -> bool {
+        if now < self.rested_at() {
+            return false;
+        }
         let waits = self.reserved > 0
             || match self.due {
                 Due::No => false,

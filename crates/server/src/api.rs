@@ -36,9 +36,12 @@ use serde::Serialize;
 use tower_service::Service;
 use uuid::Uuid;
 
-use self::access::{AdminKeyDigest, Gate};
-use self::routes::Routes;
 pub use self::routes::{Needs, Route};
+use self::{
+    access::{AdminKeyDigest, Gate},
+    body::Rooms,
+    routes::Routes,
+};
 use crate::problem::{self, Refusal};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,6 +52,7 @@ pub(crate) struct Api {
     router: Router,
     /// None where there is nothing to guard.
     gate: Option<Gate>,
+    rooms: Rooms,
     sources: Sources,
 }
 
@@ -78,13 +82,13 @@ impl Api {
     pub(crate) fn new(directory: Directory, admin_key: &str, sources: Sources) -> Self {
         let router = routes().into_router(directory.clone());
         let gate = Some(Gate { directory, admin_key: AdminKeyDigest::of(admin_key.as_bytes()) });
-        Self { router, gate, sources }
+        Self { router, gate, rooms: Rooms::default(), sources }
     }
 
     /// For a node without the role `api`: says whether it lives and serves, and nothing else.
     pub(crate) fn probes_alone(directory: Directory, sources: Sources) -> Self {
         let router = operations::probes().into_router(directory).fallback(async || Refusal::api_elsewhere());
-        Self { router, gate: None, sources }
+        Self { router, gate: None, rooms: Rooms::default(), sources }
     }
 
     /// Answers one request. Never fails: every failure is an answer.
@@ -101,7 +105,11 @@ impl Api {
         if let Err(refusal) = self.admit(&mut request).await {
             return refusal.into_response();
         }
+        // Until the answer is made: what was parsed of a large body takes as much room as the body.
+        let room = self.rooms.room();
+        request.extensions_mut().insert(room.clone());
         let Ok(response) = self.router.clone().call(request).await;
+        drop(room);
         response
     }
 

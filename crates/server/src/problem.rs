@@ -85,6 +85,7 @@ kinds! {
     TARGET_NOT_ALLOWED = UNPROCESSABLE_ENTITY "target_not_allowed" "The target is not allowed"
     BATCH_REJECTED = UNPROCESSABLE_ENTITY "batch_rejected" "Every event of the batch was rejected"
     INTERNAL = INTERNAL_SERVER_ERROR "internal_error" "The server failed"
+    BODIES_BUSY = SERVICE_UNAVAILABLE "bodies_busy" "Too many large bodies at once"
     DATABASE_UNAVAILABLE = SERVICE_UNAVAILABLE "database_unavailable" "The database cannot serve now"
     STORAGE_FULL = SERVICE_UNAVAILABLE "storage_full" "The database has no room left"
     DATABASE_READ_ONLY = SERVICE_UNAVAILABLE "database_read_only" "The database cannot be written"
@@ -199,6 +200,15 @@ impl Refusal {
 
     pub(crate) fn body_timeout() -> Self {
         Self::new(&BODY_TIMEOUT, "the body did not arrive in time")
+    }
+
+    /// Others take all the room that there is for large bodies.
+    pub(crate) fn bodies_busy() -> Self {
+        Self::new(
+            &BODIES_BUSY,
+            "too many large bodies are being read at once; send it again, or smaller batches",
+        )
+        .retry_after(1)
     }
 
     pub(crate) fn body_too_large(bytes_max: usize) -> Self {

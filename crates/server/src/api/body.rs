@@ -1,21 +1,31 @@
 //! Request bodies: how they are read, how large they may be, and what exactly is wrong with one that is refused.
 //!
+//! Each has a limit of its own, and all that are large have one together: a body needs [`Room`] for what it has beyond
+//! [`SMALL_BYTES_MAX`], and keeps it until its request is answered.
+//!
 //! A body is parsed once, straight from its bytes. Only if that fails it is read again, slowly, to find the place: a
 //! body that is not JSON is malformed (400), JSON of the wrong shape breaks a rule (422) at a JSON pointer.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{body::Body, extract::FromRequest};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use neo_events::domain::json;
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_path_to_error::{Path, Segment};
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::query::{judge_absence, shortened};
 use crate::{problem::Refusal, wire::Fault};
@@ -24,9 +34,52 @@ use crate::{problem::Refusal, wire::Fault};
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What of a body is read without asking for room: a batch of some fifty events.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+/// Room for all that are larger, in KiB: three of the largest batches. Parsed and on their way to the database they take
+/// some two to three times as much.
+const ROOM_KIB: u32 = 32 * 1024;
+/// How long a body waits for room.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is still read of a body that is too large, so that its sender gets to see the answer.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What large bodies share, so that many at once do not take more memory than there is.
+#[derive(Clone)]
+pub(super) struct Rooms(Arc<Semaphore>);
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ROOM_KIB as usize)))
+    }
+}
+
+impl Rooms {
+    /// For one request.
+    pub(super) fn room(&self) -> Room {
+        Room { rooms: self.clone(), taken: Arc::default() }
+    }
+}
+
+/// The room of one request's body, from when it turned out to be large until the request is answered.
+#[derive(Clone)]
+pub(super) struct Room {
+    rooms: Rooms,
+    taken: Arc<OnceLock<OwnedSemaphorePermit>>,
+}
+
+impl Room {
+    /// Waits until there is room for so many bytes, not for ever.
+    async fn take(&self, bytes: usize) -> Result<(), Refusal> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(ROOM_KIB);
+        let waiting = Arc::clone(&self.rooms.0).acquire_many_owned(kib);
+        // Only a semaphore that was closed gives none, and nobody closes this one.
+        let permit = timeout(ROOM_TIMEOUT, waiting).await.ok().and_then(Result::ok);
+        let _ = self.taken.set(permit.ok_or_else(Refusal::bodies_busy)?);
+        Ok(())
+    }
+}
 
 /// A JSON body that must be there.
 pub(super) struct Input<T>(pub(super) T);
@@ -45,7 +98,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Refusal> {
         judge_absence(request.uri())?;
         judge_json(&request)?;
-        let bytes = read(request.into_body(), BODY_BYTES_MAX).await?;
+        let bytes = read(request, BODY_BYTES_MAX).await?;
         parse(&bytes).map(Self)
     }
 }
@@ -56,7 +109,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalI
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Refusal> {
         judge_absence(request.uri())?;
         let is_json = judge_json(&request);
-        let bytes = read(request.into_body(), BODY_BYTES_MAX).await?;
+        let bytes = read(request, BODY_BYTES_MAX).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -114,15 +167,40 @@ pub(super) fn judge_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The whole body. One that came in one piece is not copied.
-pub(super) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let collected = timeout(BODY_TIMEOUT, Limited::new(&mut body, bytes_max).collect()).await;
-    match collected.map_err(|_| Refusal::body_timeout())? {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            discard(body).await;
-            Err(Refusal::body_too_large(bytes_max))
+pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let mut room = request.extensions().get::<Room>().cloned();
+    let mut body = request.into_body();
+    let declared = hyper::body::Body::size_hint(&body).upper().and_then(|bytes| usize::try_from(bytes).ok());
+    if declared.is_some_and(|bytes| bytes > bytes_max) {
+        discard(body).await;
+        return Err(Refusal::body_too_large(bytes_max));
+    }
+    let deadline = Instant::now() + BODY_TIMEOUT;
+    let mut read = BytesMut::new();
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::body_timeout())?;
+        let Some(frame) = frame else { return Ok(read.freeze()) };
+        // Trailers say nothing that is asked for.
+        let Ok(data) = frame.map_err(|_| Refusal::incomplete_body())?.into_data() else { continue };
+        if read.is_empty() && hyper::body::Body::is_end_stream(&body) && data.len() <= bytes_max {
+            return Ok(data);
         }
-        Err(_) => Err(Refusal::incomplete_body()),
+        let bytes = read.len() + data.len();
+        if bytes > bytes_max {
+            discard(body).await;
+            return Err(Refusal::body_too_large(bytes_max));
+        }
+        if bytes > SMALL_BYTES_MAX
+            && let Some(room) = room.take()
+        {
+            let whole = declared.unwrap_or(bytes_max);
+            if let Err(refusal) = room.take(whole).await {
+                discard(body).await;
+                return Err(refusal);
+            }
+            read.reserve(declared.map_or(data.len(), |whole| whole - read.len()));
+        }
+        read.extend_from_slice(&data);
     }
 }
 

@@ -95,7 +95,7 @@ async fn publish_batch(Extension(tenant): Extension<Tenant>, request: Request<Bo
             Refusal::unsupported_media_type(supported)
         });
     }
-    let bytes = read(request.into_body(), BATCH_BYTES_MAX).await?;
+    let bytes = read(request, BATCH_BYTES_MAX).await?;
     let items = if media_type == MediaType::Json { parse_array(&bytes) } else { parse_lines(&bytes) }?;
     let answer = publish_items(&tenant, items).await?;
     if answer.rejected == answer.results.len() {

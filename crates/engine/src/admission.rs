@@ -14,7 +14,10 @@
 
 mod state;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use neo_events_domain::{Timestamp, id::EndpointId, tenant::Schema};
 use neo_events_store::EndpointQuota;
@@ -53,16 +56,16 @@ impl Admission {
         self.changed.notified().await;
     }
 
-    /// What to claim: each due endpoint's share of the free places, taken until [`Self::claimed`] answers.
-    pub(crate) fn reserve(&self, now: Timestamp) -> Vec<EndpointQuota> {
-        self.state().reserve(now)
+    /// What to claim: each due endpoint's share of the free places, taken until it is known what was claimed.
+    pub(crate) fn reserve(&self, now: Timestamp) -> Reservation<'_> {
+        Reservation { admission: self, quotas: self.state().reserve(now).into(), at: now }
     }
 
-    /// How many of a reservation were claimed, and when the endpoint's next delivery is due.
-    pub(crate) fn claimed(&self, key: &Key, reserved: u32, claimed: u32, next_due_at: Option<Timestamp>) {
+    fn claimed(&self, key: &Key, reserved: u32, Claimed { deliveries, next_due_at }: Claimed) {
+        assert!(deliveries <= reserved, "{deliveries} were claimed where {reserved} had been reserved");
         let mut state = self.state();
         state.claimed(key, reserved);
-        state.give_back(key, reserved - claimed);
+        state.give_back(key, reserved - deliveries);
         if let Some(at) = next_due_at {
             state.owe(key.clone(), at);
         }
@@ -119,6 +122,48 @@ impl Admission {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every method leaves the state whole before it can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Places that are taken while deliveries for them are being claimed. Those of which nothing is said come back when it is
+/// dropped, also by a panic, and their endpoints stay due.
+pub(crate) struct Reservation<'a> {
+    admission: &'a Admission,
+    quotas: VecDeque<EndpointQuota>,
+    at: Timestamp,
+}
+
+/// What a claim brought of one endpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Claimed {
+    /// How many.
+    pub(crate) deliveries: u32,
+    /// When its next one is due, of those that were not claimed.
+    pub(crate) next_due_at: Option<Timestamp>,
+}
+
+impl Reservation<'_> {
+    /// At most how many of whom; empty if there is nobody, or no room.
+    pub(crate) fn quotas(&mut self) -> &[EndpointQuota] {
+        self.quotas.make_contiguous()
+    }
+
+    /// Says of each endpoint what was claimed.
+    pub(crate) fn end(mut self, mut claimed: impl FnMut(&Key) -> Claimed) {
+        while let Some(EndpointQuota { schema, endpoint_id, max }) = self.quotas.front() {
+            let key = (schema.clone(), *endpoint_id);
+            self.admission.claimed(&key, *max, claimed(&key));
+            self.quotas.pop_front();
+        }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        for EndpointQuota { schema, endpoint_id, max } in self.quotas.drain(..) {
+            let nothing = Claimed { deliveries: 0, next_due_at: Some(self.at) };
+            self.admission.claimed(&(schema, endpoint_id), max, nothing);
+        }
     }
 }
 
@@ -245,8 +290,24 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// What may be claimed now, and is being claimed from now on.
     fn quotas(admission: &Admission, now: i64) -> Vec<(u128, u32)> {
-        admission.reserve(at(now)).iter().map(|q| (q.endpoint_id.uuid().as_u128(), q.max)).collect()
+        quotas_at(admission, at(now))
+    }
+
+    fn quotas_at(admission: &Admission, now: Timestamp) -> Vec<(u128, u32)> {
+        let taken = std::mem::take(&mut admission.reserve(now).quotas);
+        taken.iter().map(|quota| (quota.endpoint_id.uuid().as_u128(), quota.max)).collect()
+    }
+
+    fn claimed(
+        admission: &Admission,
+        n: u128,
+        reserved: u32,
+        deliveries: u32,
+        next_due_at: Option<Timestamp>,
+    ) {
+        admission.claimed(&key(n), reserved, Claimed { deliveries, next_due_at });
     }
 
     /// One of those in hand is attempted, and answered like this.
@@ -269,7 +330,7 @@ mod tests {
     fn places(admission: &Arc<Admission>, n: u128, now: i64) -> Vec<Place> {
         admission.owe(key(n), at(now));
         let max = quotas(admission, now).into_iter().find(|(of, _)| *of == n).map_or(0, |(_, max)| max);
-        admission.claimed(&key(n), max, max, None);
+        claimed(admission, n, max, max, None);
         (0..max).map(|_| Arc::clone(admission).place(key(n))).collect()
     }
 
@@ -328,7 +389,7 @@ mod tests {
         let left = ENDPOINT_IN_FLIGHT_MAX * (IN_HAND_PER_FLIGHT - 1);
         assert_eq!(quotas(&admission, 10), [(2, left)], "what waits has the larger part");
         assert!(ahead(2, 10).is_none(), "also while it is being claimed");
-        admission.claimed(&key(2), left, 0, None);
+        claimed(&admission, 2, left, 0, None);
         assert!(ahead(2, 10).is_some(), "nothing waits");
     }
 
@@ -449,9 +510,9 @@ mod tests {
             let (end, mut turns) = (now + SignedDuration::from_secs(1), 0);
             while now < end {
                 admission.owe(key(1), now);
-                for EndpointQuota { max, .. } in admission.reserve(now) {
+                for (_, max) in quotas_at(&admission, now) {
                     turns += 1;
-                    admission.claimed(&key(1), max, max, Some(now));
+                    claimed(&admission, 1, max, max, Some(now));
                     for _ in 0..max {
                         finish(&admission, 1, bearing);
                     }
@@ -497,7 +558,7 @@ mod tests {
         assert_eq!(first.iter().map(|(_, max)| max).sum::<u32>(), UNPROVEN_IN_HAND_MAX);
         assert!(quotas(&admission, 0).is_empty());
         for (n, max) in &first {
-            admission.claimed(&key(*n), *max, 0, Some(at(0)));
+            claimed(&admission, *n, *max, 0, Some(at(0)));
         }
         let second = quotas(&admission, 0);
         assert!(!second.is_empty());
@@ -505,6 +566,25 @@ mod tests {
         let state = admission.state();
         assert_eq!(state.in_hand, state.flows.values().map(|flow| flow.in_hand).sum::<u32>());
         assert_eq!(state.in_hand, state.unproven_in_hand);
+    }
+
+    #[test]
+    fn what_a_claim_says_nothing_of_comes_back_and_stays_due() {
+        let admission = Admission::default();
+        (1..=3).for_each(|n| admission.owe(key(n), at(0)));
+        drop(admission.reserve(at(0)));
+        assert_eq!(admission.state().in_hand, 0, "the claim failed");
+        let reservation = admission.reserve(at(0));
+        let more_than_reserved = [2, 3].map(|deliveries| Claimed { deliveries, next_due_at: None });
+        let mut claimed = more_than_reserved.into_iter();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            reservation.end(|_| claimed.next().unwrap_or_default());
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(admission.state().in_hand, 2, "the first one's were claimed");
+        let mut left = quotas(&admission, 0);
+        left.sort_unstable();
+        assert_eq!(left, [(2, ENDPOINT_IN_FLIGHT_MIN), (3, ENDPOINT_IN_FLIGHT_MIN)]);
     }
 
     #[test]
@@ -524,7 +604,7 @@ mod tests {
         let admission = Admission::default();
         admission.owe(key(1), at(0));
         assert_eq!(quotas(&admission, 0), [(1, 2)]);
-        admission.claimed(&key(1), 2, 2, Some(at(0)));
+        claimed(&admission, 1, 2, 2, Some(at(0)));
         assert!(quotas(&admission, 0).is_empty());
         assert_eq!(admission.next_claim_at(at(0)), None);
         finish(&admission, 1, Bearing::Well);

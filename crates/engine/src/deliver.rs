@@ -20,15 +20,14 @@ use neo_events_domain::{
     retry::{Outcome, Verdict, judge},
 };
 use neo_events_store::{
-    DELIVERY_LEASE, DeliveryWork, EndpointClaim, EndpointQuota, Lease, Settled, Settlement, Store,
-    StoreError, Unsettled,
+    DELIVERY_LEASE, DeliveryWork, EndpointClaim, Lease, Settled, Settlement, Store, StoreError, Unsettled,
 };
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Sources,
-    admission::{Admission, Bearing, Key, Place, Turn},
+    admission::{Admission, Bearing, Claimed, Key, Place, Turn},
     direct::Taken,
     dispatch::later,
     usage::UsageLog,
@@ -61,10 +60,10 @@ pub(crate) struct Deliverer {
     pub(crate) webhook: Webhook,
 }
 
-/// What a pass brought.
-enum Claimed {
-    Nothing,
-    Something,
+/// Whether a pass found anything to do.
+enum Passed {
+    InVain,
+    WithWork,
 }
 
 /// The two stages of a stop.
@@ -126,8 +125,8 @@ impl Deliverer {
                 self.pass(&mut in_flight, ends).await
             };
             let pause = match passed.await {
-                Ok(Claimed::Nothing) => Duration::ZERO,
-                Ok(Claimed::Something) => CLAIM_PACE,
+                Ok(Passed::InVain) => Duration::ZERO,
+                Ok(Passed::WithWork) => CLAIM_PACE,
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -166,31 +165,19 @@ impl Deliverer {
     }
 
     /// Claims what there is room for and sets it going.
-    async fn pass(self: &Arc<Self>, in_flight: &mut JoinSet<()>, ends: &Ends) -> Result<Claimed, StoreError> {
+    async fn pass(self: &Arc<Self>, in_flight: &mut JoinSet<()>, ends: &Ends) -> Result<Passed, StoreError> {
         let now = self.sources.now();
-        let quotas = self.admission.reserve(now);
-        if quotas.is_empty() {
-            return Ok(Claimed::Nothing);
+        let mut reservation = self.admission.reserve(now);
+        if reservation.quotas().is_empty() {
+            return Ok(Passed::InVain);
         }
-        let claims = match self.store.claim_deliveries(now, &quotas, later(now, DELIVERY_LEASE)).await {
-            Ok(claims) => claims,
-            Err(error) => {
-                for EndpointQuota { schema, endpoint_id, max } in quotas {
-                    self.admission.claimed(&(schema, endpoint_id), max, 0, Some(now));
-                }
-                return Err(error);
-            }
-        };
-        let mut claims: HashMap<Key, EndpointClaim> =
-            claims.into_iter().map(|claim| ((claim.schema.clone(), claim.endpoint.id), claim)).collect();
-        for EndpointQuota { schema, endpoint_id, max } in quotas {
-            let key = (schema, endpoint_id);
-            let Some(claim) = claims.remove(&key) else {
-                self.admission.claimed(&key, max, 0, None);
-                continue;
-            };
-            let claimed = u32::try_from(claim.work.len()).unwrap_or(max);
-            self.admission.claimed(&key, max, claimed, claim.next_due_at);
+        let claims =
+            self.store.claim_deliveries(now, reservation.quotas(), later(now, DELIVERY_LEASE)).await?;
+        let claimed: HashMap<Key, Claimed> =
+            claims.iter().map(|claim| (key_of(claim), counted(claim))).collect();
+        reservation.end(|key| claimed.get(key).copied().unwrap_or_default());
+        for claim in claims {
+            let key = key_of(&claim);
             for lease in claim.work {
                 let place = Arc::clone(&self.admission).place(key.clone());
                 let (deliverer, endpoint, ends) =
@@ -198,7 +185,7 @@ impl Deliverer {
                 in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &ends).await });
             }
         }
-        Ok(Claimed::Something)
+        Ok(Passed::WithWork)
     }
 
     /// Until something is due and there is room for it, a hint comes, or it is time to sweep.
@@ -290,6 +277,15 @@ impl Deliverer {
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
+}
+
+fn key_of(claim: &EndpointClaim) -> Key {
+    (claim.schema.clone(), claim.endpoint.id)
+}
+
+fn counted(claim: &EndpointClaim) -> Claimed {
+    let deliveries = u32::try_from(claim.work.len()).unwrap_or(u32::MAX);
+    Claimed { deliveries, next_due_at: claim.next_due_at }
 }
 
 fn bearing(attempt: &AttemptRecord) -> Bearing {

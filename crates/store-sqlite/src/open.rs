@@ -12,12 +12,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 /// `neoE`: what `pragma application_id` of our files says.
 const APPLICATION_ID: i32 = 0x6e65_6f45;
 /// Each is applied once; `pragma user_version` counts them. Never change one that was released.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/0001_events.sql"),
     include_str!("../migrations/0002_catalogue.sql"),
     include_str!("../migrations/0003_deliveries.sql"),
     include_str!("../migrations/0004_activations.sql"),
     include_str!("../migrations/0005_tenants.sql"),
+    include_str!("../migrations/0006_checks.sql"),
 ];
 
 /// How long a transaction of another connection is waited for: the embedding program's own.
@@ -343,6 +344,49 @@ pub(crate) fn migrated() -> Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file as version 5 left it, with a delivery in each state.
+    const OF_VERSION_5: &str = "
+        insert into deliveries values
+            (1, randomblob(16), 1, 1, 'event', 'pending', 7, 0, 4, 0, 3, 5, 2.0, null, null, x'', 1),
+            (2, randomblob(16), 1, 2, 'event', 'retrying', 8, 1, 4, 0, 3, 5, 2.0, null, 'asked', zeroblob(16), 1),
+            (3, randomblob(16), 1, 3, 'event', 'success', null, 1, 4, 0, 3, 5, 2.0, null, null, zeroblob(32), 1),
+            (4, randomblob(16), 2, 1, 'event', 'failed', null, 4, 4, 1, 3, 5, 2.5, null, null, x'', 2),
+            (9, randomblob(16), 2, 1, 'test', 'cancelled', null, 0, 4, 0, 3, 5, 2.0, 'by hand', null, x'', 2);
+        insert into attempts values
+            (131073, randomblob(16), 1, 'timeout', 'connect', 1, 2, 1, 0, 'v1,a', 'b', null, 'm', null, null, null, null),
+            (196609, randomblob(16), 1, 'success', null, 1, 2, 1, 1, 'v1,a', 'b', 'c', null, 200, '[]', 0, x'6f6b');
+    ";
+
+    #[test]
+    fn tables_that_are_made_anew_keep_their_rows_their_checks_and_their_indexes() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        for migration in &MIGRATIONS[..5] {
+            conn.execute_batch(migration).unwrap();
+        }
+        conn.pragma_update(None, "user_version", 5).unwrap();
+        conn.execute_batch(OF_VERSION_5).unwrap();
+        let rows = |conn: &Connection, table: &str| -> Vec<Vec<rusqlite::types::Value>> {
+            let mut statement = conn.prepare(&format!("select * from {table}")).unwrap();
+            let columns = statement.column_count();
+            let row = |row: &rusqlite::Row<'_>| (0..columns).map(|column| row.get(column)).collect();
+            statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let indexes = |conn: &Connection| -> Vec<String> {
+            let named =
+                "select name from sqlite_schema where type = 'index' and sql is not null order by name";
+            let mut statement = conn.prepare(named).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let before = (rows(&conn, "deliveries"), rows(&conn, "attempts"), indexes(&conn));
+        migrate(&mut conn).unwrap();
+        assert_eq!((rows(&conn, "deliveries"), rows(&conn, "attempts"), indexes(&conn)), before);
+        for (table, key) in [("deliveries", "seq"), ("attempts", "slot")] {
+            let odd = format!("update {table} set status = 'odd' where {key} in (3, 196609)");
+            let refused = conn.execute_batch(&odd).unwrap_err().to_string();
+            assert!(refused.contains("CHECK constraint failed"), "{table}: {refused}");
+        }
+    }
 
     #[test]
     fn a_place_without_a_write_ahead_log_is_refused() {

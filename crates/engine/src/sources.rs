@@ -6,6 +6,7 @@
 //! its own pace, since otherwise everything due would wait until the wall has caught up.
 
 use std::{
+    cell::RefCell,
     fmt,
     sync::{
         Arc,
@@ -71,6 +72,11 @@ impl SystemRandom {
     pub fn new() -> Self {
         Self(ring::rand::SystemRandom::new())
     }
+
+    #[expect(clippy::expect_used, reason = "a system that cannot draw random bytes cannot make ids or keys")]
+    fn draw(&self, buffer: &mut [u8]) {
+        self.0.fill(buffer).expect("the system's random number generator works");
+    }
 }
 
 impl Default for SystemRandom {
@@ -80,10 +86,36 @@ impl Default for SystemRandom {
 }
 
 impl Random for SystemRandom {
-    #[expect(clippy::expect_used, reason = "a system that cannot draw random bytes cannot make ids or keys")]
     fn fill(&self, buffer: &mut [u8]) {
-        self.0.fill(buffer).expect("the system's random number generator works");
+        if buffer.len() > SMALL_DRAW_MAX {
+            return self.draw(buffer);
+        }
+        DRAWN.with_borrow_mut(|drawn| {
+            if drawn.left < buffer.len() {
+                self.draw(&mut drawn.bytes);
+                drawn.left = drawn.bytes.len();
+            }
+            let taken = &mut drawn.bytes[drawn.left - buffer.len()..drawn.left];
+            buffer.copy_from_slice(taken);
+            // What somebody has is nobody else's.
+            taken.fill(0);
+            drawn.left -= buffer.len();
+        });
     }
+}
+
+/// Up to so many bytes are drawn ahead: a system call costs more than an id. Keys are not.
+const SMALL_DRAW_MAX: usize = 16;
+
+/// Bytes that were drawn ahead, on this thread.
+struct Drawn {
+    bytes: [u8; 512],
+    /// How many of them nobody has had, from the beginning on.
+    left: usize,
+}
+
+thread_local! {
+    static DRAWN: RefCell<Drawn> = const { RefCell::new(Drawn { bytes: [0; 512], left: 0 }) };
 }
 
 /// Where time and randomness come from.
@@ -165,6 +197,17 @@ mod tests {
 
         fn elapsed(&self) -> Duration {
             Duration::from_secs(self.elapsed.fetch_add(1, Ordering::Relaxed).unsigned_abs())
+        }
+    }
+
+    #[test]
+    fn nothing_is_drawn_twice() {
+        let random = SystemRandom::new();
+        let mut seen = std::collections::HashSet::new();
+        for bytes in (8..=24).cycle().take(1000) {
+            let mut drawn = vec![0; bytes];
+            random.fill(&mut drawn);
+            assert!(seen.insert(drawn[..8].to_vec()), "2 to the 64 are enough for a thousand");
         }
     }
 

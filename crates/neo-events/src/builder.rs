@@ -157,7 +157,7 @@ impl Builder {
             self.sources.not_before(newest.event.created_at);
         }
         seed(store.as_ref(), &self.sources).await?;
-        let transport = Arc::new(HttpTransport(egress.clone()));
+        let transport = Arc::new(HttpTransport::new(egress.clone()));
         let (of_engine, sources) = (Arc::clone(&store), self.sources.clone());
         let engine = Engine::start(of_engine, transport, Arc::clone(&keyring), sources, self.passes);
         let shared = Shared {

@@ -1,5 +1,10 @@
 //! The engine's `Transport`, made of `egress`: the few lines where deciding meets connecting.
 
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+};
+
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use neo_events_domain::{
@@ -8,23 +13,51 @@ use neo_events_domain::{
     request::{self, Header},
     retry::FailureCode,
 };
-use neo_events_egress::{Egress, Failure, FailureKind, Request, Response};
+use neo_events_egress::{Egress, Failure, FailureKind, Request, Response, Target, TargetRefused};
 use neo_events_engine::{Transport, TransportReport, TransportRequest};
 
+/// URLs whose judgement is remembered.
+const TARGETS_MAX: usize = 4096;
+
 /// Sends deliveries through the egress.
-pub(crate) struct HttpTransport(pub(crate) Egress);
+pub(crate) struct HttpTransport {
+    egress: Egress,
+    /// The policy never changes, and says the same of the same text each time; parsing it costs as much as signing. Where
+    /// a name leads is judged anew with each connection.
+    targets: RwLock<HashMap<String, Target>>,
+}
+
+impl HttpTransport {
+    pub(crate) fn new(egress: Egress) -> Self {
+        Self { egress, targets: RwLock::default() }
+    }
+
+    fn target(&self, url: &str) -> Result<Target, TargetRefused> {
+        let known = self.targets.read().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
+        if let Some(target) = known {
+            return Ok(target);
+        }
+        let target = self.egress.policy().judge_url(url)?;
+        let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
+        if targets.len() >= TARGETS_MAX {
+            targets.clear();
+        }
+        targets.insert(url.to_owned(), target.clone());
+        Ok(target)
+    }
+}
 
 #[async_trait]
 impl Transport for HttpTransport {
     async fn send(&self, request: TransportRequest<'_>) -> TransportReport {
-        let target = match self.0.policy().judge_url(&request.url) {
+        let target = match self.target(&request.url) {
             Ok(target) => target,
             Err(refused) => return unsent(FailureCode::TargetRefused, refused.to_string()),
         };
         let Some(headers) = header_map(&request.headers) else {
             return unsent(FailureCode::Configuration, "a header cannot be sent".to_owned());
         };
-        let sent = self.0.send(Request {
+        let sent = self.egress.send(Request {
             method: method(request.method),
             target,
             headers,

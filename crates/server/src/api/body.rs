@@ -71,7 +71,7 @@ pub(super) struct Room {
 
 impl Room {
     /// Waits until there is room for so many bytes, not for ever.
-    async fn take(&self, bytes: usize) -> Result<(), Refusal> {
+    async fn widen_to(&self, bytes: usize) -> Result<(), Refusal> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(ROOM_KIB);
         let waiting = Arc::clone(&self.rooms.0).acquire_many_owned(kib);
         // Only a semaphore that was closed gives none, and nobody closes this one.
@@ -194,7 +194,7 @@ pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Byt
             && let Some(room) = room.take()
         {
             let whole = declared.unwrap_or(bytes_max);
-            if let Err(refusal) = room.take(whole).await {
+            if let Err(refusal) = room.widen_to(whole).await {
                 discard(body).await;
                 return Err(refusal);
             }

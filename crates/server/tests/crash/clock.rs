@@ -65,10 +65,11 @@ async fn steps_of_the_clock_lose_and_delay_nothing_and_repeat_only_what_was_in_f
     for step in [0, HOUR, -2 * HOUR, 24 * HOUR, -48 * HOUR, 0] {
         // Some are published before the step and in flight, some after it.
         receiver.hold();
-        publish(&platform, &acknowledged).await;
+        let before = publish(&platform, &acknowledged).await;
         until("requests are in flight", async || !receiver.arrivals.held().is_empty()).await;
         if step > LEASE {
-            overtaken.extend(receiver.arrivals.held());
+            // Which of them are in flight by now, and not only those that have arrived, nobody can say.
+            overtaken.extend(before);
         }
         clock.by.fetch_add(step, Ordering::Relaxed);
         publish(&platform, &acknowledged).await;
@@ -86,15 +87,22 @@ async fn steps_of_the_clock_lose_and_delay_nothing_and_repeat_only_what_was_in_f
     let arrivals = receiver.arrivals.all();
     let repeated: HashSet<_> =
         arrivals.into_iter().filter(|(_, times)| times.len() > 1).map(|(id, _)| id).collect();
-    println!("{} of {} that a step forward overtook were repeated", repeated.len(), overtaken.len());
+    println!(
+        "{} of {} that a step forward may have overtaken were repeated",
+        repeated.len(),
+        overtaken.len()
+    );
     assert!(repeated.is_subset(&overtaken), "only a lease that the step ended is another's");
     receiver.arrivals.assert_signed_first_attempts();
     neo.shutdown(Duration::from_secs(5)).await;
 }
 
-async fn publish(platform: &Tenant, acknowledged: &Acknowledged) {
+async fn publish(platform: &Tenant, acknowledged: &Acknowledged) -> Vec<String> {
+    let mut ids = Vec::with_capacity(EVENTS);
     for _ in 0..EVENTS {
-        let published = platform.publish(EventDraft::new("a.b", "{}")).await.unwrap();
-        acknowledged.add(published.id.to_string());
+        let id = platform.publish(EventDraft::new("a.b", "{}")).await.unwrap().id.to_string();
+        acknowledged.add(id.clone());
+        ids.push(id);
     }
+    ids
 }

@@ -409,6 +409,38 @@ mod tests {
     }
 
     #[test]
+    fn all_places_are_given_out_and_everybody_who_waits_has_some() {
+        let admission = Arc::new(Admission::default());
+        let endpoints = 2 * IN_HAND_MAX / (ENDPOINT_IN_FLIGHT_MAX * IN_HAND_PER_FLIGHT);
+        (1..=endpoints).for_each(|n| proven(&admission, n.into()));
+        (1..=endpoints).for_each(|n| admission.owe(key(n.into()), at(0)));
+        let shares: Vec<u32> = quotas(&admission, 0).into_iter().map(|(_, max)| max).collect();
+        assert_eq!((shares.iter().sum::<u32>(), shares.len()), (IN_HAND_MAX, endpoints as usize));
+        assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
+    }
+
+    #[test]
+    fn what_comes_new_for_who_is_not_proven_has_a_part_of_the_node_and_half_of_it_while_others_wait() {
+        let admission = Arc::new(Admission::default());
+        proven(&admission, 1);
+        let mut endpoints = 2..;
+        let mut ahead = |admission: &Arc<Admission>| -> Vec<Place> {
+            let two =
+                |n| (0..ENDPOINT_IN_FLIGHT_MIN).map_while(move |_| admission.place_ahead(key(n), at(0)));
+            endpoints.by_ref().take(IN_HAND_MAX as usize).flat_map(two).collect()
+        };
+        let all = ahead(&admission);
+        assert_eq!(all.len(), UNPROVEN_IN_HAND_MAX as usize);
+        assert!(admission.place_ahead(key(1), at(0)).is_some(), "a proven one goes on");
+        drop(all);
+        admission.owe(key(1_000_000), at(0));
+        admission.state().ripen(at(0));
+        let half = ahead(&admission);
+        assert_eq!(half.len(), UNPROVEN_IN_HAND_MAX as usize / 2);
+        assert!(admission.place_ahead(key(1), at(0)).is_some());
+    }
+
+    #[test]
     fn attempts_begin_in_order_and_never_beyond_the_bound() {
         let admission = Arc::new(Admission::default());
         proven(&admission, 1);

@@ -391,6 +391,17 @@ mod tests {
         assert!(ahead(2, 10).is_none(), "also while it is being claimed");
         claimed(&admission, 2, left, 0, None);
         assert!(ahead(2, 10).is_some(), "nothing waits");
+
+        proven(&admission, 3);
+        admission.owe(key(3), at(10));
+        let all = ENDPOINT_IN_FLIGHT_MAX * IN_HAND_PER_FLIGHT;
+        assert!(quotas(&admission, 10).contains(&(3, all)));
+        let beside: Vec<_> = (0..).map_while(|_| ahead(3, 10)).collect();
+        assert_eq!(
+            beside.len(),
+            ENDPOINT_IN_FLIGHT_MAX as usize,
+            "a claim of all it may have is no reason to wait"
+        );
     }
 
     #[test]

@@ -555,3 +555,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_refusal_points_into_the_filter() {
+    for (filter, pointer) in [
+        (r#"{"a":{"$nope":1}}"#, "/a/$nope"),
+        (r#"{"$and":[{"a":1},{"b":{"$in":7}}]}"#, "/$and/1/b/$in"),
+        ("[]", ""),
+    ] {
+        assert_eq!(Filter::parse(filter).unwrap_err().pointer(), pointer, "{filter}");
+    }
+}
+
+#[test]
+fn filters_are_equal_if_their_texts_are() {
+    let filter = |text| Filter::parse(text).unwrap();
+    assert_eq!(filter(r#"{"a":{"$gt":1}}"#), filter(r#"{"a":{"$gt":1}}"#));
+    assert_ne!(filter(r#"{"a":{"$gt":1}}"#), filter(r#"{"a":{"$gt":2}}"#));
+}

@@ -315,6 +315,10 @@ fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    if applied > 0 {
+        let (file, to) = (conn.path().map(str::to_owned), known_version());
+        tracing::info!(file, from = applied, to, "bringing the file up to date; a large one takes a while");
+    }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for migration in missing {
         tx.execute_batch(migration)?;

@@ -29,7 +29,7 @@ use crate::{
     Sources,
     admission::{Admission, Bearing, Claimed, Key, Place, Turn},
     direct::Taken,
-    dispatch::later,
+    sources::later,
     usage::UsageLog,
     webhook::Webhook,
 };

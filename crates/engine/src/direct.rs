@@ -23,8 +23,9 @@ use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use crate::{
     Sources,
     admission::{Admission, Key, Place},
-    dispatch::{later, new_delivery},
+    dispatch::new_delivery,
     registry::{Matches, Registry, Subject},
+    sources::later,
     usage::UsageLog,
 };
 

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neo_events_domain::{SignedDuration, Timestamp, delivery::Trigger};
+use neo_events_domain::{SignedDuration, delivery::Trigger};
 use neo_events_store::{
     DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
 };
@@ -15,6 +15,7 @@ use crate::{
     Sources,
     admission::Admission,
     registry::{Registry, Subject, Wanted},
+    sources::later,
     usage::UsageLog,
 };
 
@@ -188,8 +189,4 @@ pub(crate) fn new_delivery(sources: &Sources, Wanted { endpoint, subscription_id
 
 async fn wait_for_work(store: &dyn Store) {
     let _ = tokio::time::timeout(POLL_INTERVAL, store.wake_up()).await;
-}
-
-pub(crate) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
-    now.saturating_add(by).unwrap_or(Timestamp::MAX)
 }

@@ -144,3 +144,28 @@ fn failure_code(kind: FailureKind) -> FailureCode {
         FailureKind::RequestInvalid => FailureCode::Configuration,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use neo_events_egress::{EgressConfig, TargetPolicy};
+
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_remembered_up_to_a_limit_and_what_is_refused_is_not() {
+        let egress = Egress::new(EgressConfig::new(TargetPolicy::production())).unwrap();
+        let transport = HttpTransport::new(egress);
+        let known = || transport.targets.read().unwrap().len();
+        for n in 0..=TARGETS_MAX {
+            let url = format!("https://example.com/{n}");
+            assert_eq!(
+                transport.target(&url).unwrap().to_string(),
+                transport.target(&url).unwrap().to_string()
+            );
+            assert!(known() <= TARGETS_MAX);
+        }
+        let before = known();
+        assert!(transport.target("https://169.254.169.254/").is_err());
+        assert_eq!(known(), before);
+    }
+}

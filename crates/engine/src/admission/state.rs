@@ -8,7 +8,7 @@ use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
 use super::{Bearing, Key};
-use crate::dispatch::later;
+use crate::sources::later;
 
 /// Most deliveries in hand on a node.
 pub(super) const IN_HAND_MAX: u32 = 1024;

@@ -58,33 +58,40 @@ async fn large_bodies_have_room_for_a_few_at_once_and_small_ones_pass_them_by() 
     let server = Server::start().await;
     let event = |bytes| json!({"event_type": "user.created", "event_data": {"text": "x".repeat(bytes)}});
     let large = json!({"events": vec![event(100_000); 100]}).to_string();
-    let mut stalled = Vec::new();
-    for _ in 0..3 {
+    // More than a small one may have, and then nothing.
+    let stall = async |length: usize| {
         let mut stream = TcpStream::connect(server.address).await.expect("it listens");
         let head = format!(
             "POST /v1/events/batch HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {KEY}\r\n\
-             content-type: application/json\r\ncontent-length: {LARGEST}\r\n\r\n"
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.expect("the server reads");
-        // More than a small one may have, and then nothing.
         stream.write_all(&large.as_bytes()[..100_000]).await.expect("the server reads");
-        stalled.push(stream);
-    }
-    // Once it is refused, the three have what there is.
-    let refused = async {
-        loop {
-            let reply = server.post("/v1/events/batch", &large).await;
-            if reply.status != 202 {
-                return reply;
-            }
-        }
+        stream
     };
-    let reply = tokio::time::timeout(PATIENCE, refused).await.expect("there is not room for all");
+    // Once it is refused, those that stall have what there is.
+    let until_refused = async |path: &str, body: &str| {
+        let refused = async {
+            loop {
+                let reply = server.post(path, body).await;
+                if reply.status != 202 {
+                    return reply;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.expect("there is not room for all")
+    };
+    let mut stalled = vec![stall(LARGEST).await, stall(LARGEST).await, stall(LARGEST).await];
+    let reply = until_refused("/v1/events/batch", &large).await;
     assert_eq!(reply.headers["retry-after"], "1");
     let says = reply.refused(503, "bodies_busy");
     assert!(says.contains("smaller batches"), "{says}");
     server.post("/v1/events", event(1000)).await.expect(202);
     server.post("/v1/events/batch", json!({"events": vec![event(1000); 50]})).await.expect(202);
+    // A single event that is large needs room, too.
+    let rest = stall(2 * 1024 * 1024).await;
+    until_refused("/v1/events", &event(90_000).to_string()).await.refused(503, "bodies_busy");
+    drop(rest);
     // One that goes away leaves its room to others.
     drop(stalled.pop());
     server.post("/v1/events/batch", &large).await.expect(202);

@@ -19,7 +19,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use neo_events_domain::{Timestamp, id::EndpointId, tenant::Schema};
+use neo_events_domain::{
+    Timestamp,
+    id::{DeliveryId, EndpointId},
+    tenant::Schema,
+};
 use neo_events_store::EndpointQuota;
 use tokio::sync::{Notify, oneshot};
 
@@ -81,6 +85,28 @@ impl Admission {
         let admission = Arc::clone(self);
         let is_free = self.state().take_ahead(&key, now);
         is_free.then(|| Place { admission, key, stage: Stage::InHand, retry_at: None })
+    }
+
+    /// Whoever stands in line for this endpoint gives back what it has in hand.
+    pub(crate) fn send_line_away(&self, key: &Key) {
+        if let Some(flow) = self.state().flows.get_mut(key) {
+            flow.line.clear();
+        }
+    }
+
+    /// This delivery gives back what it has in hand, if it stands in line.
+    pub(crate) fn send_away(&self, key: &Key, id: DeliveryId) {
+        if let Some(flow) = self.state().flows.get_mut(key) {
+            flow.line.retain(|waiting| waiting.delivery_id != id);
+        }
+    }
+
+    /// To be called every now and then, not before an answer counts as slow: endpoints that have had attempts in flight since the last
+    /// call, and have answered none, bear them badly, whatever comes of them. Until their timeouts they would else hold what
+    /// they were given when they answered well.
+    pub(crate) fn notice_silence(&self) {
+        self.state().notice_silence();
+        self.changed.notify_one();
     }
 
     /// Whoever stands in a line anywhere gives back what it has in hand.
@@ -208,9 +234,9 @@ impl Place {
         self.key.1
     }
 
-    /// Resolves when the endpoint may have one attempt more, in the order of calls.
-    pub(crate) async fn turn(&mut self) -> Turn {
-        let joined = self.admission.state().join_line(&self.key);
+    /// Resolves when the endpoint may have one attempt more, for this delivery, in the order of calls.
+    pub(crate) async fn turn(&mut self, id: DeliveryId) -> Turn {
+        let joined = self.admission.state().join_line(&self.key, id);
         if let Some(called) = joined {
             let mut waiting = InLine { admission: &self.admission, key: &self.key, called };
             // The one who calls counts the attempt.
@@ -232,9 +258,7 @@ impl Place {
 
     /// The endpoint wants no more: whoever stands in line for it gives back what it has in hand.
     pub(crate) fn send_line_away(&self) {
-        if let Some(flow) = self.admission.state().flows.get_mut(&self.key) {
-            flow.line.clear();
-        }
+        self.admission.send_line_away(&self.key);
     }
 
     /// The attempt is over, and the endpoint bore it like this: another one may go there.
@@ -282,6 +306,9 @@ mod tests {
     use neo_events_domain::{SignedDuration, Uuid};
     use std::task::{Context, Poll, Waker};
 
+    /// Where it does not matter which delivery it is.
+    const NOBODY: DeliveryId = DeliveryId::from_uuid(Uuid::nil());
+
     fn key(n: u128) -> Key {
         (Schema::admin(), EndpointId::from_uuid(Uuid::from_u128(n)))
     }
@@ -312,14 +339,14 @@ mod tests {
 
     /// One of those in hand is attempted, and answered like this.
     fn finish(admission: &Admission, n: u128, bearing: Bearing) {
-        assert!(admission.state().join_line(&key(n)).is_none(), "its turn comes at once");
+        assert!(admission.state().join_line(&key(n), NOBODY).is_none(), "its turn comes at once");
         admission.answered(&key(n), bearing);
         admission.finished(&key(n), None);
     }
 
     /// Whether the turn of a place has come.
     fn come(place: &mut Place) -> Option<Turn> {
-        let mut turn = std::pin::pin!(place.turn());
+        let mut turn = std::pin::pin!(place.turn(NOBODY));
         match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
@@ -461,9 +488,9 @@ mod tests {
         assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
         let (mut second, mut first) = (in_line.pop().unwrap(), in_line.pop().unwrap());
         let mut context = Context::from_waker(Waker::noop());
-        let mut of_first = Box::pin(first.turn());
+        let mut of_first = Box::pin(first.turn(NOBODY));
         assert!(of_first.as_mut().poll(&mut context).is_pending());
-        let mut of_second = Box::pin(second.turn());
+        let mut of_second = Box::pin(second.turn(NOBODY));
         assert!(of_second.as_mut().poll(&mut context).is_pending());
         in_hand.pop().unwrap().answered(Bearing::Well);
         assert!(of_second.as_mut().poll(&mut context).is_pending(), "one after the other");
@@ -486,7 +513,7 @@ mod tests {
         let admission = Arc::new(Admission::default());
         let (mut in_flight, mut last) = all_in_flight(&admission);
         let mut context = Context::from_waker(Waker::noop());
-        let mut turn = Box::pin(last.turn());
+        let mut turn = Box::pin(last.turn(NOBODY));
         let mut fails = || in_flight.pop().unwrap().answered(Bearing::Badly);
         for _ in 0..4 {
             fails();
@@ -497,12 +524,77 @@ mod tests {
     }
 
     #[test]
+    fn one_delivery_is_sent_away_and_the_others_stay_in_line() {
+        let admission = Arc::new(Admission::default());
+        let (mut in_flight, mut last) = all_in_flight(&admission);
+        let mut other = admission.place_ahead(key(1), at(0)).unwrap();
+        let ids = [1, 2].map(|n| DeliveryId::from_uuid(Uuid::from_u128(n)));
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut cancelled, mut kept) = (Box::pin(last.turn(ids[0])), Box::pin(other.turn(ids[1])));
+        assert!(cancelled.as_mut().poll(&mut context).is_pending());
+        assert!(kept.as_mut().poll(&mut context).is_pending());
+        admission.send_away(&key(1), ids[0]);
+        assert_eq!(cancelled.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
+        assert!(kept.as_mut().poll(&mut context).is_pending());
+        in_flight[0].answered(Bearing::Well);
+        assert_eq!(kept.as_mut().poll(&mut context), Poll::Ready(Turn::Come));
+    }
+
+    #[test]
+    fn an_endpoint_that_falls_silent_keeps_nothing_but_what_is_in_flight() {
+        let admission = Arc::new(Admission::default());
+        let (mut in_flight, mut last) = all_in_flight(&admission);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut turn = Box::pin(last.turn(NOBODY));
+        assert!(turn.as_mut().poll(&mut context).is_pending());
+        admission.notice_silence();
+        assert!(turn.as_mut().poll(&mut context).is_pending(), "its attempts may have begun just now");
+        in_flight[0].answered(Bearing::Well);
+        admission.notice_silence();
+        assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Come), "it answers");
+        drop(turn);
+        let mut late = admission.place_ahead(key(1), at(0)).unwrap();
+        let mut turn = Box::pin(late.turn(NOBODY));
+        assert!(turn.as_mut().poll(&mut context).is_pending());
+        admission.notice_silence();
+        assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Gone), "no answer between two looks");
+        assert!(admission.place_ahead(key(1), at(0)).is_none(), "nothing new until it answers");
+        drop(turn);
+        drop((late, last, in_flight));
+        let state = admission.state();
+        assert_eq!((state.in_hand, state.unproven_in_hand), (0, 0));
+    }
+
+    #[test]
+    fn what_the_silent_hold_does_not_keep_newcomers_waiting() {
+        let admission = Arc::new(Admission::default());
+        let mut in_flight = Vec::new();
+        for n in 1..=8 {
+            proven(&admission, n);
+            let mut of_it: Vec<_> =
+                (0..ENDPOINT_IN_FLIGHT_MAX).map_while(|_| admission.place_ahead(key(n), at(0))).collect();
+            assert!(of_it.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+            in_flight.append(&mut of_it);
+        }
+        admission.notice_silence();
+        admission.notice_silence();
+        let held = u32::try_from(in_flight.len()).unwrap();
+        assert_eq!(held, 8 * ENDPOINT_IN_FLIGHT_MAX);
+        let room = (100..1000).flat_map(|n| [n, n]).map_while(|n| admission.place_ahead(key(n), at(0)));
+        let newcomers = room.collect::<Vec<_>>().len();
+        assert_eq!(newcomers, (UNPROVEN_IN_HAND_MAX - 8 * ENDPOINT_IN_FLIGHT_MIN) as usize);
+        drop(in_flight);
+        let state = admission.state();
+        assert_eq!((state.in_hand, state.unproven_in_hand), (0, 0));
+    }
+
+    #[test]
     fn lines_are_sent_away_without_ending_what_is_in_flight() {
         for whole in [false, true] {
             let admission = Arc::new(Admission::default());
             let (in_flight, mut last) = all_in_flight(&admission);
             let mut context = Context::from_waker(Waker::noop());
-            let mut turn = Box::pin(last.turn());
+            let mut turn = Box::pin(last.turn(NOBODY));
             assert!(turn.as_mut().poll(&mut context).is_pending());
             if whole {
                 admission.send_lines_away();

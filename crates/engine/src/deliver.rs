@@ -117,7 +117,12 @@ impl Deliverer {
         let stop = &ends.stop;
         let mut in_flight = JoinSet::new();
         let mut sweep_at: Option<Instant> = None;
+        let mut listened_at = Instant::now();
         while !stop.is_cancelled() {
+            if listened_at.elapsed() >= SLOW {
+                self.admission.notice_silence();
+                listened_at = Instant::now();
+            }
             let passed = async {
                 if sweep_at.is_none_or(|at| at <= Instant::now()) {
                     sweep_at = Some(self.sweep().await);
@@ -205,7 +210,7 @@ impl Deliverer {
     /// One delivery: effect, decision, record. First it waits for its turn at the endpoint.
     async fn deliver(&self, mut place: Place, endpoint: &Endpoint, lease: Lease<DeliveryWork>, ends: &Ends) {
         let in_line_since = Instant::now();
-        let turn = ends.stop.run_until_cancelled(place.turn()).await;
+        let turn = ends.stop.run_until_cancelled(place.turn(lease.work().delivery_id)).await;
         if turn != Some(Turn::Come) || in_line_since.elapsed() > LINE_WAIT_MAX {
             place.forgo();
             return self.put_back(place, lease, ends).await;

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neo_events_domain::{SignedDuration, delivery::Trigger};
+use neo_events_domain::{SignedDuration, delivery::Trigger, id::EndpointId};
 use neo_events_store::{
     DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
 };
@@ -81,9 +81,16 @@ impl Dispatcher {
         DispatchClaim { schema, catalogue_version, owed }: DispatchClaim,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        if let Err(error) = self.registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
-            self.give_back(owed, &error).await?;
-            return Err(error);
+        match self.registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
+            // What stands in line for them here is claimed anew, as things are now.
+            Ok(changed) => self.admission.iter().for_each(|admission| {
+                let key = |endpoint_id: &EndpointId| (schema.clone(), *endpoint_id);
+                changed.iter().map(key).for_each(|key| admission.send_line_away(&key));
+            }),
+            Err(error) => {
+                self.give_back(owed, &error).await?;
+                return Err(error);
+            }
         }
         self.dispatch_all(owed, stop).await
     }

@@ -72,24 +72,26 @@ impl Registry {
         self.tenants.clear_poison();
     }
 
-    /// Brings a tenant at least to `version`. One pass does this.
+    /// Brings a tenant at least to `version`, and answers which of the endpoints that it knew are not what they were.
+    /// One pass does this.
     pub(crate) async fn refresh(
         &self,
         store: &dyn Store,
         schema: &Schema,
         version: CatalogueVersion,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<EndpointId>, StoreError> {
         let known =
             |registry: &Self| registry.read().get(schema).map(|tenant| tenant.version).unwrap_or_default();
         // To the end, not only to `version`: a row that mattered at `version` may have changed again since, and so
         // have moved behind it.
         let mut behind = known(self) < version;
+        let mut touched = Vec::new();
         while behind {
             let changes = store.catalogue_changes(schema, known(self), CHANGES_PER_READ).await?;
             behind = changes.more;
-            self.write().entry(schema.clone()).or_default().apply(changes);
+            touched.extend(self.write().entry(schema.clone()).or_default().apply(changes));
         }
-        Ok(())
+        Ok(touched)
     }
 
     /// Who wants an event, as far as is known; `None` of a tenant that nothing is known of yet.
@@ -131,7 +133,10 @@ impl Tenant {
         Matches { version: self.version, wanted: wanted.collect() }
     }
 
-    fn apply(&mut self, changes: CatalogueChanges) {
+    /// Answers which endpoints it knew otherwise.
+    fn apply(&mut self, changes: CatalogueChanges) -> Vec<EndpointId> {
+        let ids = changes.endpoints.iter().map(|endpoint| &endpoint.id).chain(&changes.deleted_endpoints);
+        let known = ids.filter(|id| self.endpoints.contains_key(id)).copied().collect();
         for id in changes.deleted_subscriptions {
             self.forget_subscription(id);
         }
@@ -153,6 +158,7 @@ impl Tenant {
             self.decide(id);
         }
         self.version = changes.version;
+        known
     }
 
     fn learn_endpoint(&mut self, endpoint: Endpoint) -> &HashSet<SubscriptionId> {
@@ -189,5 +195,40 @@ impl Tenant {
                 filter: subscription.filter.clone(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use neo_events_domain::{
+        Timestamp,
+        endpoint::{EndpointDraft, Profile},
+    };
+
+    fn endpoint(n: u128) -> Endpoint {
+        let (draft, limits) = (
+            EndpointDraft::standard("receiver", "https://example.com/"),
+            Profile::Production.endpoint_limits(),
+        );
+        let url = Ok(draft.endpoint_url.clone());
+        draft.validate(id(n), Timestamp::UNIX_EPOCH, limits, url).unwrap()
+    }
+
+    fn id(n: u128) -> EndpointId {
+        EndpointId::from_uuid(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn endpoints_that_were_known_otherwise_are_named() {
+        let mut tenant = Tenant::default();
+        let changes = |endpoints: &[u128], deleted: &[u128]| CatalogueChanges {
+            endpoints: endpoints.iter().map(|n| endpoint(*n)).collect(),
+            deleted_endpoints: deleted.iter().map(|n| id(*n)).collect(),
+            ..CatalogueChanges::default()
+        };
+        assert_eq!(tenant.apply(changes(&[1, 2, 3], &[])), [], "nothing was known of them");
+        assert_eq!(tenant.apply(changes(&[2, 4], &[3, 5])), [id(2), id(3)]);
+        assert_eq!(tenant.apply(changes(&[], &[3])), [], "it is forgotten");
     }
 }

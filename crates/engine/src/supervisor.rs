@@ -5,7 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neo_events_domain::{Timestamp, event::NewEvent, id::EndpointId, tenant::Schema};
+use neo_events_domain::{
+    Timestamp,
+    event::NewEvent,
+    id::{DeliveryId, EndpointId},
+    tenant::Schema,
+};
 use neo_events_store::{Appended, Store, StoreError};
 use tokio::{
     sync::{
@@ -177,6 +182,18 @@ impl EngineHandle {
         if self.0.runs.deliver {
             self.0.admission.owe((schema.clone(), endpoint_id), self.0.sources.now());
         }
+    }
+
+    /// An endpoint is not what it was. What stands in line for it on this node is given back and claimed anew, as things
+    /// are now. Without this hint it is attempted as things were, or put back, within two seconds.
+    pub fn endpoint_changed(&self, schema: &Schema, endpoint_id: EndpointId) {
+        self.0.admission.send_line_away(&(schema.clone(), endpoint_id));
+        self.due_now(schema, endpoint_id);
+    }
+
+    /// A delivery is to end without another attempt. If it stands in line on this node, it is given back, and ends.
+    pub fn delivery_cancelled(&self, schema: &Schema, endpoint_id: EndpointId, id: DeliveryId) {
+        self.0.admission.send_away(&(schema.clone(), endpoint_id), id);
     }
 }
 

@@ -43,7 +43,10 @@ impl Tenant {
         let reason = faults.name("/reason", reason, CANCEL_REASON_CHARS_MAX);
         faults.found()?;
         self.judge_sight(id).await?;
-        done(self.store().cancel_delivery(&self.schema, id, &reason, self.sources().now()).await?)
+        let cancelled = self.store().cancel_delivery(&self.schema, id, &reason, self.sources().now()).await?;
+        let delivery = done(cancelled)?;
+        self.shared.engine.delivery_cancelled(&self.schema, delivery.webhook_endpoint_id, id);
+        Ok(delivery)
     }
 
     /// Refuses a delivery of another context. What its endpoint's context is never changes.

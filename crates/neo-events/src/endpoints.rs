@@ -144,6 +144,7 @@ impl Tenant {
     pub async fn delete_endpoint(&self, id: EndpointId) -> Result<(), Error> {
         self.endpoint(id).await?;
         let was_there = self.store().delete_endpoint(&self.schema, id, self.sources().now()).await?;
+        self.shared.engine.endpoint_changed(&self.schema, id);
         if was_there { Ok(()) } else { Err(Error::NotFound("endpoint")) }
     }
 
@@ -216,7 +217,7 @@ impl Tenant {
             let endpoint = decide(self.endpoint(id).await?, self.sources().now())?;
             match self.store().update_endpoint(&self.schema, &endpoint).await? {
                 Updated::Written => {
-                    self.shared.engine.due_now(&self.schema, id);
+                    self.shared.engine.endpoint_changed(&self.schema, id);
                     return Ok(endpoint);
                 }
                 Updated::Stale | Updated::TypeDisabled => {}

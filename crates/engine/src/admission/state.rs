@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use neo_events_domain::{SignedDuration, Timestamp};
+use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId};
 use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
@@ -56,13 +56,21 @@ pub(super) struct Flow {
     /// Most of those.
     pub(super) bound: u32,
     /// Who waits for an attempt to end.
-    pub(super) line: VecDeque<oneshot::Sender<()>>,
+    pub(super) line: VecDeque<Waiting>,
+    /// Whether there were attempts in flight when it was looked last, and none has ended since.
+    is_silent: bool,
     pub(super) proven: bool,
     /// When it took places last.
     pub(super) turn_at: Timestamp,
     /// Least time from one turn to the next.
     pub(super) rest: SignedDuration,
     pub(super) due: Due,
+}
+
+/// A delivery that stands in line.
+pub(super) struct Waiting {
+    pub(super) delivery_id: DeliveryId,
+    call: oneshot::Sender<()>,
 }
 
 /// Where an endpoint stands in the order of turns.
@@ -116,12 +124,13 @@ impl State {
             self.blocked.push_back(key);
             return None;
         }
+        self.unproven_in_hand -= flow.charge();
         flow.in_hand += max;
+        self.unproven_in_hand += flow.charge();
         flow.reserved += max;
         flow.turn_at = now;
         flow.due = Due::No;
         self.in_hand += max;
-        self.unproven_in_hand += if flow.proven { 0 } else { max };
         Some(EndpointQuota { schema: key.0, endpoint_id: key.1, max })
     }
 
@@ -135,10 +144,11 @@ impl State {
         if self.in_hand >= IN_HAND_MAX / share || is_barred || !flow.has_room_ahead(now) {
             return false;
         }
+        self.unproven_in_hand -= flow.charge();
         flow.in_hand += 1;
+        self.unproven_in_hand += flow.charge();
         flow.turn_at = now;
         self.in_hand += 1;
-        self.unproven_in_hand += u32::from(!flow.proven);
         true
     }
 
@@ -162,8 +172,23 @@ impl State {
         self.later.insert((at, key));
     }
 
+    /// What each attempt in flight will have come to where none was answered since the last look.
+    pub(super) fn notice_silence(&mut self) {
+        let mut silent = Vec::new();
+        for (key, flow) in &mut self.flows {
+            if flow.is_silent && flow.in_flight > 0 {
+                silent.push((key.clone(), flow.in_flight));
+            }
+            flow.is_silent = flow.in_flight > 0;
+        }
+        for (key, in_flight) in silent {
+            (0..in_flight).for_each(|_| self.learn(&key, Bearing::Badly));
+        }
+    }
+
     pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {
         let Some(flow) = self.flows.get_mut(key) else { return };
+        let charged = flow.charge();
         let proven = bearing == Bearing::Well;
         flow.bound = if proven {
             (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
@@ -177,23 +202,20 @@ impl State {
             }
             Bearing::Badly => flow.rest,
         };
-        match (flow.proven, proven) {
-            (true, false) => self.unproven_in_hand += flow.in_hand,
-            (false, true) => self.unproven_in_hand -= flow.in_hand,
-            _ => {}
-        }
         flow.proven = proven;
+        flow.dismiss_line_of_the_dead();
+        self.unproven_in_hand = self.unproven_in_hand - charged + flow.charge();
     }
 
     /// The right to one attempt, or else a place in line.
-    pub(super) fn join_line(&mut self, key: &Key) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn join_line(&mut self, key: &Key, delivery_id: DeliveryId) -> Option<oneshot::Receiver<()>> {
         let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
         if flow.line.is_empty() && flow.in_flight < flow.bound {
             flow.in_flight += 1;
             return None;
         }
         let (call, called) = oneshot::channel();
-        flow.line.push_back(call);
+        flow.line.push_back(Waiting { delivery_id, call });
         Some(called)
     }
 
@@ -201,13 +223,12 @@ impl State {
     pub(super) fn end_attempt(&mut self, key: &Key) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         flow.in_flight -= 1;
-        if flow.bound == ENDPOINT_IN_FLIGHT_MIN && !flow.proven {
-            flow.line.clear();
-        }
+        flow.is_silent = false;
+        flow.dismiss_line_of_the_dead();
         while flow.in_flight < flow.bound
             && let Some(next) = flow.line.pop_front()
         {
-            flow.in_flight += u32::from(next.send(()).is_ok());
+            flow.in_flight += u32::from(next.call.send(()).is_ok());
         }
     }
 
@@ -225,8 +246,9 @@ impl State {
         self.ready.append(&mut self.blocked);
         let remembered = self.flows.len();
         let Some(flow) = self.flows.get_mut(key) else { return };
+        self.unproven_in_hand -= flow.charge();
         flow.in_hand -= places;
-        self.unproven_in_hand -= if flow.proven { 0 } else { places };
+        self.unproven_in_hand += flow.charge();
         if flow.due == Due::Full && flow.has_room() {
             if flow.rest.is_zero() {
                 flow.due = Due::Ready;
@@ -251,6 +273,7 @@ impl Flow {
             in_flight: 0,
             bound: ENDPOINT_IN_FLIGHT_MIN,
             line: VecDeque::new(),
+            is_silent: false,
             proven: false,
             turn_at: Timestamp::UNIX_EPOCH,
             rest: SignedDuration::ZERO,
@@ -261,6 +284,19 @@ impl Flow {
     pub(super) const fn in_hand_max(&self) -> u32 {
         let has_line = self.proven && self.bound >= LINE_BOUND_MIN;
         if has_line { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
+    }
+
+    /// What it has in hand of the part of those that are not proven. What it was given when it answered well is no
+    /// more than all may have: the dead would else keep newcomers waiting until their attempts have timed out.
+    fn charge(&self) -> u32 {
+        if self.proven { 0 } else { self.in_hand.min(self.bound) }
+    }
+
+    /// An endpoint that has failed until its bound is at its least bears no line.
+    fn dismiss_line_of_the_dead(&mut self) {
+        if self.bound == ENDPOINT_IN_FLIGHT_MIN && !self.proven {
+            self.line.clear();
+        }
     }
 
     const fn has_room(&self) -> bool {

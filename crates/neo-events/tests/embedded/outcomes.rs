@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use neo_events::{
     Delivery, DeliveryState, DeliveryStatus, EndpointPatch, EventDraft, SubscriptionDraft, Timestamp,
-    domain::delivery::AttemptStatus,
+    domain::{delivery::AttemptStatus, id::EndpointId},
 };
+
+use tokio::sync::watch;
 
 use crate::{
     receiver::{Answer, Receiver, eventually},
@@ -134,7 +136,6 @@ async fn gone_disables_the_endpoint() {
 #[tokio::test]
 async fn gone_spares_what_stands_in_line() {
     const PROOFS: usize = 40;
-    const IN_FLIGHT_MAX: usize = 64;
     let answer = |_: &_, before| match before {
         ..PROOFS => Answer::status(200),
         _ => Answer { delay: Duration::from_millis(300), ..Answer::status(410) },
@@ -161,6 +162,96 @@ async fn gone_spares_what_stands_in_line() {
     // A claim may have come between the first answer and its record.
     assert!(failed <= 2 * IN_FLIGHT_MAX, "{failed} were sent to an endpoint that was gone");
     assert_eq!(failed + pending, 300);
+}
+
+/// How many deliveries of an endpoint are in flight at most.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// An endpoint that has answered well and now keeps everybody waiting until it is told to answer.
+struct Busy {
+    id: EndpointId,
+    receiver: Receiver,
+    gate: watch::Sender<bool>,
+}
+
+/// With as much in flight as it may have, and so many deliveries behind that.
+async fn busy_endpoint(world: &World, event_type: &str, behind: usize) -> Busy {
+    const PROOFS: usize = 40;
+    let (gate, closed) = watch::channel(false);
+    let answer = move |_: &_, before| match before {
+        ..PROOFS => Answer::status(200),
+        _ => Answer { gate: Some(closed.clone()), ..Answer::status(200) },
+    };
+    let receiver = Receiver::answering(answer).await;
+    let only = SubscriptionDraft { event_type: event_type.into(), ..SubscriptionDraft::default() };
+    let id = world.endpoint_for(&receiver.url, only).await.endpoint.id;
+    let patient = EndpointPatch { timeout_seconds: Some(30), ..EndpointPatch::default() };
+    world.tenant().update_endpoint(id, patient, None).await.unwrap();
+    for sent in 1..=PROOFS {
+        world.tenant().publish(EventDraft::new(event_type, "{}")).await.unwrap();
+        receiver.wait_for(sent).await;
+    }
+    let drafts = (0..IN_FLIGHT_MAX + behind).map(|_| EventDraft::new(event_type, "{}")).collect();
+    world.tenant().publish_batch(drafts).await.unwrap();
+    receiver.wait_for(PROOFS + IN_FLIGHT_MAX).await;
+    Busy { id, receiver, gate }
+}
+
+/// Deliveries that are not over.
+async fn open_deliveries(world: &World) -> Vec<Delivery> {
+    let mut deliveries = world.deliveries().await;
+    deliveries.retain(|delivery| !delivery.state.is_final());
+    deliveries
+}
+
+#[tokio::test]
+async fn deactivating_an_endpoint_spares_what_stands_in_line() {
+    const BEHIND: usize = 50;
+    let world = World::new().await;
+    let Busy { id, receiver, gate } = busy_endpoint(&world, "user.created", BEHIND).await;
+    world.tenant().deactivate_endpoint(id).await.unwrap();
+    let arrived = receiver.received().len();
+    gate.send_replace(true);
+    eventually("the end of what was in flight", async || {
+        (open_deliveries(&world).await.len() <= BEHIND).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.received().len(), arrived, "attempted though its endpoint had been deactivated");
+}
+
+#[tokio::test]
+async fn cancelling_a_delivery_that_stands_in_line_ends_it_without_an_attempt() {
+    let world = World::new().await;
+    let Busy { receiver, gate, .. } = busy_endpoint(&world, "user.created", 1).await;
+    let arrived: Vec<_> = receiver.received().iter().map(|request| request.id().to_owned()).collect();
+    let mut in_line = open_deliveries(&world).await;
+    in_line.retain(|delivery| !arrived.contains(&delivery.webhook_event_id.to_string()));
+    let [delivery] = in_line.as_slice() else { panic!("{} stand in line", in_line.len()) };
+    world.tenant().cancel_delivery(delivery.id, "not wanted").await.unwrap();
+    gate.send_replace(true);
+    let ended = eventually("its end", async || {
+        let history = world.tenant().delivery(delivery.id).await.unwrap();
+        history.delivery.state.is_final().then_some(history)
+    })
+    .await;
+    assert_eq!(ended.delivery.state, DeliveryState::Cancelled { reason: "not wanted".into() });
+    assert!(ended.attempts.is_empty());
+    assert_eq!(receiver.received().len(), arrived.len());
+}
+
+#[tokio::test]
+async fn endpoints_that_fall_silent_do_not_keep_newcomers_waiting() {
+    let world = World::new().await;
+    let mut silent = Vec::new();
+    for n in 0..6 {
+        silent.push(busy_endpoint(&world, &format!("silent.n{n}"), 200).await);
+    }
+    let newcomer = Receiver::start().await;
+    let only = SubscriptionDraft { event_type: "user.created".into(), ..SubscriptionDraft::default() };
+    world.endpoint_for(&newcomer.url, only).await;
+    world.publish("{}").await;
+    // Long before any of the others has timed out.
+    newcomer.wait_for(1).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 /// How long a test waits for something that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,6 +40,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) delay: Duration,
+    /// Not before this is true.
+    pub(crate) gate: Option<watch::Receiver<bool>>,
 }
 
 impl Answer {
@@ -102,6 +104,10 @@ impl Receiver {
 
 async fn respond(answer: Answer) -> Response {
     tokio::time::sleep(answer.delay).await;
+    if let Some(mut gate) = answer.gate {
+        // Who holds it has gone: so may we.
+        let _ = gate.wait_for(|is_open| *is_open).await;
+    }
     let mut response = StatusCode::from_u16(answer.status).unwrap().into_response();
     for (name, value) in answer.headers {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());

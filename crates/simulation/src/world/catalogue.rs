@@ -70,6 +70,11 @@ impl World {
             8 | 9 => self.set_active(schema, endpoint, false).await,
             _ => self.set_active(schema, endpoint, true).await,
         }
+        if let Some(running) = self.any_running(dice)
+            && dice.per_mille(500)
+        {
+            running.handle.endpoint_changed(schema, endpoint.id);
+        }
     }
 
     pub(super) async fn set_active(&self, schema: &Schema, endpoint: &Endpoint, is_active: bool) {

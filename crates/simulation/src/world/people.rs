@@ -58,6 +58,11 @@ impl World {
         let now = running.sources.now();
         let cancelled = self.memory.cancel_delivery(&schema, id, "not wanted", now).await;
         self.judge.note(|| format!("{schema}: cancelled by hand: {}", is_done(&cancelled)));
+        if let Ok(Changed::Done(delivery)) = cancelled
+            && dice.per_mille(500)
+        {
+            running.handle.delivery_cancelled(&schema, delivery.webhook_endpoint_id, id);
+        }
     }
 
     /// Somebody retries a delivery, whatever its state, and the node may tell its engine.

@@ -16,6 +16,8 @@ use neo_events_domain::{
 use neo_events_egress::{Egress, Failure, FailureKind, Request, Response, Target, TargetRefused};
 use neo_events_engine::{Transport, TransportReport, TransportRequest};
 
+/// What the egress adds to the headers of a request: `host` and `content-length`.
+const FRAMING_HEADERS: usize = 2;
 /// URLs whose judgement is remembered.
 const TARGETS_MAX: usize = 4096;
 
@@ -82,7 +84,8 @@ fn method(method: HttpMethod) -> Method {
 }
 
 fn header_map(headers: &[Header<'_>]) -> Option<HeaderMap> {
-    let mut map = HeaderMap::with_capacity(headers.len());
+    // Room for those that frame the message, too: a map that grows is made twice.
+    let mut map = HeaderMap::with_capacity(headers.len() + FRAMING_HEADERS);
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         let mut value = HeaderValue::from_str(value).ok()?;

@@ -210,7 +210,7 @@ async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: Cancel
         usage: Arc::clone(usage),
         registry: Arc::clone(registry),
     };
-    dispatcher.run(stop).await;
+    Arc::new(dispatcher).run(stop).await;
 }
 
 async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: CancellationToken) {

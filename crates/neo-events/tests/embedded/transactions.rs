@@ -1,8 +1,8 @@
 //! Publishing in transactions of the caller's own on PostgreSQL, with each driver.
 
 use neo_events::{
-    Error, EventDraft, EventQuery, EventTypeDraft, NeoEvents, PageRequest, Published, StoreError, Tenant,
-    Timestamp, Uuid,
+    EndpointDraft, Error, EventDraft, EventQuery, EventTypeDraft, NeoEvents, PageRequest, Published,
+    StoreError, SubscriptionDraft, Tenant, TenantDraft, Timestamp, Uuid,
     tokio_postgres::{self, NoTls},
 };
 use neo_events_test_postgres::{Database, database, execute};
@@ -109,6 +109,43 @@ async fn a_commit_delivers_and_a_rollback_does_not() {
     committed.sort();
     assert_eq!(delivered, committed);
     assert_eq!(tenant.count_events(&EventQuery::default()).await.unwrap(), 2);
+}
+
+/// Somebody has locked a tenant's deliveries, to make an index perhaps: what others owe is dispatched meanwhile, and what
+/// the tenant owes as soon as that is over.
+#[tokio::test]
+async fn a_tenant_whose_tables_are_locked_does_not_hold_up_the_others() {
+    let database = database().await;
+    let world = start(&database).await;
+    let (directory, mut receivers, mut tenants) = (world.neo.directory(), Vec::new(), Vec::new());
+    for slug in ["locked", "free"] {
+        let draft = TenantDraft { slug: Some(slug.into()), ..TenantDraft::default() };
+        let tenant = world.neo.tenant(directory.create_tenant(draft).await.unwrap().schema);
+        let receiver = Receiver::start().await;
+        let endpoint =
+            tenant.create_endpoint(EndpointDraft::standard("r", receiver.url.clone()), None).await.unwrap();
+        let all = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+        tenant.create_subscription(endpoint.endpoint.id, all).await.unwrap();
+        tenants.push(tenant);
+        receivers.push(receiver);
+    }
+    let mut locking = Session::open(Driver::TokioPostgres, &database.url()).await;
+    locking.run("begin; lock table tenant_locked.deliveries in share mode").await.unwrap();
+    let mut publishing = Session::open(Driver::TokioPostgres, &database.url()).await;
+    for tenant in &tenants {
+        for number in 0..3 {
+            publishing.publish(tenant, numbered(number)).await.unwrap();
+            tenant.announce();
+        }
+    }
+    receivers[1].wait_for(3).await;
+    // Also what comes while the other one is being tried again and again.
+    publishing.publish(&tenants[1], numbered(4)).await.unwrap();
+    tenants[1].announce();
+    receivers[1].wait_for(4).await;
+    assert!(receivers[0].received().is_empty());
+    locking.run("commit").await.unwrap();
+    receivers[0].wait_for(3).await;
 }
 
 #[tokio::test]

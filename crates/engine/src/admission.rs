@@ -37,8 +37,10 @@ pub(crate) type Key = (Schema, EndpointId);
 pub(crate) enum Bearing {
     /// It answered well and fast.
     Well,
-    /// It failed, or took long.
+    /// It failed, and at once.
     Badly,
+    /// It took long, whatever came of it.
+    Slowly,
 }
 
 /// Shared by the passes.
@@ -300,8 +302,8 @@ impl Drop for InLine<'_> {
 mod tests {
     use super::*;
     use crate::admission::state::{
-        ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, LINE_BOUND_MIN,
-        UNPROVEN_IN_HAND_MAX,
+        ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, LINE_BOUND_MIN, Parts,
+        SLOW_IN_HAND_MAX, UNPROVEN_IN_HAND_MAX,
     };
     use neo_events_domain::{SignedDuration, Uuid};
     use std::task::{Context, Poll, Waker};
@@ -505,7 +507,7 @@ mod tests {
         drop((first, second, in_hand, in_line));
         let state = admission.state();
         let flow = &state.flows[&key(1)];
-        assert_eq!((flow.in_flight, flow.in_hand, state.in_hand, state.unproven_in_hand), (0, 0, 0, 0));
+        assert_eq!((flow.in_flight, flow.in_hand, state.in_hand, &state.parts), (0, 0, 0, &Parts::default()));
     }
 
     #[test]
@@ -562,7 +564,7 @@ mod tests {
         drop(turn);
         drop((late, last, in_flight));
         let state = admission.state();
-        assert_eq!((state.in_hand, state.unproven_in_hand), (0, 0));
+        assert_eq!((state.in_hand, &state.parts), (0, &Parts::default()));
     }
 
     #[test]
@@ -571,21 +573,49 @@ mod tests {
         let mut in_flight = Vec::new();
         for n in 1..=8 {
             proven(&admission, n);
-            let mut of_it: Vec<_> =
-                (0..ENDPOINT_IN_FLIGHT_MAX).map_while(|_| admission.place_ahead(key(n), at(0))).collect();
-            assert!(of_it.iter_mut().all(|place| come(place) == Some(Turn::Come)));
-            in_flight.append(&mut of_it);
+            let ahead = (0..ENDPOINT_IN_FLIGHT_MAX).map_while(|_| admission.place_ahead(key(n), at(0)));
+            in_flight.extend(ahead);
         }
-        admission.notice_silence();
-        admission.notice_silence();
-        let held = u32::try_from(in_flight.len()).unwrap();
-        assert_eq!(held, 8 * ENDPOINT_IN_FLIGHT_MAX);
-        let room = (100..1000).flat_map(|n| [n, n]).map_while(|n| admission.place_ahead(key(n), at(0)));
-        let newcomers = room.collect::<Vec<_>>().len();
-        assert_eq!(newcomers, (UNPROVEN_IN_HAND_MAX - 8 * ENDPOINT_IN_FLIGHT_MIN) as usize);
+        assert!(in_flight.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+        assert_eq!(in_flight.len(), 8 * ENDPOINT_IN_FLIGHT_MAX as usize);
+        (0..2).for_each(|_| admission.notice_silence());
+        assert_eq!(admission.state().parts, Parts { unproven: 0, slow: 8 * ENDPOINT_IN_FLIGHT_MIN });
+
+        // Newcomers that hang, too, keep others waiting no longer than until that is noticed.
+        let mut newcomers = 100..;
+        for round in 1..=2 {
+            let two = newcomers.by_ref().take(500).flat_map(|n| [n, n]);
+            let mut taken: Vec<_> = two.map_while(|n| admission.place_ahead(key(n), at(0))).collect();
+            assert_eq!(taken.len(), UNPROVEN_IN_HAND_MAX as usize, "round {round}");
+            assert!(taken.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+            in_flight.append(&mut taken);
+            (0..2).for_each(|_| admission.notice_silence());
+            assert_eq!(admission.state().parts.unproven, 0);
+        }
+        assert!(admission.state().parts.slow > SLOW_IN_HAND_MAX);
         drop(in_flight);
         let state = admission.state();
-        assert_eq!((state.in_hand, state.unproven_in_hand), (0, 0));
+        assert_eq!((state.in_hand, &state.parts), (0, &Parts::default()));
+    }
+
+    #[test]
+    fn slow_endpoints_have_a_part_of_their_own() {
+        let admission = Arc::new(Admission::default());
+        let ahead = |from: u128| -> Vec<Place> {
+            let two = (from..from + 1000).flat_map(|n| [n, n]);
+            two.map_while(|n| admission.place_ahead(key(n), at(0))).collect()
+        };
+        for n in 1..=1000 {
+            let mut place = admission.place_ahead(key(n), at(0)).unwrap();
+            assert_eq!(come(&mut place), Some(Turn::Come));
+            place.answered(Bearing::Slowly);
+        }
+        // Rested.
+        let mut state = admission.state();
+        state.flows.values_mut().for_each(|flow| flow.rest = SignedDuration::ZERO);
+        drop(state);
+        let (slow, new) = (ahead(1), ahead(2000));
+        assert_eq!((slow.len(), new.len()), (SLOW_IN_HAND_MAX as usize, UNPROVEN_IN_HAND_MAX as usize));
     }
 
     #[test]
@@ -700,7 +730,7 @@ mod tests {
         assert!(first.iter().all(|(n, _)| second.iter().all(|(m, _)| n != m)), "endpoints take turns");
         let state = admission.state();
         assert_eq!(state.in_hand, state.flows.values().map(|flow| flow.in_hand).sum::<u32>());
-        assert_eq!(state.in_hand, state.unproven_in_hand);
+        assert_eq!(state.in_hand, state.parts.unproven);
     }
 
     #[test]

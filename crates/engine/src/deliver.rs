@@ -298,5 +298,9 @@ fn bearing(attempt: &AttemptRecord) -> Bearing {
         Outcome::Answered { status, .. } => !matches!(status, 408 | 429 | 500..=599),
         Outcome::Failed(_) => false,
     };
-    if answered_well && attempt.response_time < SLOW { Bearing::Well } else { Bearing::Badly }
+    match answered_well {
+        _ if attempt.response_time >= SLOW => Bearing::Slowly,
+        true => Bearing::Well,
+        false => Bearing::Badly,
+    }
 }

@@ -12,9 +12,12 @@ use crate::sources::later;
 
 /// Most deliveries in hand on a node.
 pub(super) const IN_HAND_MAX: u32 = 1024;
-/// Most deliveries in hand for endpoints whose last answer was not a good one: dead endpoints, however many, cannot fill
-/// the node.
+/// Most deliveries in hand for endpoints that have not answered yet or failed at last: dead endpoints, however many, cannot
+/// fill the node.
 pub(super) const UNPROVEN_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
+/// Most deliveries in hand for endpoints that were slow at last. A part of their own: those that hang hold it for as long as
+/// their timeouts last, and who is new or fails at once must not wait for that.
+pub(super) const SLOW_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
 /// Most deliveries in flight to one endpoint.
 pub(super) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
 /// For each that may be in flight to an endpoint that answers well, so many may be in hand.
@@ -36,14 +39,49 @@ pub(super) const ENDPOINTS_REMEMBERED: usize = 10_000;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) in_hand: u32,
-    pub(super) unproven_in_hand: u32,
+    pub(super) parts: Parts,
     pub(super) flows: HashMap<Key, Flow>,
     /// Endpoints in [`Due::Later`].
     pub(super) later: BTreeSet<(Timestamp, Key)>,
     /// Endpoints in [`Due::Ready`], in turn.
     pub(super) ready: VecDeque<Key>,
-    /// Endpoints in [`Due::Ready`] whose turn must wait until an unproven place is free.
+    /// Endpoints in [`Due::Ready`] whose turn must wait until a place of their part is free.
     pub(super) blocked: VecDeque<Key>,
+}
+
+/// What is in hand for endpoints that are not proven.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    pub(super) unproven: u32,
+    pub(super) slow: u32,
+}
+
+impl Parts {
+    /// The part that an endpoint's deliveries are counted in, and its most; none of one that is proven.
+    const fn of(&mut self, flow: &Flow) -> Option<(&mut u32, u32)> {
+        match (flow.proven, flow.slow) {
+            (true, _) => None,
+            (false, false) => Some((&mut self.unproven, UNPROVEN_IN_HAND_MAX)),
+            (false, true) => Some((&mut self.slow, SLOW_IN_HAND_MAX)),
+        }
+    }
+
+    /// How many more of an endpoint's may be taken in hand.
+    fn free(&mut self, flow: &Flow, share: u32) -> u32 {
+        self.of(flow).map_or(u32::MAX, |(held, max)| (max / share).saturating_sub(*held))
+    }
+
+    fn count(&mut self, flow: &Flow) {
+        if let Some((held, _)) = self.of(flow) {
+            *held += flow.charge();
+        }
+    }
+
+    fn discount(&mut self, flow: &Flow) {
+        if let Some((held, _)) = self.of(flow) {
+            *held -= flow.charge();
+        }
+    }
 }
 
 pub(super) struct Flow {
@@ -59,7 +97,10 @@ pub(super) struct Flow {
     pub(super) line: VecDeque<Waiting>,
     /// Whether there were attempts in flight when it was looked last, and none has ended since.
     is_silent: bool,
+    /// Whether its last answer was a good one.
     pub(super) proven: bool,
+    /// If not: whether it was late, or none came.
+    slow: bool,
     /// When it took places last.
     pub(super) turn_at: Timestamp,
     /// Least time from one turn to the next.
@@ -117,16 +158,15 @@ impl State {
 
     fn take_turn(&mut self, key: Key, share: u32, now: Timestamp) -> Option<EndpointQuota> {
         let flow = self.flows.get_mut(&key)?;
-        let unproven_free = UNPROVEN_IN_HAND_MAX.saturating_sub(self.unproven_in_hand);
-        let allowed = if flow.proven { share } else { share.min(unproven_free) };
+        let allowed = share.min(self.parts.free(flow, 1));
         let max = flow.in_hand_max().saturating_sub(flow.in_hand).min(allowed);
         if max == 0 {
             self.blocked.push_back(key);
             return None;
         }
-        self.unproven_in_hand -= flow.charge();
+        self.parts.discount(flow);
         flow.in_hand += max;
-        self.unproven_in_hand += flow.charge();
+        self.parts.count(flow);
         flow.reserved += max;
         flow.turn_at = now;
         flow.due = Due::No;
@@ -140,13 +180,13 @@ impl State {
     pub(super) fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
         let share = if self.ready.is_empty() { 1 } else { 2 };
         let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        let is_barred = !flow.proven && self.unproven_in_hand >= UNPROVEN_IN_HAND_MAX / share;
+        let is_barred = self.parts.free(flow, share) == 0;
         if self.in_hand >= IN_HAND_MAX / share || is_barred || !flow.has_room_ahead(now) {
             return false;
         }
-        self.unproven_in_hand -= flow.charge();
+        self.parts.discount(flow);
         flow.in_hand += 1;
-        self.unproven_in_hand += flow.charge();
+        self.parts.count(flow);
         flow.turn_at = now;
         self.in_hand += 1;
         true
@@ -182,13 +222,13 @@ impl State {
             flow.is_silent = flow.in_flight > 0;
         }
         for (key, in_flight) in silent {
-            (0..in_flight).for_each(|_| self.learn(&key, Bearing::Badly));
+            (0..in_flight).for_each(|_| self.learn(&key, Bearing::Slowly));
         }
     }
 
     pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {
         let Some(flow) = self.flows.get_mut(key) else { return };
-        let charged = flow.charge();
+        self.parts.discount(flow);
         let proven = bearing == Bearing::Well;
         flow.bound = if proven {
             (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
@@ -197,14 +237,15 @@ impl State {
         };
         flow.rest = match bearing {
             Bearing::Well => SignedDuration::ZERO,
-            Bearing::Badly if flow.bound == ENDPOINT_IN_FLIGHT_MIN => {
+            Bearing::Badly | Bearing::Slowly if flow.bound == ENDPOINT_IN_FLIGHT_MIN => {
                 (flow.rest * 2).clamp(REST_MIN, REST_MAX)
             }
-            Bearing::Badly => flow.rest,
+            Bearing::Badly | Bearing::Slowly => flow.rest,
         };
         flow.proven = proven;
+        flow.slow = bearing == Bearing::Slowly;
         flow.dismiss_line_of_the_dead();
-        self.unproven_in_hand = self.unproven_in_hand - charged + flow.charge();
+        self.parts.count(flow);
     }
 
     /// The right to one attempt, or else a place in line.
@@ -246,9 +287,9 @@ impl State {
         self.ready.append(&mut self.blocked);
         let remembered = self.flows.len();
         let Some(flow) = self.flows.get_mut(key) else { return };
-        self.unproven_in_hand -= flow.charge();
+        self.parts.discount(flow);
         flow.in_hand -= places;
-        self.unproven_in_hand += flow.charge();
+        self.parts.count(flow);
         if flow.due == Due::Full && flow.has_room() {
             if flow.rest.is_zero() {
                 flow.due = Due::Ready;
@@ -275,6 +316,7 @@ impl Flow {
             line: VecDeque::new(),
             is_silent: false,
             proven: false,
+            slow: false,
             turn_at: Timestamp::UNIX_EPOCH,
             rest: SignedDuration::ZERO,
             due: Due::No,
@@ -286,10 +328,10 @@ impl Flow {
         if has_line { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
     }
 
-    /// What it has in hand of the part of those that are not proven. What it was given when it answered well is no
-    /// more than all may have: the dead would else keep newcomers waiting until their attempts have timed out.
+    /// What it counts for in its part, if it is not proven. What it was given when it answered well is no more than all may
+    /// have: the dead would else keep others waiting until their attempts have timed out.
     fn charge(&self) -> u32 {
-        if self.proven { 0 } else { self.in_hand.min(self.bound) }
+        self.in_hand.min(self.bound)
     }
 
     /// An endpoint that has failed until its bound is at its least bears no line.

@@ -395,7 +395,10 @@ pub const fn describe(code: FailureCode) -> &'static str {
         FailureCode::TooManyRedirects => "too many redirects",
         FailureCode::ProtocolError => "the answer is not valid HTTP",
         FailureCode::ResponseTooLarge => "the answer's headers are too large",
-        FailureCode::Configuration => "the endpoint's secret or settings cannot be used",
+        FailureCode::Configuration => "the endpoint's settings cannot be used",
+        FailureCode::SecretUnreadable => {
+            "the endpoint's secret is sealed under a master key that the node that tried does not have"
+        }
     }
 }
 

@@ -80,13 +80,15 @@ pub enum FailureCode {
     ProtocolError,
     /// The answer's headers were too large.
     ResponseTooLarge,
-    /// The endpoint's secrets cannot be read, or its settings make no request.
+    /// The endpoint's settings make no request.
     Configuration,
+    /// The endpoint's secret is sealed under a master key that the node does not have.
+    SecretUnreadable,
 }
 
 impl FailureCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TimeoutConnect,
         Self::TimeoutTotal,
         Self::ConnectionRefused,
@@ -100,6 +102,7 @@ impl FailureCode {
         Self::ProtocolError,
         Self::ResponseTooLarge,
         Self::Configuration,
+        Self::SecretUnreadable,
     ];
 
     /// The code as users see it.
@@ -118,6 +121,7 @@ impl FailureCode {
             Self::ProtocolError => "protocol_error",
             Self::ResponseTooLarge => "response_too_large",
             Self::Configuration => "configuration",
+            Self::SecretUnreadable => "secret_unreadable",
         }
     }
 

@@ -97,7 +97,7 @@ fn build<'a>(facts: &RequestFacts<'a>, endpoint: &'a Endpoint, body: Bytes) -> T
 
 fn unsignable() -> TransportReport {
     TransportReport {
-        result: Err(FailureCode::Configuration),
+        result: Err(FailureCode::SecretUnreadable),
         error_message: None,
         connection_reused: false,
         elapsed: Duration::ZERO,

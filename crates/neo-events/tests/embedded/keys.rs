@@ -1,10 +1,15 @@
 //! Tenants and API keys, as an embedding program handles them.
 
 use neo_events::{
-    ApiKeyDraft, ApiKeyQuery, Conflict, Error, EventDraft, PageRequest, Schema, TenantDraft, Uuid,
+    ApiKeyDraft, ApiKeyQuery, Conflict, DeliveryStatus, Error, EventDraft, MasterKey, NeoEvents, PageRequest,
+    Passes, Schema, Sources, TenantDraft, Uuid,
 };
+use neo_events_test_postgres::database;
 
-use crate::world::World;
+use crate::{
+    receiver::{PATIENCE, Receiver},
+    world::World,
+};
 
 fn acme() -> TenantDraft {
     TenantDraft { slug: Some("acme".into()), ..TenantDraft::default() }
@@ -52,4 +57,29 @@ async fn last_used_times_outlive_a_shutdown() {
     assert!(keys.items[0].last_used_at.is_some());
     let found = world.neo.directory().authenticate(created.text.reveal()).await.unwrap();
     assert_eq!(found.map(|key| key.id), Some(created.api_key.id));
+}
+
+/// While a new master key is being given to one node after the other, whoever does not have it yet leaves deliveries to be
+/// tried again.
+#[tokio::test]
+async fn a_secret_under_a_key_that_is_missing_here_is_no_reason_to_give_up() {
+    let database = database().await;
+    let [old, new] = [(); 2].map(|()| MasterKey::generate(&Sources::system()));
+    let node = |keys: &[&MasterKey], passes| {
+        let keys = keys.iter().map(|key| (*key).clone()).collect();
+        NeoEvents::postgres(database.url()).master_keys(keys).passes(passes).start()
+    };
+    let before = node(&[&old], Passes::ALL).await.unwrap();
+    let restarted = node(&[&new, &old], Passes::NONE).await.unwrap();
+    let world = World { neo: restarted, folder: tempfile::tempdir().unwrap() };
+    let receiver = Receiver::start().await;
+    world.endpoint(&receiver.url).await;
+    world.publish("{}").await;
+    let history = world.only_delivery(DeliveryStatus::Retrying).await;
+    assert_eq!(history.attempts[0].error_code.as_deref(), Some("secret_unreadable"));
+    assert!(receiver.received().is_empty());
+    before.shutdown(PATIENCE).await;
+    let last = node(&[&new, &old], Passes::ALL).await.unwrap();
+    receiver.wait_for(1).await;
+    drop(last);
 }

@@ -1,6 +1,7 @@
 //! Sending a request: pool, connection, response, and the one deadline over all of it.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -132,7 +133,11 @@ impl Egress {
         let begun = Instant::now();
         request.total_timeout = request.total_timeout.min(TOTAL_TIMEOUT_MAX);
         let mut progress = Progress::default();
-        let reply = timeout(request.total_timeout, self.0.exchange(request, &mut progress)).await;
+        let total_timeout = request.total_timeout;
+        let reply = {
+            let exchange = pin!(self.0.exchange(request, &mut progress));
+            timeout(total_timeout, exchange).await
+        };
         match reply.unwrap_or_else(|_| Err(Fault::timeout_total())) {
             Ok(reply) => Ok(reply.into_response(&progress, begun.elapsed())),
             Err(fault) => Err(self.0.failure(fault, &progress, begun.elapsed())),
@@ -279,7 +284,9 @@ impl Shared {
         progress.connection_reused = false;
         let way = (Dns::Cached, &mut progress.timings);
         let verify_tls = dial.place.verify_tls;
-        let connection = self.connector.connect(dial.target, verify_tls, dial.total_timeout, way).await?;
+        // Boxed: whoever finds a connection need not carry the making of one.
+        let connection = self.connector.connect(dial.target, verify_tls, dial.total_timeout, way);
+        let connection = Box::pin(connection).await?;
         Ok(match connection {
             Connection::Http2(http2) => {
                 self.keep_swept();

@@ -18,7 +18,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::Instant;
 
 use crate::config::EgressConfig;
@@ -131,10 +131,12 @@ impl Http1 {
     async fn send(&mut self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
         self.allowance.set(self.allowance_bytes);
         let Self { sender, driver, .. } = self;
-        let mut answer = pin!(sender.try_send_request(message));
+        // The answer comes by nothing but the driver, which has just run: nobody need be woken for it, this task least of
+        // all, which would be polled once more for nothing. Unconstrained, since a budget that is used up would wake.
+        let mut answer = pin!(unconstrained(sender.try_send_request(message)));
         let answer = poll_fn(|cx| {
             drive(driver, cx);
-            answer.as_mut().poll(cx)
+            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         });
         answer.await.map_err(Undelivered::from)
     }

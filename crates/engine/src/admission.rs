@@ -111,9 +111,11 @@ impl Admission {
         self.changed.notify_one();
     }
 
-    /// Whoever stands in a line anywhere gives back what it has in hand.
-    pub(crate) fn send_lines_away(&self) {
-        self.state().flows.values_mut().for_each(|flow| flow.line.clear());
+    /// Whoever stands in line for an endpoint of this tenant gives back what it has in hand.
+    pub(crate) fn send_lines_away_of(&self, schema: &Schema) {
+        let mut state = self.state();
+        let of_it = state.flows.iter_mut().filter(|(key, _)| key.0 == *schema);
+        of_it.for_each(|(_, flow)| flow.line.clear());
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
@@ -127,14 +129,14 @@ impl Admission {
         let mut state = self.state();
         state.learn(key, bearing);
         state.end_attempt(key);
-        state.leave_endpoint(key, 1);
+        let is_more_due = state.leave_endpoint(key, 1);
         drop(state);
-        self.changed.notify_one();
+        self.tell(is_more_due);
     }
 
     fn not_needed(&self, key: &Key) {
-        self.state().give_back(key, 1);
-        self.changed.notify_one();
+        let is_more_due = self.state().give_back(key, 1);
+        self.tell(is_more_due);
     }
 
     fn finished(&self, key: &Key, retry_at: Option<Timestamp>) {
@@ -143,8 +145,16 @@ impl Admission {
         if let Some(at) = retry_at {
             state.owe(key.clone(), at);
         }
+        let is_more_due = retry_at.is_some() || !state.ready.is_empty();
         drop(state);
-        self.changed.notify_one();
+        self.tell(is_more_due);
+    }
+
+    /// Most answers change nothing for whoever claims, and each wake-up costs as much as an answer.
+    fn tell(&self, is_more_due: bool) {
+        if is_more_due {
+            self.changed.notify_one();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -627,7 +637,7 @@ mod tests {
             let mut turn = Box::pin(last.turn(NOBODY));
             assert!(turn.as_mut().poll(&mut context).is_pending());
             if whole {
-                admission.send_lines_away();
+                admission.send_lines_away_of(&Schema::admin());
             } else {
                 in_flight[0].send_line_away();
             }

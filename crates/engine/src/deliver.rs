@@ -11,7 +11,7 @@
 //! Claimed is only what there is room for ([`crate::admission`]). A node that dies in the middle has recorded nothing:
 //! its leases end, and the deliveries are made again with the same `webhook-id`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Timestamp,
@@ -100,7 +100,8 @@ impl Deliverer {
         {
             for Taken { place, endpoint, lease } in batch.drain(..) {
                 let (deliverer, ends) = (Arc::clone(self), ends.clone());
-                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &ends).await });
+                in_flight
+                    .spawn(Box::pin(async move { deliverer.deliver(place, &endpoint, lease, &ends).await }));
             }
             while in_flight.try_join_next().is_some() {}
         }
@@ -187,7 +188,8 @@ impl Deliverer {
                 let place = Arc::clone(&self.admission).place(key.clone());
                 let (deliverer, endpoint, ends) =
                     (Arc::clone(self), Arc::clone(&claim.endpoint), ends.clone());
-                in_flight.spawn(async move { deliverer.deliver(place, &endpoint, lease, &ends).await });
+                in_flight
+                    .spawn(Box::pin(async move { deliverer.deliver(place, &endpoint, lease, &ends).await }));
             }
         }
         Ok(Passed::WithWork)
@@ -216,8 +218,10 @@ impl Deliverer {
             return self.put_back(place, lease, ends).await;
         }
         let schema = place.schema().clone();
-        let performed =
-            ends.abort.run_until_cancelled(self.webhook.perform(&schema, endpoint, lease.work())).await;
+        let performed = {
+            let attempt = pin!(self.webhook.perform(&schema, endpoint, lease.work()));
+            ends.abort.run_until_cancelled(attempt).await
+        };
         let Some(attempt) = performed else {
             return self.give_back(lease, ends).await;
         };
@@ -253,14 +257,16 @@ impl Deliverer {
                     tracing::warn!("an attempt ended after its lease; another one counts");
                     return None;
                 }
-                Err(Unsettled { work, error }) if abort.is_cancelled() => {
+                Err(Unsettled { work, error })
+                    if abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
+                {
                     tracing::error!(%error, delivery_id = %work.lease.work().delivery_id, "an attempt was not recorded");
                     return None;
                 }
                 Err(Unsettled { work, error }) => {
                     tracing::warn!(%error, "an attempt could not be recorded; trying again");
                     // What cannot be recorded had better not be begun.
-                    self.admission.send_lines_away();
+                    self.admission.send_lines_away_of(&work.lease.work().schema);
                     settlement = work;
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
@@ -268,13 +274,18 @@ impl Deliverer {
         }
     }
 
+    /// Whether what failed will fail again, and the lease is over: the place is needed, and somebody else may try.
+    fn is_hopeless(&self, lease: &Lease<DeliveryWork>, error: &StoreError) -> bool {
+        !error.is_transient() && lease.expires_at() <= self.sources.now()
+    }
+
     /// Until it is given back: while the lease lasts, nobody else may attempt it.
     async fn give_back(&self, mut lease: Lease<DeliveryWork>, ends: &Ends) {
         let delivery_id = lease.work().delivery_id;
         tracing::debug!(%delivery_id, "a delivery is given back; its attempt will be made, or made again");
         while let Err(Unsettled { work, error }) = self.store.release(lease).await {
-            // The store gives back what is left as it closes.
-            if ends.stop.is_cancelled() {
+            // The store gives back what is left as it closes, and what is over is free.
+            if ends.stop.is_cancelled() || self.is_hopeless(&work, &error) {
                 tracing::warn!(%error, %delivery_id, "a lease was not given back");
                 return;
             }

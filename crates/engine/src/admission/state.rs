@@ -273,20 +273,22 @@ impl State {
         }
     }
 
-    /// What was reserved and not claimed.
-    pub(super) fn give_back(&mut self, key: &Key, places: u32) {
+    /// What was reserved and not claimed. Answers as [`State::leave_endpoint`] does.
+    pub(super) fn give_back(&mut self, key: &Key, places: u32) -> bool {
         self.leave_node(places);
-        self.leave_endpoint(key, places);
+        self.leave_endpoint(key, places)
     }
 
     pub(super) const fn leave_node(&mut self, places: u32) {
         self.in_hand -= places;
     }
 
-    pub(super) fn leave_endpoint(&mut self, key: &Key, places: u32) {
+    /// Answers whether there is something to claim now, or earlier than was known.
+    pub(super) fn leave_endpoint(&mut self, key: &Key, places: u32) -> bool {
         self.ready.append(&mut self.blocked);
         let remembered = self.flows.len();
-        let Some(flow) = self.flows.get_mut(key) else { return };
+        let mut is_due_later = false;
+        let Some(flow) = self.flows.get_mut(key) else { return !self.ready.is_empty() };
         self.parts.discount(flow);
         flow.in_hand -= places;
         self.parts.count(flow);
@@ -298,11 +300,13 @@ impl State {
                 let at = flow.rested_at();
                 flow.due = Due::Later(at);
                 self.later.insert((at, key.clone()));
+                is_due_later = true;
             }
         }
         if flow.in_hand == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
             self.flows.remove(key);
         }
+        is_due_later || !self.ready.is_empty()
     }
 }
 

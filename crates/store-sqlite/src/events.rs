@@ -1,9 +1,12 @@
 //! The event log.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp, Uuid,
     event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
+    event_type::EventType,
     id::EventId,
     tenant::Schema,
 };
@@ -13,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::{
     columns::{Columns, Micros, key, optional_key},
     direct::AppendArrivals,
-    dispatches,
+    dispatches, event_types,
     failure::Failure,
     page::{Span, Timeline, keys, limit_of, page},
     sql,
@@ -158,16 +161,16 @@ pub(crate) struct Edge {
     /// What the next event's `created_at` will be: now, or the newest event's if the clock was set back.
     created_at: Timestamp,
     now: Timestamp,
+    /// Types that were asked for, and whether they are disabled: a step does not change the catalogue.
+    disabled: HashMap<EventType, bool>,
 }
 
 impl Edge {
     pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
         let newest = newest(conn, sql::EVENTS_NEWEST)?;
         let now = to_micros(now);
-        Ok(match newest {
-            Some((newest_seq, at)) => Self { newest_seq, created_at: now.max(at.timestamp()), now },
-            None => Self { newest_seq: 0, created_at: now, now },
-        })
+        let (newest_seq, created_at) = newest.map_or((0, now), |(seq, at)| (seq, now.max(at.timestamp())));
+        Ok(Self { newest_seq, created_at, now, disabled: HashMap::new() })
     }
 
     /// Stores one event, or says why not.
@@ -183,7 +186,7 @@ impl Edge {
                 Appended::IdConflict
             });
         }
-        if crate::event_types::is_disabled(conn, event.event_type.as_str())? {
+        if self.is_disabled(conn, &event.event_type)? {
             return Ok(Appended::TypeDisabled);
         }
         let version = match event.version {
@@ -197,6 +200,15 @@ impl Edge {
         self.newest_seq += 1;
         self.insert(conn, event, version)?;
         Ok(Appended::Stored { created_at: self.created_at, aggregate_version: version })
+    }
+
+    fn is_disabled(&mut self, conn: &Connection, event_type: &EventType) -> Result<bool, Failure> {
+        if let Some(is_disabled) = self.disabled.get(event_type) {
+            return Ok(*is_disabled);
+        }
+        let is_disabled = event_types::is_disabled(conn, event_type.as_str())?;
+        self.disabled.insert(event_type.clone(), is_disabled);
+        Ok(is_disabled)
     }
 
     fn insert(&self, conn: &Connection, event: &NewEvent, version: u32) -> Result<(), Failure> {

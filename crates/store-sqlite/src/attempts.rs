@@ -12,13 +12,12 @@ use neo_events_domain::{
     stats::ResponseTimeHistogram,
     tenant::Schema,
 };
-use rusqlite::{Connection, Row, ToSql};
+use rusqlite::{Connection, Row, ToSql, params};
 
 use crate::{
     columns::{Columns, Micros, headers_json, key},
     endpoints::{self, RequestLook},
     failure::Failure,
-    page::{Named, bind},
     sql,
 };
 
@@ -33,28 +32,25 @@ pub(crate) fn insert(conn: &Connection, delivery_seq: i64, attempt: &AttemptReco
     let response_headers = response.map(|response| headers_json(&response.headers)).transpose()?;
     let signatures = attempt.signatures.as_ref();
     let response_time_ms = i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX);
-    let parameters: [Named<'_>; 17] = [
-        (":slot", &(delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number))),
-        (":request_id", &key(attempt.request_id)),
-        (":endpoint_revision", &attempt.endpoint_revision),
-        (":status", &AttemptStatus::of(&attempt.outcome).as_str()),
-        (":error_code", &error_code(&attempt.outcome)),
-        (":attempted_at", &Micros::from(attempt.attempted_at)),
-        (":completed_at", &Micros::from(attempt.completed_at)),
-        (":response_time_ms", &response_time_ms),
-        (":connection_reused", &attempt.connection_reused),
-        (":signature_standard", &signatures.map(|signatures| &signatures.standard)),
-        (":signature_body", &signatures.map(|signatures| &signatures.body)),
-        (":signature_body_previous", &signatures.and_then(|signatures| signatures.body_previous.as_ref())),
-        (":error_message", &attempt.error_message),
-        (":response_status", &response.map(|response| response.status)),
-        (":response_headers", &response_headers),
-        (":response_body_truncated", &response.map(|response| response.body_truncated)),
-        (":response_body", &response.map(|response| response.body.as_slice())),
-    ];
-    let mut statement = conn.prepare_cached(sql::ATTEMPTS_INSERT)?;
-    bind(&mut statement, &parameters)?;
-    statement.raw_execute()?;
+    conn.prepare_cached(sql::ATTEMPTS_INSERT)?.execute(params![
+        delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number),
+        key(attempt.request_id),
+        attempt.endpoint_revision,
+        AttemptStatus::of(&attempt.outcome).as_str(),
+        error_code(&attempt.outcome),
+        Micros::from(attempt.attempted_at),
+        Micros::from(attempt.completed_at),
+        response_time_ms,
+        attempt.connection_reused,
+        signatures.map(|signatures| &signatures.standard),
+        signatures.map(|signatures| &signatures.body),
+        signatures.and_then(|signatures| signatures.body_previous.as_ref()),
+        attempt.error_message,
+        response.map(|response| response.status),
+        response_headers,
+        response.map(|response| response.body_truncated),
+        response.map(|response| response.body.as_slice()),
+    ])?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::{
     columns::{Columns, Micros, headers_json, key},
     endpoints::{self, RequestLook},
     failure::Failure,
+    scope::{Kept, Scope},
     sql,
 };
 
@@ -27,12 +28,16 @@ const SLOTS_PER_DELIVERY: i64 = 65_536;
 pub(crate) const ATTEMPTS_MAX: u32 = 65_535;
 
 /// Records an attempt of a delivery.
-pub(crate) fn insert(conn: &Connection, delivery_seq: i64, attempt: &AttemptRecord) -> Result<(), Failure> {
+pub(crate) fn insert(
+    scope: &mut Scope<'_>,
+    delivery_seq: i64,
+    attempt: &AttemptRecord,
+) -> Result<(), Failure> {
     let response = attempt.response.as_ref();
     let response_headers = response.map(|response| headers_json(&response.headers)).transpose()?;
     let signatures = attempt.signatures.as_ref();
     let response_time_ms = i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX);
-    conn.prepare_cached(sql::ATTEMPTS_INSERT)?.execute(params![
+    scope.statement(Kept::AttemptsInsert)?.execute(params![
         delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number),
         key(attempt.request_id),
         attempt.endpoint_revision,

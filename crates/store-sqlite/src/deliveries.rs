@@ -13,10 +13,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
     columns::{Columns, Micros, key, optional_key},
-    endpoints, events,
+    endpoints,
     failure::Failure,
     page::{Span, Timeline, keys},
-    scope::{Kept, Scope},
+    scope::{Kept, Newest, Scope},
     sql,
 };
 
@@ -33,10 +33,9 @@ pub(crate) struct Edge {
 impl Edge {
     pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
         let now = Micros::from(now);
-        let newest = scope.statement(Kept::DeliveriesNewest)?.query_row([], events::newest).optional()?;
-        let (newest_seq, newest) = newest.unwrap_or((0, now));
+        let newest = scope.newest_delivery()?;
         // Due by the clock as it is, even if rows must look younger because it was set back.
-        Ok(Self { newest_seq, created_at: newest.max(now), due_at: now })
+        Ok(Self { newest_seq: newest.seq, created_at: newest.created_at.max(now), due_at: now })
     }
 
     /// Writes a delivery, due at once, a test before whatever its endpoint owes; `None` if it is there already.
@@ -70,6 +69,7 @@ impl Edge {
             return Ok(None);
         }
         self.newest_seq = seq;
+        scope.delivery_is_new(Newest { seq, created_at: self.created_at });
         enqueue(scope, endpoint_no, due_at, seq)?;
         Ok(Some(seq))
     }

@@ -10,12 +10,11 @@ use neo_events_store::{
 };
 
 use crate::{
-    catalogue,
     dispatches::{self, DeliveryWriter},
     events,
     failure::Failure,
     leases::{Grant, Leases},
-    scope::{Kept, Scope},
+    scope::Scope,
     tenant_file::TenantFile,
     writer::Step,
 };
@@ -49,9 +48,7 @@ impl AppendArrivals {
     /// The catalogue as it is, if anybody asks.
     fn version(&self, scope: &mut Scope<'_>) -> Result<Option<CatalogueVersion>, Failure> {
         let is_asked = self.arrivals.iter().any(|arrival| arrival.dispatch.is_some());
-        let mut version =
-            || Ok(scope.statement(Kept::CatalogueVersion)?.query_row([], catalogue::version_of)?);
-        is_asked.then(&mut version).transpose()
+        is_asked.then(|| scope.catalogue_version()).transpose()
     }
 
     fn dispatch(
@@ -88,7 +85,6 @@ impl Step for AppendArrivals {
         let mut edge = events::Edge::of(scope, self.now)?;
         let mut writer = DeliveryWriter::of(scope, self.now)?;
         let mut answers = Answers { appended: Vec::new(), owe: false };
-        let mut dispatched = Vec::new();
         for Arrival { event, dispatch } in &self.arrivals {
             let appended = edge.append(scope, event)?;
             answers.appended.push(appended);
@@ -96,7 +92,7 @@ impl Step for AppendArrivals {
             self.granted.push(match (appended, dispatch) {
                 (Appended::Stored { created_at, aggregate_version }, Some(dispatch)) => {
                     let event = Arc::new(event.stored(created_at, aggregate_version, self.now));
-                    dispatched.push(edge.newest_seq);
+                    scope.dispatch_is_settled(edge.newest_seq, self.now);
                     Some(self.dispatch((scope, &mut writer), (edge.newest_seq, event), dispatch)?)
                 }
                 (Appended::Stored { .. }, None) => {
@@ -107,7 +103,6 @@ impl Step for AppendArrivals {
                 _ => None,
             });
         }
-        dispatches::record_runs(scope, dispatched, self.now)?;
         Ok(answers)
     }
 

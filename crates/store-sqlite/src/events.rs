@@ -1,12 +1,9 @@
 //! The event log.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp, Uuid,
     event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
-    event_type::EventType,
     id::EventId,
     tenant::Schema,
 };
@@ -19,7 +16,7 @@ use crate::{
     dispatches,
     failure::Failure,
     page::{Span, Timeline, keys, limit_of, page},
-    scope::{Kept, Scope},
+    scope::{Kept, Newest, Scope},
     sql,
     store::SqliteStore,
     writer::Scoped,
@@ -109,7 +106,7 @@ impl EventLog for SqliteStore {
     ) -> Result<u64, StoreError> {
         let ids = ids.to_vec();
         let mark = move |scope: &mut Scope<'_>| {
-            let mut settled = Vec::new();
+            let mut count = 0;
             for id in &ids {
                 let seq = scope
                     .connection()
@@ -119,11 +116,10 @@ impl EventLog for SqliteStore {
                 if let Some(seq) = seq
                     && dispatches::settle(scope, seq)?
                 {
-                    settled.push(seq);
+                    scope.dispatch_is_settled(seq, now);
+                    count += 1;
                 }
             }
-            let count = settled.len() as u64;
-            dispatches::record_runs(scope, settled, now)?;
             Ok(count)
         };
         self.file(schema).await?.write(Scoped(mark)).await
@@ -171,16 +167,13 @@ pub(crate) struct Edge {
     /// What the next event's `created_at` will be: now, or the newest event's if the clock was set back.
     created_at: Timestamp,
     now: Timestamp,
-    /// Types that were asked for, and whether they are disabled: a step does not change the catalogue.
-    disabled: HashMap<EventType, bool>,
 }
 
 impl Edge {
     pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
-        let newest = scope.statement(Kept::EventsNewest)?.query_row([], newest).optional()?;
-        let now = to_micros(now);
-        let (newest_seq, created_at) = newest.map_or((0, now), |(seq, at)| (seq, now.max(at.timestamp())));
-        Ok(Self { newest_seq, created_at, now, disabled: HashMap::new() })
+        let (newest, now) = (scope.newest_event()?, to_micros(now));
+        let created_at = now.max(newest.created_at.timestamp());
+        Ok(Self { newest_seq: newest.seq, created_at, now })
     }
 
     /// Stores one event, or says why not.
@@ -196,7 +189,7 @@ impl Edge {
                 Appended::IdConflict
             });
         }
-        if self.is_disabled(scope, &event.event_type)? {
+        if scope.is_disabled(&event.event_type)? {
             return Ok(Appended::TypeDisabled);
         }
         let version = match event.version {
@@ -210,17 +203,6 @@ impl Edge {
         self.newest_seq += 1;
         self.insert(scope, event, version)?;
         Ok(Appended::Stored { created_at: self.created_at, aggregate_version: version })
-    }
-
-    fn is_disabled(&mut self, scope: &mut Scope<'_>, event_type: &EventType) -> Result<bool, Failure> {
-        if let Some(is_disabled) = self.disabled.get(event_type) {
-            return Ok(*is_disabled);
-        }
-        let is_disabled = scope
-            .statement(Kept::EventTypesIsDisabled)?
-            .query_row([event_type.as_str()], |row| row.get(0))?;
-        self.disabled.insert(event_type.clone(), is_disabled);
-        Ok(is_disabled)
     }
 
     fn insert(&self, scope: &mut Scope<'_>, event: &NewEvent, version: u32) -> Result<(), Failure> {
@@ -241,6 +223,7 @@ impl Edge {
             event.event_metadata.as_ref().map_or("{}", JsonObject::as_str),
             event.event_data.as_str(),
         ])?;
+        scope.event_is_new(Newest { seq: self.newest_seq, created_at: Micros::from(self.created_at) });
         Ok(())
     }
 }
@@ -267,11 +250,6 @@ fn newest_version(
 ) -> Result<u32, Failure> {
     let of = params![aggregate_id.into_bytes(), aggregate_type];
     Ok(statement.query_row(of, |row| row.get(0))?)
-}
-
-/// Key and time of a table's newest row.
-pub(crate) fn newest(row: &Row<'_>) -> rusqlite::Result<(i64, Micros)> {
-    Ok((row.get(0)?, row.get(1)?))
 }
 
 /// One event by its key.

@@ -229,7 +229,7 @@ fn append_directed(
     let appended = edge.append(scope, event)?;
     if let Appended::Stored { .. } = appended {
         DeliveryWriter::of(scope, now)?.write(scope, edge.newest_seq, delivery)?;
-        dispatches::record_runs(scope, vec![edge.newest_seq], now)?;
+        scope.dispatch_is_settled(edge.newest_seq, now);
     }
     Ok(appended)
 }

@@ -247,7 +247,11 @@ fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>) {
 
 #[cfg(test)]
 mod tests {
+    use neo_events_domain::{Timestamp, event::EventDraft};
+    use neo_events_store::{Arrival, CatalogueVersion, DirectDispatch};
+
     use super::*;
+    use crate::{direct::AppendArrivals, open::SqliteOptions, tenant_file::TenantFile};
 
     fn database() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
@@ -255,9 +259,9 @@ mod tests {
         conn
     }
 
-    type Answer = oneshot::Receiver<Result<usize, StoreError>>;
+    type Answer<T = usize> = oneshot::Receiver<Result<T, StoreError>>;
 
-    fn job(step: impl Step<Answer = usize>) -> (Box<dyn Job>, Answer) {
+    fn job<S: Step>(step: S) -> (Box<dyn Job>, Answer<S::Answer>) {
         let (reply, answer) = oneshot::channel();
         (Box::new(Request { step, answer: None, reply }), answer)
     }
@@ -312,6 +316,37 @@ mod tests {
         let (jobs, mut answers): (Vec<_>, Vec<_>) = [insert(1), seen].into_iter().unzip();
         commit_batch(&mut scope, jobs);
         assert_eq!(answers.pop().unwrap().try_recv().unwrap().unwrap(), 1);
+    }
+
+    #[test]
+    fn publishers_share_a_commit_and_a_run_unless_one_of_them_fails() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(directory.path().join("admin.db"));
+        let (file, _) = TenantFile::open_admin(options).unwrap();
+        let conn = crate::open::migrated();
+        let mut scope = Scope::of(&conn);
+        let publish = |n: u8, now: i64| {
+            let now = Timestamp::from_second(now).unwrap();
+            let event = EventDraft::new("user.created", "{}").validate(now, [n; 10]).unwrap();
+            let dispatch = DirectDispatch {
+                catalogue_version: CatalogueVersion(0),
+                deliveries: Vec::new(),
+                lease_until: now,
+                hand_over: Box::new(|_| ()),
+            };
+            job(AppendArrivals::new(&file, vec![Arrival { event, dispatch: Some(dispatch) }], now)).0
+        };
+        let runs = || -> Vec<(i64, i64, i64)> {
+            let listed = "select first_seq, last_seq, processed_at / 1000000 from dispatch_runs";
+            let mut statement = conn.prepare(listed).unwrap();
+            let run = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            statement.query_map([], run).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        commit_batch(&mut scope, vec![publish(1, 11), publish(2, 12)]);
+        assert_eq!(runs(), [(1, 2, 12)]);
+        let fails = job(|_: &Connection| -> Result<(), Failure> { Err(Failure::Closed) }).0;
+        commit_batch(&mut scope, vec![publish(3, 13), fails, publish(4, 14)]);
+        assert_eq!(runs(), [(1, 2, 12), (3, 3, 13), (4, 4, 14)], "each in a transaction of its own");
     }
 
     #[test]

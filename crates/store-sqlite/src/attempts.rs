@@ -12,13 +12,13 @@ use neo_events_domain::{
     stats::ResponseTimeHistogram,
     tenant::Schema,
 };
-use rusqlite::{Connection, Row, ToSql};
+use rusqlite::{Connection, Row, ToSql, params};
 
 use crate::{
     columns::{Columns, Micros, headers_json, key},
     endpoints::{self, RequestLook},
     failure::Failure,
-    page::{Named, bind},
+    scope::{Kept, Scope},
     sql,
 };
 
@@ -28,33 +28,34 @@ const SLOTS_PER_DELIVERY: i64 = 65_536;
 pub(crate) const ATTEMPTS_MAX: u32 = 65_535;
 
 /// Records an attempt of a delivery.
-pub(crate) fn insert(conn: &Connection, delivery_seq: i64, attempt: &AttemptRecord) -> Result<(), Failure> {
+pub(crate) fn insert(
+    scope: &mut Scope<'_>,
+    delivery_seq: i64,
+    attempt: &AttemptRecord,
+) -> Result<(), Failure> {
     let response = attempt.response.as_ref();
     let response_headers = response.map(|response| headers_json(&response.headers)).transpose()?;
     let signatures = attempt.signatures.as_ref();
     let response_time_ms = i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX);
-    let parameters: [Named<'_>; 17] = [
-        (":slot", &(delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number))),
-        (":request_id", &key(attempt.request_id)),
-        (":endpoint_revision", &attempt.endpoint_revision),
-        (":status", &AttemptStatus::of(&attempt.outcome).as_str()),
-        (":error_code", &error_code(&attempt.outcome)),
-        (":attempted_at", &Micros::from(attempt.attempted_at)),
-        (":completed_at", &Micros::from(attempt.completed_at)),
-        (":response_time_ms", &response_time_ms),
-        (":connection_reused", &attempt.connection_reused),
-        (":signature_standard", &signatures.map(|signatures| &signatures.standard)),
-        (":signature_body", &signatures.map(|signatures| &signatures.body)),
-        (":signature_body_previous", &signatures.and_then(|signatures| signatures.body_previous.as_ref())),
-        (":error_message", &attempt.error_message),
-        (":response_status", &response.map(|response| response.status)),
-        (":response_headers", &response_headers),
-        (":response_body_truncated", &response.map(|response| response.body_truncated)),
-        (":response_body", &response.map(|response| response.body.as_slice())),
-    ];
-    let mut statement = conn.prepare_cached(sql::ATTEMPTS_INSERT)?;
-    bind(&mut statement, &parameters)?;
-    statement.raw_execute()?;
+    scope.statement(Kept::AttemptsInsert)?.execute(params![
+        delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number),
+        key(attempt.request_id),
+        attempt.endpoint_revision,
+        AttemptStatus::of(&attempt.outcome).as_str(),
+        error_code(&attempt.outcome),
+        Micros::from(attempt.attempted_at),
+        Micros::from(attempt.completed_at),
+        response_time_ms,
+        attempt.connection_reused,
+        signatures.map(|signatures| &signatures.standard),
+        signatures.map(|signatures| &signatures.body),
+        signatures.and_then(|signatures| signatures.body_previous.as_ref()),
+        attempt.error_message,
+        response.map(|response| response.status),
+        response_headers,
+        response.map(|response| response.body_truncated),
+        response.map(|response| response.body.as_slice()),
+    ])?;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::{
     endpoints,
     failure::Failure,
     leases::{Leases, Pin},
+    scope::Scope,
     sql,
     writer::Step,
 };
@@ -47,15 +48,15 @@ impl CancelDelivery {
 impl Step for CancelDelivery {
     type Answer = Changed;
 
-    fn run(&mut self, conn: &Connection) -> Result<Changed, Failure> {
-        let Some(row) = deliveries::by_id(conn, self.id)? else { return Ok(Changed::Missing) };
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Changed, Failure> {
+        let Some(row) = deliveries::by_id(scope.connection(), self.id)? else { return Ok(Changed::Missing) };
         // The pin of an earlier run would count as somebody's lease.
         self.pin = None;
         self.pin = self.leases.pin_free(row.seq, self.now);
         let in_flight = self.pin.is_none();
         match row.delivery.cancelled(&self.reason, in_flight) {
             Ok(cancelled) => {
-                deliveries::change(conn, row.seq, &row.standing, &Change::to(&cancelled))?;
+                deliveries::change(scope, row.seq, &row.standing, &Change::to(&cancelled))?;
                 Ok(Changed::Done(cancelled))
             }
             Err(illegal) => Ok(Changed::Illegal(illegal)),
@@ -80,11 +81,11 @@ impl Step for DeleteEndpoint {
     /// Whether it was there.
     type Answer = bool;
 
-    fn run(&mut self, conn: &Connection) -> Result<bool, Failure> {
-        let Some(no) = endpoints::delete(conn, self.id, self.now)? else { return Ok(false) };
-        conn.prepare_cached(sql::ENDPOINT_REMOVALS_INSERT)?.execute([no])?;
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<bool, Failure> {
+        let Some(no) = endpoints::delete(scope.connection(), self.id, self.now)? else { return Ok(false) };
+        scope.connection().prepare_cached(sql::ENDPOINT_REMOVALS_INSERT)?.execute([no])?;
         self.sweep.restart();
-        self.sweep.end_deliveries_of(conn, no)?;
+        self.sweep.end_deliveries_of(scope, no)?;
         Ok(true)
     }
 }
@@ -106,13 +107,13 @@ impl Step for Tend {
     /// Whether more is left that need not wait for an attempt in flight.
     type Answer = bool;
 
-    fn run(&mut self, conn: &Connection) -> Result<bool, Failure> {
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<bool, Failure> {
         self.sweep.restart();
-        self.sweep.finish_requests(conn)?;
-        for endpoint_no in listed(conn, sql::ENDPOINT_REMOVALS_LIST)? {
-            self.sweep.end_deliveries_of(conn, endpoint_no)?;
+        self.sweep.finish_requests(scope)?;
+        for endpoint_no in listed(scope.connection(), sql::ENDPOINT_REMOVALS_LIST)? {
+            self.sweep.end_deliveries_of(scope, endpoint_no)?;
         }
-        bring_back(conn, &self.put_off, self.sweep.now)?;
+        bring_back(scope, &self.put_off, self.sweep.now)?;
         Ok(self.sweep.cut_short || self.put_off.len() == BROUGHT_BACK_PER_STEP_MAX)
     }
 }
@@ -128,12 +129,12 @@ fn latest_due(now: Timestamp) -> Timestamp {
 }
 
 /// Makes due now what still waits too long. An attempt in flight settles over it.
-fn bring_back(conn: &Connection, seqs: &[i64], now: Timestamp) -> Result<(), Failure> {
+fn bring_back(scope: &mut Scope<'_>, seqs: &[i64], now: Timestamp) -> Result<(), Failure> {
     let latest = Micros::from(latest_due(now));
     for seq in seqs {
-        let Some(standing) = Standing::of(conn, *seq)? else { continue };
+        let Some(standing) = Standing::of(scope, *seq)? else { continue };
         if standing.due_at.is_some_and(|due_at| due_at > latest) {
-            deliveries::set_due(conn, *seq, &standing, now)?;
+            deliveries::set_due(scope, *seq, &standing, now)?;
         }
     }
     Ok(())
@@ -162,36 +163,36 @@ impl Sweep {
     }
 
     /// Cancellations that waited for an attempt whose lease has ended.
-    fn finish_requests(&mut self, conn: &Connection) -> Result<(), Failure> {
-        for seq in listed(conn, sql::CANCEL_REQUESTS_LIST)? {
+    fn finish_requests(&mut self, scope: &mut Scope<'_>) -> Result<(), Failure> {
+        for seq in listed(scope.connection(), sql::CANCEL_REQUESTS_LIST)? {
             if self.is_full() {
                 break;
             }
-            let Some(standing) = Standing::of(conn, seq)? else { continue };
+            let Some(standing) = Standing::of(scope, seq)? else { continue };
             let reason = standing.cancel_requested.clone().unwrap_or_default();
-            self.end(conn, seq, &standing, reason)?;
+            self.end(scope, seq, &standing, reason)?;
         }
         Ok(())
     }
 
     /// All that a deleted endpoint still owes; forgets the endpoint once that is nothing.
-    fn end_deliveries_of(&mut self, conn: &Connection, endpoint_no: i64) -> Result<(), Failure> {
+    fn end_deliveries_of(&mut self, scope: &mut Scope<'_>, endpoint_no: i64) -> Result<(), Failure> {
         let mut left = 0;
-        for seq in self.owed_by(conn, endpoint_no)? {
-            let Some(standing) = Standing::of(conn, seq)? else { continue };
+        for seq in self.owed_by(scope.connection(), endpoint_no)? {
+            let Some(standing) = Standing::of(scope, seq)? else { continue };
             if self.is_full() {
                 return Ok(());
             }
-            if self.end(conn, seq, &standing, CANCEL_REASON_ENDPOINT_DELETED.to_owned())? {
+            if self.end(scope, seq, &standing, CANCEL_REASON_ENDPOINT_DELETED.to_owned())? {
                 continue;
             }
             left += 1;
             if standing.cancel_requested.is_none() {
-                request(conn, seq, &standing, CANCEL_REASON_ENDPOINT_DELETED)?;
+                request(scope, seq, &standing, CANCEL_REASON_ENDPOINT_DELETED)?;
             }
         }
         if left == 0 {
-            conn.prepare_cached(sql::ENDPOINT_REMOVALS_DELETE)?.execute([endpoint_no])?;
+            scope.connection().prepare_cached(sql::ENDPOINT_REMOVALS_DELETE)?.execute([endpoint_no])?;
         }
         Ok(())
     }
@@ -214,7 +215,7 @@ impl Sweep {
     /// Ends a delivery; `false` if somebody works on it.
     fn end(
         &mut self,
-        conn: &Connection,
+        scope: &mut Scope<'_>,
         seq: i64,
         standing: &Standing,
         reason: String,
@@ -225,7 +226,7 @@ impl Sweep {
         let Standing { current_attempt, max_attempts, .. } = *standing;
         let state = DeliveryState::Cancelled { reason };
         let change = Change { state: &state, current_attempt, max_attempts, cancel_requested: None };
-        deliveries::change(conn, seq, standing, &change)?;
+        deliveries::change(scope, seq, standing, &change)?;
         Ok(true)
     }
 
@@ -236,10 +237,10 @@ impl Sweep {
 }
 
 /// Asks for the end of a delivery in flight.
-fn request(conn: &Connection, seq: i64, standing: &Standing, reason: &str) -> Result<(), Failure> {
-    let Some(row) = deliveries::by_seq(conn, seq)? else { return Ok(()) };
+fn request(scope: &mut Scope<'_>, seq: i64, standing: &Standing, reason: &str) -> Result<(), Failure> {
+    let Some(row) = deliveries::by_seq(scope.connection(), seq)? else { return Ok(()) };
     let change = Change { cancel_requested: Some(reason), ..Change::to(&row.delivery) };
-    deliveries::change(conn, seq, standing, &change)
+    deliveries::change(scope, seq, standing, &change)
 }
 
 fn listed(conn: &Connection, sql: &str) -> Result<Vec<i64>, Failure> {

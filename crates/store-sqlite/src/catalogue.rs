@@ -14,7 +14,7 @@ use neo_events_store::{
     Catalogue, CatalogueChanges, CatalogueVersion, EndpointQuery, EventTypeQuery, Inserted, Page,
     PageRequest, StoreError, SubscriptionQuery, Updated,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::{
     cancel::DeleteEndpoint, endpoints, event_types, failure::Failure, sql, store::SqliteStore, subscriptions,
@@ -170,8 +170,11 @@ impl Catalogue for SqliteStore {
 
 /// The number of the newest change.
 pub(crate) fn version(conn: &Connection) -> Result<CatalogueVersion, Failure> {
-    let version: i64 = conn.prepare_cached(sql::CATALOGUE_VERSION)?.query_row([], |row| row.get(0))?;
-    Ok(CatalogueVersion(version.unsigned_abs()))
+    Ok(conn.prepare_cached(sql::CATALOGUE_VERSION)?.query_row([], version_of)?)
+}
+
+pub(crate) fn version_of(row: &Row<'_>) -> rusqlite::Result<CatalogueVersion> {
+    Ok(CatalogueVersion(row.get::<_, i64>(0)?.unsigned_abs()))
 }
 
 /// Takes the number of a change.
@@ -210,7 +213,7 @@ fn changes(conn: &Connection, since: CatalogueVersion, limit: u32) -> Result<Cat
 
 fn list_changes(conn: &Connection, since: CatalogueVersion, limit: i64) -> Result<Vec<Change>, Failure> {
     let since = i64::try_from(since.0).unwrap_or(i64::MAX);
-    let change = |row: &rusqlite::Row<'_>| {
+    let change = |row: &Row<'_>| {
         Ok(Change {
             version: row.get(0)?,
             is_subscription: row.get(1)?,

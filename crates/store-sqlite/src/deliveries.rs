@@ -13,9 +13,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
     columns::{Columns, Micros, key, optional_key},
-    endpoints, events,
+    endpoints,
     failure::Failure,
     page::{Span, Timeline, keys},
+    scope::{Kept, Newest, Scope},
     sql,
 };
 
@@ -30,27 +31,27 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
+    pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
         let now = Micros::from(now);
-        let (newest_seq, newest) = events::newest(conn, sql::DELIVERIES_NEWEST)?.unwrap_or((0, now));
+        let newest = scope.newest_delivery()?;
         // Due by the clock as it is, even if rows must look younger because it was set back.
-        Ok(Self { newest_seq, created_at: newest.max(now), due_at: now })
+        Ok(Self { newest_seq: newest.seq, created_at: newest.created_at.max(now), due_at: now })
     }
 
     /// Writes a delivery, due at once, a test before whatever its endpoint owes; `None` if it is there already.
     pub(crate) fn insert(
         &mut self,
-        conn: &Connection,
+        scope: &mut Scope<'_>,
         (event_seq, endpoint_no): (i64, i64),
         delivery: &NewDelivery,
     ) -> Result<Option<i64>, Failure> {
         let seq = self.newest_seq + 1;
         let due_at = match delivery.trigger {
             Trigger::Event => self.due_at,
-            Trigger::Test => before_all(conn, endpoint_no, self.due_at)?,
+            Trigger::Test => before_all(scope.connection(), endpoint_no, self.due_at)?,
         };
         let subscriptions: Vec<u8> = delivery.subscription_ids.iter().flat_map(|id| key(*id)).collect();
-        let inserted = conn.prepare_cached(sql::DELIVERIES_INSERT)?.execute(params![
+        let inserted = scope.statement(Kept::DeliveriesInsert)?.execute(params![
             seq,
             key(delivery.id),
             event_seq,
@@ -68,7 +69,8 @@ impl Edge {
             return Ok(None);
         }
         self.newest_seq = seq;
-        enqueue(conn, endpoint_no, due_at, seq)?;
+        scope.delivery_is_new(Newest { seq, created_at: self.created_at });
+        enqueue(scope, endpoint_no, due_at, seq)?;
         Ok(Some(seq))
     }
 }
@@ -92,7 +94,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    pub(crate) fn of(conn: &Connection, seq: i64) -> Result<Option<Self>, Failure> {
+    pub(crate) fn of(scope: &mut Scope<'_>, seq: i64) -> Result<Option<Self>, Failure> {
         let standing = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok(Self {
@@ -104,7 +106,7 @@ impl Standing {
                 cancel_requested: columns.take()?,
             })
         };
-        Ok(conn.prepare_cached(sql::DELIVERIES_STANDING)?.query_row([seq], standing).optional()?)
+        Ok(scope.statement(Kept::DeliveriesStanding)?.query_row([seq], standing).optional()?)
     }
 
     pub(crate) const fn is_final(&self) -> bool {
@@ -134,7 +136,7 @@ impl<'a> Change<'a> {
 
 /// Changes a row, its place in the queue, and whether its cancellation waits.
 pub(crate) fn change(
-    conn: &Connection,
+    scope: &mut Scope<'_>,
     seq: i64,
     before: &Standing,
     change: &Change<'_>,
@@ -146,7 +148,7 @@ pub(crate) fn change(
         DeliveryState::Failed { max_attempts_reached } => (None, None, *max_attempts_reached),
         DeliveryState::Cancelled { reason } => (None, Some(reason), false),
     };
-    conn.prepare_cached(sql::DELIVERIES_UPDATE)?.execute(params![
+    scope.statement(Kept::DeliveriesUpdate)?.execute(params![
         seq,
         change.state.status().as_str(),
         due_at,
@@ -156,10 +158,10 @@ pub(crate) fn change(
         reason,
         change.cancel_requested,
     ])?;
-    requeue(conn, seq, before, due_at)?;
+    requeue(scope, seq, before, due_at)?;
     match (&before.cancel_requested, change.cancel_requested) {
-        (None, Some(_)) => conn.prepare_cached(sql::CANCEL_REQUESTS_INSERT)?.execute([seq])?,
-        (Some(_), None) => conn.prepare_cached(sql::CANCEL_REQUESTS_DELETE)?.execute([seq])?,
+        (None, Some(_)) => scope.connection().prepare_cached(sql::CANCEL_REQUESTS_INSERT)?.execute([seq])?,
+        (Some(_), None) => scope.connection().prepare_cached(sql::CANCEL_REQUESTS_DELETE)?.execute([seq])?,
         _ => 0,
     };
     Ok(())
@@ -174,31 +176,36 @@ pub(crate) fn due_after(conn: &Connection, at: Timestamp, limit: usize) -> Resul
 
 /// Makes a delivery that is not over due at another time, whatever its state.
 pub(crate) fn set_due(
-    conn: &Connection,
+    scope: &mut Scope<'_>,
     seq: i64,
     before: &Standing,
     due_at: Timestamp,
 ) -> Result<(), Failure> {
     let due_at = Micros::from(due_at);
-    conn.prepare_cached(sql::DELIVERIES_SET_DUE)?.execute(params![seq, due_at])?;
-    requeue(conn, seq, before, Some(due_at))
+    scope.connection().prepare_cached(sql::DELIVERIES_SET_DUE)?.execute(params![seq, due_at])?;
+    requeue(scope, seq, before, Some(due_at))
 }
 
-fn requeue(conn: &Connection, seq: i64, before: &Standing, due_at: Option<Micros>) -> Result<(), Failure> {
+fn requeue(
+    scope: &mut Scope<'_>,
+    seq: i64,
+    before: &Standing,
+    due_at: Option<Micros>,
+) -> Result<(), Failure> {
     if due_at == before.due_at {
         return Ok(());
     }
     if let Some(before) = before.due_at.map(|at| params_of(before.endpoint_no, at, seq)) {
-        conn.prepare_cached(sql::DELIVERY_QUEUE_DELETE)?.execute(before)?;
+        scope.statement(Kept::DeliveryQueueDelete)?.execute(before)?;
     }
     if let Some(due_at) = due_at {
-        enqueue(conn, before.endpoint_no, due_at, seq)?;
+        enqueue(scope, before.endpoint_no, due_at, seq)?;
     }
     Ok(())
 }
 
-fn enqueue(conn: &Connection, endpoint_no: i64, due_at: Micros, seq: i64) -> Result<(), Failure> {
-    conn.prepare_cached(sql::DELIVERY_QUEUE_INSERT)?.execute(params_of(endpoint_no, due_at, seq))?;
+fn enqueue(scope: &mut Scope<'_>, endpoint_no: i64, due_at: Micros, seq: i64) -> Result<(), Failure> {
+    scope.statement(Kept::DeliveryQueueInsert)?.execute(params_of(endpoint_no, due_at, seq))?;
     Ok(())
 }
 

@@ -21,9 +21,11 @@ use crate::{
     endpoints, events,
     failure::Failure,
     page::{limit_of, page, small},
+    scope::Scope,
     sql,
     store::SqliteStore,
     subscriptions,
+    writer::Scoped,
 };
 
 #[async_trait]
@@ -65,7 +67,7 @@ impl DeliveryLog for SqliteStore {
         id: DeliveryId,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        self.file(schema).await?.write(move |conn: &Connection| retry(conn, id, now)).await
+        self.file(schema).await?.write(Scoped(move |scope: &mut Scope<'_>| retry(scope, id, now))).await
     }
 
     async fn endpoint_stats(
@@ -95,8 +97,8 @@ fn history(conn: &Connection, schema: &Schema, id: DeliveryId) -> Result<Option<
 }
 
 /// There is nobody to deliver to once the endpoint is deleted, and no slot after the last.
-fn retry(conn: &Connection, id: DeliveryId, now: Timestamp) -> Result<Changed, Failure> {
-    let Some(row) = deliveries::by_id(conn, id)? else { return Ok(Changed::Missing) };
+fn retry(scope: &mut Scope<'_>, id: DeliveryId, now: Timestamp) -> Result<Changed, Failure> {
+    let Some(row) = deliveries::by_id(scope.connection(), id)? else { return Ok(Changed::Missing) };
     let now = neo_events_domain::event::to_micros(now);
     let (status, attempts) = (row.standing.status, row.delivery.current_attempt);
     let retried = if row.endpoint_is_deleted || attempts >= ATTEMPTS_MAX {
@@ -106,7 +108,7 @@ fn retry(conn: &Connection, id: DeliveryId, now: Timestamp) -> Result<Changed, F
     };
     match retried {
         Ok(retried) => {
-            deliveries::change(conn, row.seq, &row.standing, &Change::to(&retried))?;
+            deliveries::change(scope, row.seq, &row.standing, &Change::to(&retried))?;
             Ok(Changed::Done(retried))
         }
         Err(illegal) => Ok(Changed::Illegal(illegal)),

@@ -8,14 +8,13 @@ use neo_events_domain::{Timestamp, event::DomainEvent, retry::Progress, tenant::
 use neo_events_store::{
     Appended, Arrival, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Lease,
 };
-use rusqlite::Connection;
 
 use crate::{
-    catalogue,
     dispatches::{self, DeliveryWriter},
     events,
     failure::Failure,
     leases::{Grant, Leases},
+    scope::Scope,
     tenant_file::TenantFile,
     writer::Step,
 };
@@ -47,20 +46,20 @@ impl AppendArrivals {
     }
 
     /// The catalogue as it is, if anybody asks.
-    fn version(&self, conn: &Connection) -> Result<Option<CatalogueVersion>, Failure> {
+    fn version(&self, scope: &mut Scope<'_>) -> Result<Option<CatalogueVersion>, Failure> {
         let is_asked = self.arrivals.iter().any(|arrival| arrival.dispatch.is_some());
-        is_asked.then(|| catalogue::version(conn)).transpose()
+        is_asked.then(|| scope.catalogue_version()).transpose()
     }
 
     fn dispatch(
         &self,
-        (conn, writer): (&Connection, &mut DeliveryWriter),
+        (scope, writer): (&mut Scope<'_>, &mut DeliveryWriter),
         (seq, event): (i64, Arc<DomainEvent>),
         dispatch: &DirectDispatch,
     ) -> Result<Granted, Failure> {
         let mut granted = Granted::new();
         for DirectDelivery { delivery, is_taken } in &dispatch.deliveries {
-            let written = writer.write(conn, seq, delivery)?;
+            let written = writer.write(scope, seq, delivery)?;
             if let Some(delivery_seq) = written.filter(|_| *is_taken) {
                 let work = DeliveryWork {
                     schema: self.schema.clone(),
@@ -79,33 +78,31 @@ impl AppendArrivals {
 impl Step for AppendArrivals {
     type Answer = Answers;
 
-    fn run(&mut self, conn: &Connection) -> Result<Answers, Failure> {
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Answers, Failure> {
         // What a run before this one granted was rolled back.
         self.granted.clear();
-        let version = self.version(conn)?;
-        let mut edge = events::Edge::of(conn, self.now)?;
-        let mut writer = DeliveryWriter::of(conn, self.now)?;
+        let version = self.version(scope)?;
+        let mut edge = events::Edge::of(scope, self.now)?;
+        let mut writer = DeliveryWriter::of(scope, self.now)?;
         let mut answers = Answers { appended: Vec::new(), owe: false };
-        let mut dispatched = Vec::new();
         for Arrival { event, dispatch } in &self.arrivals {
-            let appended = edge.append(conn, event)?;
+            let appended = edge.append(scope, event)?;
             answers.appended.push(appended);
             let dispatch = dispatch.as_ref().filter(|dispatch| Some(dispatch.catalogue_version) == version);
             self.granted.push(match (appended, dispatch) {
                 (Appended::Stored { created_at, aggregate_version }, Some(dispatch)) => {
                     let event = Arc::new(event.stored(created_at, aggregate_version, self.now));
-                    dispatched.push(edge.newest_seq);
-                    Some(self.dispatch((conn, &mut writer), (edge.newest_seq, event), dispatch)?)
+                    scope.dispatch_is_settled(edge.newest_seq, self.now);
+                    Some(self.dispatch((scope, &mut writer), (edge.newest_seq, event), dispatch)?)
                 }
                 (Appended::Stored { .. }, None) => {
                     answers.owe = true;
-                    dispatches::owe(conn, edge.newest_seq)?;
+                    dispatches::owe(scope, edge.newest_seq)?;
                     None
                 }
                 _ => None,
             });
         }
-        dispatches::record_runs(conn, dispatched, self.now)?;
         Ok(answers)
     }
 

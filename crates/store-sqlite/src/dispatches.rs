@@ -1,40 +1,39 @@
 //! Owed dispatches: claimed oldest first, settled with the deliveries that matching found.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use neo_events_domain::{Timestamp, id::EndpointId, tenant::Schema};
-use neo_events_store::{DispatchClaim, Dispatched, Lease, OwedEvent};
-use rusqlite::{Connection, OptionalExtension, params};
+use neo_events_domain::{Timestamp, tenant::Schema};
+use neo_events_store::{DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use crate::{
     catalogue,
     columns::Micros,
-    deliveries, endpoints, events,
+    deliveries, events,
     failure::Failure,
     leases::{Leases, Pin},
     readers::snapshot,
+    scope::{Kept, Scope},
     sql,
     tenant_file::TenantFile,
     writer::Step,
 };
 
 /// The event owes its dispatch.
-pub(crate) fn owe(conn: &Connection, event_seq: i64) -> Result<(), Failure> {
-    conn.prepare_cached(sql::DISPATCHES_OWE)?.execute([event_seq])?;
+pub(crate) fn owe(scope: &mut Scope<'_>, event_seq: i64) -> Result<(), Failure> {
+    scope.statement(Kept::DispatchesOwe)?.execute([event_seq])?;
     Ok(())
 }
 
 /// Ends what the event owes; `false` if it owed nothing.
-pub(crate) fn settle(conn: &Connection, event_seq: i64) -> Result<bool, Failure> {
-    Ok(conn.prepare_cached(sql::DISPATCHES_SETTLE)?.execute([event_seq])? == 1)
+pub(crate) fn settle(scope: &mut Scope<'_>, event_seq: i64) -> Result<bool, Failure> {
+    Ok(scope.statement(Kept::DispatchesSettle)?.execute([event_seq])? == 1)
 }
 
-/// Notes when the dispatches of these events were settled: one row per run of consecutive ones.
-pub(crate) fn record_runs(conn: &Connection, mut seqs: Vec<i64>, now: Timestamp) -> Result<(), Failure> {
-    seqs.sort_unstable();
-    let mut record = conn.prepare_cached(sql::DISPATCHES_RECORD_RUN)?;
+/// Notes when the dispatches of these events, in order, were settled: one row per run of consecutive ones.
+pub(crate) fn record_runs(record: &mut Statement<'_>, seqs: &[i64], at: Timestamp) -> Result<(), Failure> {
     for run in seqs.chunk_by(|earlier, later| earlier + 1 == *later) {
-        record.execute(params![run[0], run[run.len() - 1], Micros::from(now)])?;
+        record.execute(params![run[0], run[run.len() - 1], Micros::from(at)])?;
     }
     Ok(())
 }
@@ -105,7 +104,7 @@ impl Step for SettleDispatches {
     /// How many deliveries were written.
     type Answer = u64;
 
-    fn run(&mut self, conn: &Connection) -> Result<u64, Failure> {
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<u64, Failure> {
         if self.pins.is_empty() {
             let pin = |Dispatched { lease, .. }: &Dispatched| {
                 // Another tenant's row may have the same key and token.
@@ -115,19 +114,17 @@ impl Step for SettleDispatches {
             };
             self.pins = self.dispatched.iter().map(pin).collect();
         }
-        let mut writer = DeliveryWriter::of(conn, self.now)?;
-        let mut settled = Vec::new();
+        let mut writer = DeliveryWriter::of(scope, self.now)?;
         for (Dispatched { lease, deliveries }, pin) in self.dispatched.iter().zip(&self.pins) {
             // Somebody may have marked it processed meanwhile; its deliveries are then not wanted.
-            if pin.is_none() || !settle(conn, lease.key())? {
+            if pin.is_none() || !settle(scope, lease.key())? {
                 continue;
             }
-            settled.push(lease.key());
+            scope.dispatch_is_settled(lease.key(), self.now);
             for delivery in deliveries {
-                writer.write(conn, lease.key(), delivery)?;
+                writer.write(scope, lease.key(), delivery)?;
             }
         }
-        record_runs(conn, settled, self.now)?;
         Ok(writer.written)
     }
 
@@ -136,34 +133,27 @@ impl Step for SettleDispatches {
     }
 }
 
-/// Writes new deliveries in one transaction, looking each endpoint up once.
+/// Writes new deliveries in one step.
 pub(crate) struct DeliveryWriter {
-    endpoint_nos: HashMap<EndpointId, Option<i64>>,
     edge: deliveries::Edge,
     written: u64,
 }
 
 impl DeliveryWriter {
-    pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
-        Ok(Self { endpoint_nos: HashMap::new(), edge: deliveries::Edge::of(conn, now)?, written: 0 })
+    pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
+        Ok(Self { edge: deliveries::Edge::of(scope, now)?, written: 0 })
     }
 
     /// Answers the delivery's key. One to an endpoint that was deleted meanwhile is not written; one that is there
     /// already neither.
     pub(crate) fn write(
         &mut self,
-        conn: &Connection,
+        scope: &mut Scope<'_>,
         event_seq: i64,
-        delivery: &neo_events_store::NewDelivery,
+        delivery: &NewDelivery,
     ) -> Result<Option<i64>, Failure> {
-        let known = self.endpoint_nos.get(&delivery.endpoint_id).copied();
-        let endpoint_no = match known {
-            Some(no) => no,
-            None => endpoints::no_by_id(conn, delivery.endpoint_id)?,
-        };
-        self.endpoint_nos.insert(delivery.endpoint_id, endpoint_no);
-        let Some(endpoint_no) = endpoint_no else { return Ok(None) };
-        let seq = self.edge.insert(conn, (event_seq, endpoint_no), delivery)?;
+        let Some(endpoint_no) = scope.endpoint_no(delivery.endpoint_id)? else { return Ok(None) };
+        let seq = self.edge.insert(scope, (event_seq, endpoint_no), delivery)?;
         self.written += u64::from(seq.is_some());
         Ok(seq)
     }

@@ -95,7 +95,7 @@ pub(crate) fn delete(conn: &Connection, of: &EventType) -> Result<bool, Failure>
 }
 
 /// Whether the catalogue has the type disabled.
-pub(crate) fn is_disabled(conn: &Connection, event_type: &str) -> Result<bool, Failure> {
+fn is_disabled(conn: &Connection, event_type: &str) -> Result<bool, Failure> {
     Ok(conn.prepare_cached(sql::EVENT_TYPES_IS_DISABLED)?.query_row([event_type], |row| row.get(0))?)
 }
 

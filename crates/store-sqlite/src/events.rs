@@ -8,7 +8,7 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use crate::{
     columns::{Columns, Micros, key, optional_key},
@@ -16,8 +16,10 @@ use crate::{
     dispatches,
     failure::Failure,
     page::{Span, Timeline, keys, limit_of, page},
+    scope::{Kept, Newest, Scope},
     sql,
     store::SqliteStore,
+    writer::Scoped,
 };
 
 const TIMELINE: Timeline = Timeline { bounds: sql::EVENTS_BOUNDS, created_at: sql::EVENTS_CREATED_AT };
@@ -34,10 +36,12 @@ impl EventLog for SqliteStore {
     }
 
     async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {
-        self.file(schema)
-            .await?
-            .read(move |conn| by_id(conn, id)?.map(|row| with_processed_at(conn, row)).transpose())
-            .await
+        let find = move |conn: &Connection| {
+            let mut statement = conn.prepare_cached(sql::EVENTS_BY_ID)?;
+            let found = by_id(&mut statement, id)?;
+            found.map(|row| with_processed_at(conn, row)).transpose()
+        };
+        self.file(schema).await?.read(find).await
     }
 
     async fn events(
@@ -87,7 +91,11 @@ impl EventLog for SqliteStore {
 
     async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError> {
         let (aggregate_type, aggregate_id) = (aggregate.0.to_owned(), aggregate.1);
-        self.file(schema).await?.read(move |conn| newest_version(conn, aggregate_id, &aggregate_type)).await
+        let find = move |conn: &Connection| {
+            let mut statement = conn.prepare_cached(sql::EVENTS_NEWEST_VERSION)?;
+            newest_version(&mut statement, aggregate_id, &aggregate_type)
+        };
+        self.file(schema).await?.read(find).await
     }
 
     async fn mark_processed(
@@ -97,24 +105,24 @@ impl EventLog for SqliteStore {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         let ids = ids.to_vec();
-        let mark = move |conn: &Connection| {
-            let mut settled = Vec::new();
+        let mark = move |scope: &mut Scope<'_>| {
+            let mut count = 0;
             for id in &ids {
-                let seq = conn
+                let seq = scope
+                    .connection()
                     .prepare_cached(sql::EVENTS_SEQ_BY_ID)?
                     .query_row([key(*id)], |row| row.get::<_, i64>(0))
                     .optional()?;
                 if let Some(seq) = seq
-                    && dispatches::settle(conn, seq)?
+                    && dispatches::settle(scope, seq)?
                 {
-                    settled.push(seq);
+                    scope.dispatch_is_settled(seq, now);
+                    count += 1;
                 }
             }
-            let count = settled.len() as u64;
-            dispatches::record_runs(conn, settled, now)?;
             Ok(count)
         };
-        self.file(schema).await?.write(mark).await
+        self.file(schema).await?.write(Scoped(mark)).await
     }
 }
 
@@ -140,11 +148,12 @@ pub(crate) fn append(
     events: &[NewEvent],
     now: Timestamp,
 ) -> Result<Vec<Appended>, Failure> {
-    let mut edge = Edge::of(conn, now)?;
+    let scope = &mut Scope::of(conn);
+    let mut edge = Edge::of(scope, now)?;
     let mut append = |event| {
-        let appended = edge.append(conn, event)?;
+        let appended = edge.append(scope, event)?;
         if let Appended::Stored { .. } = appended {
-            dispatches::owe(conn, edge.newest_seq)?;
+            dispatches::owe(scope, edge.newest_seq)?;
         }
         Ok(appended)
     };
@@ -161,19 +170,16 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    pub(crate) fn of(conn: &Connection, now: Timestamp) -> Result<Self, Failure> {
-        let newest = newest(conn, sql::EVENTS_NEWEST)?;
-        let now = to_micros(now);
-        Ok(match newest {
-            Some((newest_seq, at)) => Self { newest_seq, created_at: now.max(at.timestamp()), now },
-            None => Self { newest_seq: 0, created_at: now, now },
-        })
+    pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
+        let (newest, now) = (scope.newest_event()?, to_micros(now));
+        let created_at = now.max(newest.created_at.timestamp());
+        Ok(Self { newest_seq: newest.seq, created_at, now })
     }
 
     /// Stores one event, or says why not.
-    pub(crate) fn append(&mut self, conn: &Connection, event: &NewEvent) -> Result<Appended, Failure> {
+    pub(crate) fn append(&mut self, scope: &mut Scope<'_>, event: &NewEvent) -> Result<Appended, Failure> {
         if event.id_is_given
-            && let Some((_, stored)) = by_id(conn, event.id)?
+            && let Some((_, stored)) = by_id(scope.statement(Kept::EventsById)?, event.id)?
         {
             let DomainEvent { created_at, aggregate_version, .. } = stored;
             let repeats = event.repeats(&stored);
@@ -183,24 +189,24 @@ impl Edge {
                 Appended::IdConflict
             });
         }
-        if crate::event_types::is_disabled(conn, event.event_type.as_str())? {
+        if scope.is_disabled(&event.event_type)? {
             return Ok(Appended::TypeDisabled);
         }
         let version = match event.version {
             VersionRule::Default => 1,
             VersionRule::Given(version) => version,
-            VersionRule::Expect(expected) => match guard(conn, event, expected)? {
+            VersionRule::Expect(expected) => match guard(scope, event, expected)? {
                 Ok(next) => next,
                 Err(refused) => return Ok(refused),
             },
         };
         self.newest_seq += 1;
-        self.insert(conn, event, version)?;
+        self.insert(scope, event, version)?;
         Ok(Appended::Stored { created_at: self.created_at, aggregate_version: version })
     }
 
-    fn insert(&self, conn: &Connection, event: &NewEvent, version: u32) -> Result<(), Failure> {
-        conn.prepare_cached(sql::EVENTS_INSERT)?.execute(params![
+    fn insert(&self, scope: &mut Scope<'_>, event: &NewEvent, version: u32) -> Result<(), Failure> {
+        scope.statement(Kept::EventsInsert)?.execute(params![
             self.newest_seq,
             key(event.id),
             event.event_type.as_str(),
@@ -217,14 +223,15 @@ impl Edge {
             event.event_metadata.as_ref().map_or("{}", JsonObject::as_str),
             event.event_data.as_str(),
         ])?;
+        scope.event_is_new(Newest { seq: self.newest_seq, created_at: Micros::from(self.created_at) });
         Ok(())
     }
 }
 
 /// The version that a guarded publish gets, or why it is refused.
-fn guard(conn: &Connection, event: &NewEvent, expected: u32) -> Result<Result<u32, Appended>, Failure> {
+fn guard(scope: &mut Scope<'_>, event: &NewEvent, expected: u32) -> Result<Result<u32, Appended>, Failure> {
     let (aggregate_id, aggregate_type) = (event.aggregate_id_or_default(), event.aggregate_type_or_default());
-    let newest = newest_version(conn, aggregate_id, aggregate_type)?;
+    let newest = newest_version(scope.statement(Kept::EventsNewestVersion)?, aggregate_id, aggregate_type)?;
     if newest >= AGGREGATE_VERSION_MAX {
         return Ok(Err(Appended::VersionsExhausted));
     }
@@ -232,18 +239,17 @@ fn guard(conn: &Connection, event: &NewEvent, expected: u32) -> Result<Result<u3
         return Ok(Err(Appended::StaleVersion { newest }));
     }
     let head = params![aggregate_id.into_bytes(), aggregate_type, newest + 1];
-    conn.prepare_cached(sql::STREAM_HEADS_ADVANCE)?.execute(head)?;
+    scope.statement(Kept::StreamHeadsAdvance)?.execute(head)?;
     Ok(Ok(newest + 1))
 }
 
-fn newest_version(conn: &Connection, aggregate_id: Uuid, aggregate_type: &str) -> Result<u32, Failure> {
+fn newest_version(
+    statement: &mut Statement<'_>,
+    aggregate_id: Uuid,
+    aggregate_type: &str,
+) -> Result<u32, Failure> {
     let of = params![aggregate_id.into_bytes(), aggregate_type];
-    Ok(conn.prepare_cached(sql::EVENTS_NEWEST_VERSION)?.query_row(of, |row| row.get(0))?)
-}
-
-/// Key and time of a table's newest row.
-pub(crate) fn newest(conn: &Connection, sql: &str) -> Result<Option<(i64, Micros)>, Failure> {
-    Ok(conn.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    Ok(statement.query_row(of, |row| row.get(0))?)
 }
 
 /// One event by its key.
@@ -251,8 +257,8 @@ pub(crate) fn by_seq(conn: &Connection, seq: i64) -> Result<Option<(i64, DomainE
     Ok(conn.prepare_cached(sql::EVENTS_BY_SEQ)?.query_row([seq], event).optional()?)
 }
 
-fn by_id(conn: &Connection, id: EventId) -> Result<Option<(i64, DomainEvent)>, Failure> {
-    Ok(conn.prepare_cached(sql::EVENTS_BY_ID)?.query_row([key(id)], event).optional()?)
+fn by_id(statement: &mut Statement<'_>, id: EventId) -> Result<Option<(i64, DomainEvent)>, Failure> {
+    Ok(statement.query_row([key(id)], event).optional()?)
 }
 
 fn stored(conn: &Connection, seq: i64) -> Result<Option<StoredEvent>, Failure> {

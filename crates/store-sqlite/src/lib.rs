@@ -19,6 +19,7 @@ mod open;
 mod page;
 mod queue;
 mod readers;
+mod scope;
 mod settle;
 mod sql;
 mod store;

@@ -26,10 +26,12 @@ use crate::{
     endpoints, events,
     failure::Failure,
     leases::{Claiming, Leases},
+    scope::Scope,
     settle::Settle,
     sql,
     store::SqliteStore,
     tenant_file::TenantFile,
+    writer::Scoped,
 };
 
 /// Work that a step shared is the caller's alone again once the step was answered: the writer drops it before.
@@ -106,8 +108,8 @@ impl WorkQueue for SqliteStore {
         delivery: NewDelivery,
         now: Timestamp,
     ) -> Result<Appended, StoreError> {
-        let append = move |conn: &Connection| append_directed(conn, &event, &delivery, now);
-        self.file(schema).await?.write(append).await
+        let append = move |scope: &mut Scope<'_>| append_directed(scope, &event, &delivery, now);
+        self.file(schema).await?.write(Scoped(append)).await
     }
 
     async fn append_arrivals(
@@ -218,16 +220,16 @@ async fn tend(file: &TenantFile, now: Timestamp) -> Result<bool, StoreError> {
 
 /// An endpoint that was deleted meanwhile gets no delivery; the event is stored all the same.
 fn append_directed(
-    conn: &Connection,
+    scope: &mut Scope<'_>,
     event: &NewEvent,
     delivery: &NewDelivery,
     now: Timestamp,
 ) -> Result<Appended, Failure> {
-    let mut edge = events::Edge::of(conn, now)?;
-    let appended = edge.append(conn, event)?;
+    let mut edge = events::Edge::of(scope, now)?;
+    let appended = edge.append(scope, event)?;
     if let Appended::Stored { .. } = appended {
-        DeliveryWriter::of(conn, now)?.write(conn, edge.newest_seq, delivery)?;
-        dispatches::record_runs(conn, vec![edge.newest_seq], now)?;
+        DeliveryWriter::of(scope, now)?.write(scope, edge.newest_seq, delivery)?;
+        scope.dispatch_is_settled(edge.newest_seq, now);
     }
     Ok(appended)
 }

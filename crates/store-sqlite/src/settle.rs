@@ -16,6 +16,7 @@ use crate::{
     endpoints,
     failure::Failure,
     leases::{Leases, Pin},
+    scope::Scope,
     writer::Step,
 };
 
@@ -37,11 +38,11 @@ impl Settle {
 impl Step for Settle {
     type Answer = Settled;
 
-    fn run(&mut self, conn: &Connection) -> Result<Settled, Failure> {
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Settled, Failure> {
         let Settlement { lease, attempt, verdict } = &*self.settlement;
         // The lease is what counts; the row's own state guards against whatever the memory of leases cannot know.
         let standing = match self.pin {
-            Some(_) => Standing::of(conn, lease.key())?,
+            Some(_) => Standing::of(scope, lease.key())?,
             None => None,
         };
         let fits = |standing: &Standing| {
@@ -50,16 +51,16 @@ impl Step for Settle {
         let Some(standing) = standing.filter(fits) else { return Ok(Settled::LeaseLost) };
 
         let state = deliveries::as_stored(DeliveryState::after(*verdict, standing.cancel_requested.clone()));
-        attempts::insert(conn, lease.key(), attempt)?;
+        attempts::insert(scope, lease.key(), attempt)?;
         let change = Change {
             state: &state,
             current_attempt: attempt.attempt_number,
             max_attempts: standing.max_attempts,
             cancel_requested: None,
         };
-        deliveries::change(conn, lease.key(), &standing, &change)?;
+        deliveries::change(scope, lease.key(), &standing, &change)?;
         if *verdict == Verdict::Gone {
-            disable_endpoint(conn, standing.endpoint_no, attempt)?;
+            disable_endpoint(scope.connection(), standing.endpoint_no, attempt)?;
         }
         Ok(Settled::Recorded(state))
     }

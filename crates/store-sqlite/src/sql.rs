@@ -99,9 +99,12 @@ statements! {
     EVENTS_NEWEST = "events/newest",
     EVENTS_NEWEST_VERSION = "events/newest_version",
     EVENTS_SEQ_BY_ID = "events/seq_by_id",
+    STORE_BEGIN = "store/begin",
     STORE_BEGUN = "store/begun",
+    STORE_COMMIT = "store/commit",
     STORE_OPEN = "store/open",
     STORE_OWES = "store/owes",
+    STORE_ROLL_BACK = "store/roll_back",
     STORE_SEED = "store/seed",
     STORE_TOUCH = "store/touch",
     STREAM_HEADS_ADVANCE = "stream_heads/advance",
@@ -148,6 +151,24 @@ mod tests {
         ("tenants/schemas", "once, when the store is opened"),
     ];
 
+    /// Statements that run for each event, delivery or attempt.
+    const OF_AN_EVENT: [&str; 10] = [
+        "attempts/insert",
+        "deliveries/insert",
+        "deliveries/standing",
+        "deliveries/update",
+        "delivery_queue/delete",
+        "delivery_queue/insert",
+        "dispatches/owe",
+        "dispatches/record_run",
+        "dispatches/settle",
+        "events/insert",
+    ];
+
+    fn of_an_event() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        ALL.iter().filter(|(name, _)| OF_AN_EVENT.contains(name))
+    }
+
     #[test]
     fn every_file_is_listed_and_every_statement_prepares() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("queries");
@@ -185,24 +206,23 @@ mod tests {
     /// thrown away for each row.
     #[test]
     fn what_an_event_costs_makes_no_tables() {
-        const OF_AN_EVENT: [&str; 10] = [
-            "attempts/insert",
-            "deliveries/insert",
-            "deliveries/standing",
-            "deliveries/update",
-            "delivery_queue/delete",
-            "delivery_queue/insert",
-            "dispatches/owe",
-            "dispatches/record_run",
-            "dispatches/settle",
-            "events/insert",
-        ];
         let conn = migrated();
-        for (name, text) in ALL.iter().filter(|(name, _)| OF_AN_EVENT.contains(name)) {
+        for (name, text) in of_an_event() {
             let mut statement = conn.prepare(&format!("explain {text}")).unwrap();
             let steps: Vec<String> =
                 statement.raw_query().mapped(|row| row.get(1)).collect::<Result<_, _>>().unwrap();
             assert!(!steps.iter().any(|step| step == "OpenEphemeral"), "{name}: {steps:?}");
+        }
+    }
+
+    /// A parameter with a name is looked up by it each time.
+    #[test]
+    fn what_an_event_costs_is_bound_by_number() {
+        let conn = migrated();
+        for (name, text) in of_an_event() {
+            let statement = conn.prepare(text).unwrap();
+            let mut names = (1..=statement.parameter_count()).map(|index| statement.parameter_name(index));
+            assert!(names.all(|name| name.is_some_and(|name| name.starts_with('?'))), "{name}");
         }
     }
 

@@ -14,10 +14,13 @@ use std::{
 };
 
 use neo_events_store::StoreError;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::failure::{Failure, again};
+use crate::{
+    failure::{Failure, again},
+    scope::Scope,
+};
 
 /// Steps that may wait; who comes later waits to be queued.
 const QUEUED_STEPS_MAX: usize = 1024;
@@ -30,7 +33,7 @@ pub(crate) trait Step: Send + 'static {
     type Answer: Send + 'static;
 
     /// Runs it. May be called again after a rollback.
-    fn run(&mut self, conn: &Connection) -> Result<Self::Answer, Failure>;
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Self::Answer, Failure>;
 
     /// It was committed.
     fn committed(self)
@@ -47,14 +50,29 @@ where
 {
     type Answer = T;
 
-    fn run(&mut self, conn: &Connection) -> Result<T, Failure> {
-        self(conn)
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<T, Failure> {
+        self(scope.connection())
+    }
+}
+
+/// A step that is a function and uses the kept statements.
+pub(crate) struct Scoped<F>(pub(crate) F);
+
+impl<F, T> Step for Scoped<F>
+where
+    F: FnMut(&mut Scope<'_>) -> Result<T, Failure> + Send + 'static,
+    T: Send + 'static,
+{
+    type Answer = T;
+
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<T, Failure> {
+        (self.0)(scope)
     }
 }
 
 /// A step with the one who waits for it.
 pub(crate) trait Job: Send {
-    fn run(&mut self, conn: &Connection) -> Result<(), StoreError>;
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<(), StoreError>;
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
@@ -65,8 +83,8 @@ struct Request<S: Step> {
 }
 
 impl<S: Step> Job for Request<S> {
-    fn run(&mut self, conn: &Connection) -> Result<(), StoreError> {
-        let ran = catch_unwind(AssertUnwindSafe(|| self.step.run(conn)));
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<(), StoreError> {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.step.run(scope)));
         self.answer = Some(ran.unwrap_or(Err(Failure::Panicked))?);
         Ok(())
     }
@@ -91,20 +109,20 @@ impl<S: Step> Job for Request<S> {
 }
 
 /// Runs all jobs in one transaction and answers them; if one fails, each in its own.
-pub(crate) fn commit_batch(conn: &mut Connection, mut jobs: Vec<Box<dyn Job>>) {
-    match commit(conn, &mut jobs) {
+pub(crate) fn commit_batch(scope: &mut Scope<'_>, mut jobs: Vec<Box<dyn Job>>) {
+    match commit(scope, &mut jobs) {
         Ok(()) => jobs.into_iter().for_each(|job| job.finish(Ok(()))),
         Err(NotCommitted::Begin(error)) => fail_all(jobs, &error),
         Err(NotCommitted::Step(error)) if jobs.len() == 1 => fail_all(jobs, &error),
-        Err(NotCommitted::Step(_)) => commit_each(conn, jobs),
+        Err(NotCommitted::Step(_)) => commit_each(scope, jobs),
     }
 }
 
-fn commit_each(conn: &mut Connection, jobs: Vec<Box<dyn Job>>) {
+fn commit_each(scope: &mut Scope<'_>, jobs: Vec<Box<dyn Job>>) {
     let mut jobs = jobs.into_iter();
     while let Some(job) = jobs.next() {
         let mut alone = [job];
-        let outcome = commit(conn, &mut alone);
+        let outcome = commit(scope, &mut alone);
         let [job] = alone;
         match outcome {
             Ok(()) => job.finish(Ok(())),
@@ -128,14 +146,14 @@ enum NotCommitted {
     Step(StoreError),
 }
 
-fn commit(conn: &mut Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), NotCommitted> {
-    let tx = conn
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(|error| NotCommitted::Begin(Failure::from(error).into()))?;
-    for job in jobs {
-        job.run(&tx).map_err(NotCommitted::Step)?;
+fn commit(scope: &mut Scope<'_>, jobs: &mut [Box<dyn Job>]) -> Result<(), NotCommitted> {
+    scope.begin().map_err(|failure| NotCommitted::Begin(failure.into()))?;
+    let ran = jobs.iter_mut().try_for_each(|job| job.run(scope));
+    let committed = ran.and_then(|()| Ok(scope.commit()?));
+    if committed.is_err() {
+        scope.roll_back();
     }
-    tx.commit().map_err(|error| NotCommitted::Step(Failure::from(error).into()))
+    committed.map_err(NotCommitted::Step)
 }
 
 enum Message {
@@ -153,7 +171,7 @@ impl Writer {
     pub(crate) fn start(conn: Connection) -> std::io::Result<Self> {
         let (queue, queued) = mpsc::channel(QUEUED_STEPS_MAX);
         let thread =
-            std::thread::Builder::new().name("sqlite-writer".into()).spawn(move || serve(conn, queued))?;
+            std::thread::Builder::new().name("sqlite-writer".into()).spawn(move || serve(&conn, queued))?;
         Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
     }
 
@@ -204,7 +222,8 @@ impl Drop for Writer {
     }
 }
 
-fn serve(mut conn: Connection, mut queue: mpsc::Receiver<Message>) {
+fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>) {
+    let mut scope = Scope::of(conn);
     let mut open = true;
     while open && let Some(first) = queue.blocking_recv() {
         let mut batch = Vec::new();
@@ -217,7 +236,7 @@ fn serve(mut conn: Connection, mut queue: mpsc::Receiver<Message>) {
             next = if open && batch.len() < BATCH_STEPS_MAX { queue.try_recv().ok() } else { None };
         }
         if !batch.is_empty() {
-            commit_batch(&mut conn, batch);
+            commit_batch(&mut scope, batch);
         }
     }
     queue.close();
@@ -228,7 +247,11 @@ fn serve(mut conn: Connection, mut queue: mpsc::Receiver<Message>) {
 
 #[cfg(test)]
 mod tests {
+    use neo_events_domain::{Timestamp, event::EventDraft};
+    use neo_events_store::{Arrival, CatalogueVersion, DirectDispatch};
+
     use super::*;
+    use crate::{direct::AppendArrivals, open::SqliteOptions, tenant_file::TenantFile};
 
     fn database() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
@@ -236,9 +259,9 @@ mod tests {
         conn
     }
 
-    type Answer = oneshot::Receiver<Result<usize, StoreError>>;
+    type Answer<T = usize> = oneshot::Receiver<Result<T, StoreError>>;
 
-    fn job(step: impl Step<Answer = usize>) -> (Box<dyn Job>, Answer) {
+    fn job<S: Step>(step: S) -> (Box<dyn Job>, Answer<S::Answer>) {
         let (reply, answer) = oneshot::channel();
         (Box::new(Request { step, answer: None, reply }), answer)
     }
@@ -252,17 +275,18 @@ mod tests {
         statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     }
 
-    fn run(conn: &mut Connection, jobs: Vec<(Box<dyn Job>, Answer)>) -> Vec<bool> {
+    fn run(scope: &mut Scope<'_>, jobs: Vec<(Box<dyn Job>, Answer)>) -> Vec<bool> {
         let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
-        commit_batch(conn, jobs);
+        commit_batch(scope, jobs);
         answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok()).collect()
     }
 
     #[test]
     fn a_failing_job_harms_no_other() {
-        let mut conn = database();
+        let conn = database();
+        let mut scope = Scope::of(&conn);
         assert_eq!(
-            run(&mut conn, vec![insert(1), insert(2), insert(1), insert(3)]),
+            run(&mut scope, vec![insert(1), insert(2), insert(1), insert(3)]),
             [true, true, false, true]
         );
         assert_eq!(committed(&conn), [1, 2, 3]);
@@ -270,16 +294,18 @@ mod tests {
 
     #[test]
     fn a_panicking_job_harms_no_other() {
-        let mut conn = database();
+        let conn = database();
+        let mut scope = Scope::of(&conn);
         let panics = job(|_: &Connection| -> Result<usize, Failure> { panic!("on purpose") });
-        assert_eq!(run(&mut conn, vec![insert(1), panics, insert(2)]), [true, false, true]);
+        assert_eq!(run(&mut scope, vec![insert(1), panics, insert(2)]), [true, false, true]);
         assert_eq!(committed(&conn), [1, 2]);
-        assert_eq!(run(&mut conn, vec![insert(3)]), [true]);
+        assert_eq!(run(&mut scope, vec![insert(3)]), [true]);
     }
 
     #[test]
     fn a_batch_is_one_transaction() {
-        let mut conn = database();
+        let conn = database();
+        let mut scope = Scope::of(&conn);
         let seen = job(|conn: &Connection| {
             assert!(!conn.is_autocommit());
             Ok(conn
@@ -288,8 +314,39 @@ mod tests {
                 .unwrap())
         });
         let (jobs, mut answers): (Vec<_>, Vec<_>) = [insert(1), seen].into_iter().unzip();
-        commit_batch(&mut conn, jobs);
+        commit_batch(&mut scope, jobs);
         assert_eq!(answers.pop().unwrap().try_recv().unwrap().unwrap(), 1);
+    }
+
+    #[test]
+    fn publishers_share_a_commit_and_a_run_unless_one_of_them_fails() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(directory.path().join("admin.db"));
+        let (file, _) = TenantFile::open_admin(options).unwrap();
+        let conn = crate::open::migrated();
+        let mut scope = Scope::of(&conn);
+        let publish = |n: u8, now: i64| {
+            let now = Timestamp::from_second(now).unwrap();
+            let event = EventDraft::new("user.created", "{}").validate(now, [n; 10]).unwrap();
+            let dispatch = DirectDispatch {
+                catalogue_version: CatalogueVersion(0),
+                deliveries: Vec::new(),
+                lease_until: now,
+                hand_over: Box::new(|_| ()),
+            };
+            job(AppendArrivals::new(&file, vec![Arrival { event, dispatch: Some(dispatch) }], now)).0
+        };
+        let runs = || -> Vec<(i64, i64, i64)> {
+            let listed = "select first_seq, last_seq, processed_at / 1000000 from dispatch_runs";
+            let mut statement = conn.prepare(listed).unwrap();
+            let run = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            statement.query_map([], run).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        commit_batch(&mut scope, vec![publish(1, 11), publish(2, 12)]);
+        assert_eq!(runs(), [(1, 2, 12)]);
+        let fails = job(|_: &Connection| -> Result<(), Failure> { Err(Failure::Closed) }).0;
+        commit_batch(&mut scope, vec![publish(3, 13), fails, publish(4, 14)]);
+        assert_eq!(runs(), [(1, 2, 12), (3, 3, 13), (4, 4, 14)], "each in a transaction of its own");
     }
 
     #[test]

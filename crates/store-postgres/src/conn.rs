@@ -29,6 +29,18 @@ const PREPARED_MAX: NonZeroUsize = NonZeroUsize::new(400).expect("not zero");
 /// How long to wait for a connection that is free, or new.
 pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 
+/// How long to stand before a lock of somebody's where others of the same group wait for their turn.
+pub(crate) const LOCK_WAIT_ALONE: Duration = Duration::from_millis(100);
+
+/// How long a transaction's statements stand before a lock of somebody's.
+#[derive(Clone, Copy)]
+pub(crate) enum LockWait {
+    /// As long as any statement of its connection.
+    Whole,
+    /// For [`LOCK_WAIT_ALONE`].
+    Alone,
+}
+
 /// A statement of a tenant.
 type Key = ((&'static str, bool), Schema);
 
@@ -206,9 +218,18 @@ impl Connection {
 
     /// Begins a transaction.
     pub(crate) async fn begin(&mut self) -> Result<Transaction<'_>, Failure> {
+        self.begin_waiting(LockWait::Whole).await
+    }
+
+    /// The same, with a limit to standing before locks.
+    pub(crate) async fn begin_waiting(&mut self, lock_wait: LockWait) -> Result<Transaction<'_>, Failure> {
         // From here on the connection is not given to anybody else until the end was seen.
         self.is_dirty = true;
-        self.client.batch_execute("begin").await?;
+        let begin = match lock_wait {
+            LockWait::Whole => "begin".to_owned(),
+            LockWait::Alone => format!("begin; set local lock_timeout = {}", LOCK_WAIT_ALONE.as_millis()),
+        };
+        self.client.batch_execute(&begin).await?;
         Ok(Transaction { connection: self })
     }
 

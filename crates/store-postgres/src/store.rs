@@ -31,6 +31,9 @@ use crate::{
 
 /// How long a statement of a pass may take: one that takes longer is repeated, by whoever is able to.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of the connections for work, one in so many may be kept by publishes that somebody's lock holds up, and as many by
+/// settlements.
+const LEFT_BEHIND_SHARE: usize = 4;
 /// Leases given back at once: of the connections for work, most are for others.
 const RELEASES_MAX: usize = 2;
 /// How long a database that serves may take to say so.
@@ -156,10 +159,11 @@ impl PostgresStore {
             lease_ends: Arc::default(),
             lost: Arc::clone(&lost_deliveries),
         };
+        let left_behind_max = options.work_connections / LEFT_BEHIND_SHARE;
         let inner = Inner {
-            appends: Appends::start(writer, &mut background),
+            appends: Appends::start(writer, left_behind_max, &mut background),
             cache,
-            settlements: Settlements::start(&connections, &mut background),
+            settlements: Settlements::start(&connections, left_behind_max, &mut background),
             connections,
             session,
             tenants: TenantList::default(),

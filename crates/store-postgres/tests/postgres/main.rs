@@ -6,6 +6,7 @@ mod catalogue_races;
 mod hostile_text;
 mod invariants;
 mod late_commits;
+mod locked_tenants;
 mod long_transactions;
 mod lost_connections;
 mod migrations;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod catalogue_races;
+mod hanging_servers;
 mod hostile_text;
 mod invariants;
 mod late_commits;

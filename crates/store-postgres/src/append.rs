@@ -1,4 +1,10 @@
 //! Appending events: what many publishers bring at once is one statement, with the rows that owe the dispatches.
+//!
+//! Where the database refuses a statement because of one publisher's events, each publisher's are stored alone. Where
+//! somebody's lock was in the way it may be one event's (an open transaction has inserted its id) or the whole table's.
+//! Which of the two is found out without waiting for it again: alone, each stands before a lock for
+//! [`LOCK_WAIT_ALONE`](crate::conn::LOCK_WAIT_ALONE) only, and after a few that did so in vain the others are not tried
+//! ([`OneByOne`]).
 
 use std::{
     collections::HashMap,
@@ -9,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use neo_events_domain::{
     Timestamp, Uuid,
     event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
@@ -23,27 +28,26 @@ use tokio::{
 };
 
 use crate::{
-    batch::{Batcher, Job, Rhythm},
+    batch::{Batcher, GroupEnd, Job, Places, Rhythm},
     cache::EventCache,
     columns::int,
-    conn::{Connection, Transaction},
+    conn::{Connection, LockWait},
     direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
     dispatches, events,
-    failure::Failure,
+    failure::{Failure, OneByOne},
     lost::LostClaims,
     sessions::Session,
     sql,
     store::Connections,
 };
 
-/// Batches that may be on their way at once: while one waits for the disk another is sent.
-const WORKERS: usize = 2;
-
 /// Publishers wait for it.
 const RHYTHM: Rhythm = Rhythm { gathering: Duration::from_millis(4), distance: Duration::ZERO };
 
 /// Guarded publishes at work at once: less than there are connections.
 const GUARDED_MAX: usize = 3;
+/// Of one tenant: fewer, so that a lock on its tables leaves a place for others.
+const GUARDED_OF_TENANT_MAX: usize = 2;
 
 /// What a delivery that comes with its event takes up in a batch, in bytes: some two thousand fill one.
 const DELIVERY_BYTES: usize = 2048;
@@ -61,6 +65,7 @@ pub(crate) struct Appends {
     batcher: Batcher<Append>,
     writer: Writer,
     guarded: Semaphore,
+    guarded_of_tenant: Places,
     clock: Arc<StorageClock>,
 }
 
@@ -104,6 +109,10 @@ impl Job for Append {
         let deliveries: usize = dispatches.map(|dispatch| dispatch.deliveries.len()).sum();
         self.events().map(bytes).sum::<usize>() + deliveries * DELIVERY_BYTES
     }
+
+    fn tenant_no(&self) -> i32 {
+        self.tenant_no
+    }
 }
 
 impl Append {
@@ -121,12 +130,14 @@ impl Append {
 }
 
 impl Appends {
-    pub(crate) fn start(writer: Writer, background: &mut JoinSet<()>) -> Self {
+    /// So many groups may be left behind that somebody's lock holds up.
+    pub(crate) fn start(writer: Writer, left_behind_max: usize, background: &mut JoinSet<()>) -> Self {
         let clock = Arc::clone(&writer.clock);
         let of_workers = writer.clone();
-        let run = move |batch| of_workers.clone().run(batch);
-        let batcher = Batcher::start(WORKERS, RHYTHM, background, run);
-        Self { batcher, writer, guarded: Semaphore::new(GUARDED_MAX), clock }
+        let run = move |group| of_workers.clone().store_together(group);
+        let batcher = Batcher::start(left_behind_max, RHYTHM, background, run);
+        let guarded = Semaphore::new(GUARDED_MAX);
+        Self { batcher, writer, guarded, guarded_of_tenant: Places::of_each(GUARDED_OF_TENANT_MAX), clock }
     }
 
     /// Stores events, or says for each why not.
@@ -140,6 +151,7 @@ impl Appends {
         let job = Append { schema: schema.clone(), tenant_no, arrivals, now, came_at: Instant::now(), reply };
         if job.is_guarded() {
             // It may have to wait for whoever is at the same aggregate, and that nobody else has to.
+            let _of_tenant = self.guarded_of_tenant.take(tenant_no).await.ok_or(Failure::Closed)?;
             let _place = self.guarded.acquire().await.map_err(|_| Failure::Closed)?;
             self.writer.store_alone(job).await;
         } else {
@@ -182,49 +194,52 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Stores a batch: each tenant's events in one statement.
-    async fn run(self, batch: Vec<Append>) {
-        let mut groups: HashMap<i32, Vec<Append>> = HashMap::new();
-        for append in batch {
-            groups.entry(append.tenant_no).or_default().push(append);
-        }
-        // Side by side: what holds up one tenant's, a lock perhaps, holds up nobody else's.
-        join_all(groups.into_values().map(|group| self.store_together(group))).await;
-    }
-
-    async fn store_together(&self, mut group: Vec<Append>) {
+    /// Stores a tenant's events in one statement, or each publisher's alone if it may be the fault of one that they
+    /// cannot be stored together.
+    async fn store_together(self, mut group: Vec<Append>) -> GroupEnd {
         let now = group.iter().map(|append| append.now).max().unwrap_or(Timestamp::UNIX_EPOCH);
         let until = group.iter().flat_map(Append::lease_ends).max().map(|until| self.lease_ends.next(until));
-        match self.write(&group, now, until).await {
+        let failure = match self.write(&group, now, until).await {
             Ok(written) => {
                 let mut written = written.into_iter();
                 for append in group {
                     let of_it = written.by_ref().take(append.arrivals.len()).collect();
                     self.finish(append, of_it, (now, until));
                 }
+                return GroupEnd::Through;
             }
-            Err(failure) => {
-                if let Some(until) = until.filter(|_| failure.may_have_happened()) {
-                    self.lost.note(until);
-                }
-                // What had been taken for them is free again, long before the last of them had its turn.
-                group.iter_mut().flat_map(|append| &mut append.arrivals).for_each(|one| one.dispatch = None);
-                // One publisher's events may be what the database cannot take: the others must not suffer for it.
-                if group.len() > 1 && failure.is_one_jobs() {
-                    for append in group {
-                        self.store_alone(append).await;
-                    }
-                    return;
-                }
-                let last = group.pop();
-                for append in group {
-                    let _ = append.reply.send(Err(failure.again()));
-                }
-                if let Some(last) = last {
-                    let _ = last.reply.send(Err(failure));
-                }
+            Err(failure) => failure,
+        };
+        if let Some(until) = until.filter(|_| failure.may_have_happened()) {
+            self.lost.note(until);
+        }
+        // What had been taken for them is free again, long before the last of them had its turn.
+        group.iter_mut().flat_map(|append| &mut append.arrivals).for_each(|one| one.dispatch = None);
+        // One publisher's events may be what the database cannot take: the others must not suffer for it.
+        if group.len() > 1 && failure.is_one_jobs() {
+            return self.store_each_alone(group).await;
+        }
+        let (end, last) = (failure.group_end(), group.pop());
+        refuse(group, &failure);
+        if let Some(last) = last {
+            let _ = last.reply.send(Err(failure));
+        }
+        end
+    }
+
+    /// One publisher's after the other's, for as long as it is not everybody's fault.
+    async fn store_each_alone(&self, group: Vec<Append>) -> GroupEnd {
+        let (mut left, mut one_by_one) = (group.into_iter(), OneByOne::default());
+        while let Some(append) = left.next() {
+            let stored = self.in_a_transaction(&append, LockWait::Alone).await;
+            let given_up = one_by_one.gives_up(stored.as_ref().err());
+            self.finish_alone(append, stored);
+            if let Some(failure) = given_up {
+                refuse(left, &failure);
+                break;
             }
         }
+        one_by_one.group_end()
     }
 
     /// All of a tenant's in one statement.
@@ -249,11 +264,16 @@ impl Writer {
         Appender { conn: &conn, terms, created_at, owes: true }.together(&events, &dispatches).await
     }
 
-    /// What could not go with others: its dispatches are owed.
+    /// What cannot go with others: its dispatches are owed.
     async fn store_alone(&self, mut append: Append) {
         // What had been taken for them is free again.
         append.arrivals.iter_mut().for_each(|arrival| arrival.dispatch = None);
-        match self.in_a_transaction(&append).await {
+        let stored = self.in_a_transaction(&append, LockWait::Whole).await;
+        self.finish_alone(append, stored);
+    }
+
+    fn finish_alone(&self, append: Append, stored: Result<Vec<Written>, Failure>) {
+        match stored {
             Ok(written) => {
                 let now = append.now;
                 self.finish(append, written, (now, None));
@@ -287,11 +307,11 @@ impl Writer {
         let _ = reply.send(Ok(answers));
     }
 
-    async fn in_a_transaction(&self, append: &Append) -> Result<Vec<Written>, Failure> {
+    async fn in_a_transaction(&self, append: &Append, lock_wait: LockWait) -> Result<Vec<Written>, Failure> {
         let mut conn = self.connections.work_since(append.came_at).await?;
         let terms = Terms { schema: &append.schema, tenant_no: append.tenant_no, now: append.now };
         let created_at = self.clock.not_before_the_last(append.now);
-        let tx: Transaction<'_> = conn.begin().await?;
+        let tx = conn.begin_waiting(lock_wait).await?;
         let events: Vec<&NewEvent> = append.events().collect();
         let written = Appender { conn: &tx, terms, created_at, owes: true }.one_by_one(&events).await?;
         if written.iter().any(|written| matches!(written.appended, Appended::Stored { .. })) {
@@ -301,6 +321,13 @@ impl Writer {
             tx.rollback().await?;
         }
         Ok(written)
+    }
+}
+
+/// Tells publishers that nothing of theirs was stored.
+fn refuse(group: impl IntoIterator<Item = Append>, failure: &Failure) {
+    for append in group {
+        let _ = append.reply.send(Err(failure.again()));
     }
 }
 

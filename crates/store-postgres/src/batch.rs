@@ -1,13 +1,22 @@
-//! Many callers, one statement: what is waiting when a worker becomes free goes into the database together.
+//! Many callers, one statement: what is waiting when a worker becomes free goes into the database together, the jobs of
+//! each tenant as a group of their own.
 //!
 //! A job that comes alone goes alone, at once. While a batch is on its way, the next one gathers what comes, for a few
 //! milliseconds at most: a statement for fifty costs the database little more than one for five. Where nobody is kept
 //! waiting by it, a batch also keeps a distance from the one before ([`Rhythm::distance`]).
+//!
+//! What holds up one tenant's groups, a lock on its tables perhaps, holds up nobody else's. A worker waits for the groups
+//! of its batch, and after [`PATIENCE`] leaves those behind that are not back. Each of them keeps a connection, so there is
+//! a limit to how many may be left behind; beyond it, workers wait for theirs. A tenant has at most [`GROUPS_MAX`] groups
+//! on their way, and after one that came to a lock a single one, until one gets through. What comes for it meanwhile is
+//! put aside until one of its groups has ended. When [`WAITING_MAX`] of a tenant's jobs wait, here or there, its callers
+//! have to, and only they.
 
 use std::{
+    collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::{
-        Arc, PoisonError,
+        Arc, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -15,20 +24,25 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{
-    sync::{Mutex, Notify, mpsc},
+    sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
-/// Jobs that may wait before callers have to.
+/// Jobs that may wait before callers have to: of one tenant, and of those that no worker has looked at.
 const WAITING_MAX: usize = 1024;
 /// Most jobs of one batch.
 const JOBS_MAX: usize = 512;
 /// What the jobs of a batch may weigh together, in bytes; the last one may exceed it.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// Jobs that are worth a statement though another is on its way.
 const COMPANY: usize = 64;
+/// Batches that are waited for at once: while one waits for the disk another is sent.
+const WORKERS: usize = 2;
+/// Groups of one tenant that may be on their way at once.
+const GROUPS_MAX: usize = WORKERS;
+/// How long a worker waits for the groups of its batch: longer than a commit takes on a disk that is well.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// When batches leave.
 #[derive(Clone, Copy)]
@@ -43,45 +57,229 @@ pub(crate) struct Rhythm {
 pub(crate) trait Job: Send + 'static {
     /// How much of a batch it takes up, in bytes.
     fn bytes(&self) -> usize;
+    /// Whose it is.
+    fn tenant_no(&self) -> i32;
+}
+
+/// How a group came out of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupEnd {
+    /// Stored or refused.
+    Through,
+    /// A lock of somebody's was in the way, for longer than one is waited for.
+    Locked,
 }
 
 /// Where callers leave their jobs.
 pub(crate) struct Batcher<J> {
-    jobs: mpsc::Sender<J>,
+    jobs: mpsc::Sender<Waiting<J>>,
+    /// Of each tenant's jobs.
+    places: Places,
+}
+
+/// A job and its place among those of its tenant that wait.
+struct Waiting<J> {
+    job: J,
+    _place: OwnedSemaphorePermit,
 }
 
 impl<J: Job> Batcher<J> {
-    /// Starts this many workers, each of which runs a batch at a time.
+    /// Starts workers, each of which runs a batch at a time: `run` a group of it. So many groups may be left behind.
     pub(crate) fn start<F>(
-        workers: usize,
+        left_behind_max: usize,
         rhythm: Rhythm,
         background: &mut JoinSet<()>,
         run: impl Fn(Vec<J>) -> F + Clone + Send + 'static,
     ) -> Self
     where
-        F: Future<Output = ()> + Send,
+        F: Future<Output = GroupEnd> + Send + 'static,
     {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
-        let waiting = Arc::new(Mutex::new(waiting));
-        let on_its_way = Arc::new(OnItsWay::new());
-        for _ in 0..workers {
-            let (waiting, on_its_way, run) = (Arc::clone(&waiting), Arc::clone(&on_its_way), run.clone());
-            background.spawn(async move {
-                while let Some(batch) = next(&waiting, &on_its_way, rhythm).await {
-                    // A batch that panics takes its callers along, and nobody else.
-                    if AssertUnwindSafe(run(batch)).catch_unwind().await.is_err() {
-                        tracing::error!("a batch panicked");
-                    }
-                    on_its_way.has_arrived();
-                }
-            });
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(waiting),
+            on_its_way: OnItsWay::new(),
+            lanes: Lanes::new(),
+            left_behind: Arc::new(Semaphore::new(left_behind_max)),
+        });
+        for _ in 0..WORKERS {
+            background.spawn(work(Arc::clone(&shared), rhythm, run.clone()));
         }
-        Self { jobs }
+        Self { jobs, places: Places::of_each(WAITING_MAX) }
     }
 
     /// Leaves a job, or gives it back if nobody works any more.
     pub(crate) async fn leave(&self, job: J) -> Result<(), J> {
-        self.jobs.send(job).await.map_err(|refused| refused.0)
+        let Some(place) = self.places.take(job.tenant_no()).await else { return Err(job) };
+        self.jobs.send(Waiting { job, _place: place }).await.map_err(|refused| refused.0.job)
+    }
+}
+
+/// So many places for every tenant. One that has none left is waited for by its own callers, in turn.
+pub(crate) struct Places {
+    of_each: usize,
+    of: std::sync::Mutex<HashMap<i32, Arc<Semaphore>>>,
+}
+
+impl Places {
+    pub(crate) fn of_each(of_each: usize) -> Self {
+        Self { of_each, of: std::sync::Mutex::default() }
+    }
+
+    /// `None` only at the end of the store.
+    pub(crate) async fn take(&self, tenant_no: i32) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(of.entry(tenant_no).or_insert_with(|| Arc::new(Semaphore::new(self.of_each))))
+        };
+        places.acquire_owned().await.ok()
+    }
+}
+
+/// What the workers share.
+struct Shared<J> {
+    waiting: Mutex<mpsc::Receiver<Waiting<J>>>,
+    on_its_way: OnItsWay,
+    lanes: Lanes<J>,
+    /// For groups that no worker waits for.
+    left_behind: Arc<Semaphore>,
+}
+
+/// One worker, until nobody leaves jobs any more.
+async fn work<J: Job, F>(
+    shared: Arc<Shared<J>>,
+    rhythm: Rhythm,
+    run: impl Fn(Vec<J>) -> F + Clone + Send + 'static,
+) where
+    F: Future<Output = GroupEnd> + Send + 'static,
+{
+    let mut left_behind = JoinSet::new();
+    while let Some(batch) = next(&shared, rhythm).await {
+        let mut groups = JoinSet::new();
+        for (tenant_no, group) in shared.lanes.begin(batch) {
+            let (shared, running) = (Arc::clone(&shared), run(group));
+            groups.spawn(async move {
+                // A group that panics takes its callers along, and nobody else.
+                let ended = AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|_| {
+                    tracing::error!("a batch panicked");
+                    GroupEnd::Through
+                });
+                shared.lanes.end(tenant_no, ended);
+            });
+        }
+        if let Some(place) = leave_behind(&shared.left_behind, &mut groups).await {
+            left_behind.spawn(async move {
+                all_end(&mut groups).await;
+                drop(place);
+            });
+        }
+        shared.on_its_way.has_arrived();
+        while left_behind.try_join_next().is_some() {}
+    }
+}
+
+/// Waits until all groups have ended, or have had their time and may be left behind: in the place returned.
+async fn leave_behind(places: &Arc<Semaphore>, groups: &mut JoinSet<()>) -> Option<OwnedSemaphorePermit> {
+    while timeout(PATIENCE, all_end(groups)).await.is_err() {
+        let needed = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+        if let Ok(place) = Arc::clone(places).try_acquire_many_owned(needed) {
+            return Some(place);
+        }
+    }
+    None
+}
+
+async fn all_end(groups: &mut JoinSet<()>) {
+    while groups.join_next().await.is_some() {}
+}
+
+/// Every tenant's groups, and what waits for their end.
+struct Lanes<J> {
+    of: std::sync::Mutex<HashMap<i32, Lane<J>>>,
+    /// A tenant for which jobs were put aside has had a group end.
+    freed: Notify,
+}
+
+/// One tenant's.
+struct Lane<J> {
+    on_their_way: usize,
+    /// The last group to end came to a lock.
+    is_locked: bool,
+    /// No more than have places.
+    aside: VecDeque<Waiting<J>>,
+}
+
+impl<J> Lane<J> {
+    const fn new() -> Self {
+        Self { on_their_way: 0, is_locked: false, aside: VecDeque::new() }
+    }
+
+    const fn has_room(&self) -> bool {
+        self.on_their_way < if self.is_locked { 1 } else { GROUPS_MAX }
+    }
+}
+
+impl<J: Job> Lanes<J> {
+    fn new() -> Self {
+        Self { of: std::sync::Mutex::default(), freed: Notify::new() }
+    }
+
+    /// The groups of a batch that may leave; the others are put aside.
+    fn begin(&self, batch: Vec<Waiting<J>>) -> Vec<(i32, Vec<J>)> {
+        let mut groups: HashMap<i32, Vec<Waiting<J>>> = HashMap::new();
+        for waiting in batch {
+            groups.entry(waiting.job.tenant_no()).or_default().push(waiting);
+        }
+        let mut lanes = self.lanes();
+        let mut leaving = Vec::with_capacity(groups.len());
+        for (tenant_no, group) in groups {
+            let lane = lanes.entry(tenant_no).or_insert_with(Lane::new);
+            if lane.has_room() {
+                lane.on_their_way += 1;
+                leaving.push((tenant_no, group.into_iter().map(|waiting| waiting.job).collect()));
+            } else {
+                lane.aside.extend(group);
+            }
+        }
+        leaving
+    }
+
+    fn end(&self, tenant_no: i32, ended: GroupEnd) {
+        let mut lanes = self.lanes();
+        let Some(lane) = lanes.get_mut(&tenant_no) else { return };
+        lane.on_their_way -= 1;
+        lane.is_locked = ended == GroupEnd::Locked;
+        if !lane.aside.is_empty() {
+            self.freed.notify_one();
+        } else if lane.on_their_way == 0 && !lane.is_locked {
+            lanes.remove(&tenant_no);
+        }
+    }
+
+    /// What was put aside and may leave now: as much of one tenant's as a batch may hold.
+    async fn aside(&self) -> Vec<Waiting<J>> {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(jobs) = self.take_aside() {
+                return jobs;
+            }
+            freed.await;
+        }
+    }
+
+    fn take_aside(&self) -> Option<Vec<Waiting<J>>> {
+        let mut lanes = self.lanes();
+        let lane = lanes.values_mut().find(|lane| !lane.aside.is_empty() && lane.has_room())?;
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while jobs.len() < JOBS_MAX && bytes < BYTES_MAX {
+            let Some(waiting) = lane.aside.pop_front() else { break };
+            bytes += waiting.job.bytes();
+            jobs.push(waiting);
+        }
+        Some(jobs)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<i32, Lane<J>>> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,15 +320,15 @@ impl OnItsWay {
     }
 }
 
-async fn next<J: Job>(
-    waiting: &Mutex<mpsc::Receiver<J>>,
-    on_its_way: &OnItsWay,
-    rhythm: Rhythm,
-) -> Option<Vec<J>> {
+async fn next<J: Job>(shared: &Shared<J>, rhythm: Rhythm) -> Option<Vec<Waiting<J>>> {
+    let Shared { waiting, on_its_way, lanes, .. } = shared;
     let mut waiting = waiting.lock().await;
-    let first = waiting.recv().await?;
-    let mut bytes = first.bytes();
-    let mut batch = vec![first];
+    let mut batch = tokio::select! {
+        biased;
+        aside = lanes.aside() => aside,
+        first = waiting.recv() => vec![first?],
+    };
+    let mut bytes: usize = batch.iter().map(|waiting| waiting.job.bytes()).sum();
     let deadline = Instant::now() + rhythm.gathering;
     while batch.len() < JOBS_MAX && bytes < BYTES_MAX {
         let job = match waiting.try_recv() {
@@ -143,7 +341,7 @@ async fn next<J: Job>(
             },
             Err(_) => break,
         };
-        bytes += job.bytes();
+        bytes += job.job.bytes();
         batch.push(job);
     }
     // Counted before the next worker may look.

@@ -1,8 +1,20 @@
 //! Connections: a pool of them, each with the statements it has prepared.
+//!
+//! The server ends statements that take too long, but not if its process hangs, nor a commit that waits for a standby
+//! that died. So a connection of a pool also has a limit of its own to waiting for an answer ([`ANSWER_SLACK`] longer).
+//! Past it the connection is closed, and whoever waited is told [`Failure::NoWord`], which is as good as a connection
+//! that broke: it may have happened all the same. The exception are texts ([`Connection::batch`]): a migration takes as
+//! long as it takes.
+//!
+//! The server is not asked to cancel the statement. A commit that is cancelled while it waits for a standby is done, for
+//! everybody to see: whoever publishes the same id again would be told that it is stored, and a failover would lose it.
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,11 +24,11 @@ use lru::LruCache;
 use neo_events_domain::tenant::Schema;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-    time::Instant,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, timeout},
 };
 use tokio_postgres::{
-    AsyncMessage, Client, Config, NoTls, Row, Statement,
+    AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
     config::{Host, SslMode},
     types::ToSql,
 };
@@ -28,6 +40,20 @@ use crate::{failure::Failure, sql::Sql, tls::Tls};
 const PREPARED_MAX: NonZeroUsize = NonZeroUsize::new(400).expect("not zero");
 /// How long to wait for a connection that is free, or new.
 pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// How much longer an answer is waited for than its statement may take.
+const ANSWER_SLACK: Duration = Duration::from_secs(5);
+/// How long to stand before a lock of somebody's where others of the same group wait for their turn.
+pub(crate) const LOCK_WAIT_ALONE: Duration = Duration::from_millis(100);
+
+/// How long a transaction's statements stand before a lock of somebody's.
+#[derive(Clone, Copy)]
+pub(crate) enum LockWait {
+    /// As long as any statement of its connection.
+    Whole,
+    /// For [`LOCK_WAIT_ALONE`].
+    Alone,
+}
 
 /// A statement of a tenant.
 type Key = ((&'static str, bool), Schema);
@@ -46,8 +72,14 @@ pub(crate) struct Pool(managed::Pool<Manager>);
 pub(crate) type Conn = managed::Object<Manager>;
 
 impl Pool {
-    pub(crate) fn new(config: Config, tls: Tls, size: usize) -> Result<Self, Failure> {
-        let pool = managed::Pool::builder(Manager { config, tls })
+    /// Of connections whose server ends statements after this time.
+    pub(crate) fn new(
+        (config, statement_timeout): (Config, Duration),
+        tls: Tls,
+        size: usize,
+    ) -> Result<Self, Failure> {
+        let answer_timeout = statement_timeout + ANSWER_SLACK;
+        let pool = managed::Pool::builder(Manager { config, tls, answer_timeout })
             .max_size(size)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(CONNECTION_WAIT))
@@ -83,6 +115,7 @@ impl Pool {
 pub(crate) struct Manager {
     config: Config,
     tls: Tls,
+    answer_timeout: Duration,
 }
 
 impl managed::Manager for Manager {
@@ -90,12 +123,14 @@ impl managed::Manager for Manager {
     type Error = Failure;
 
     async fn create(&self) -> Result<Connection, Failure> {
-        Connection::open(&self.config, &self.tls).await
+        let connection = Connection::open(&self.config, &self.tls).await?;
+        Ok(Connection { answer_timeout: Some(self.answer_timeout), ..connection })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Failure> {
-        if connection.client.is_closed() || connection.is_dirty {
-            return Err(RecycleError::message("it is closed, or was left in a transaction"));
+        let is_given_up = connection.is_given_up.load(Ordering::Relaxed);
+        if connection.client.is_closed() || connection.is_dirty || is_given_up {
+            return Err(RecycleError::message("it is closed, hangs, or was left in a transaction"));
         }
         Ok(())
     }
@@ -107,8 +142,14 @@ pub(crate) struct Connection {
     prepared: Mutex<LruCache<Key, Statement>>,
     /// A transaction was begun and not seen to end.
     is_dirty: bool,
+    /// How long an answer is waited for, if not for ever.
+    answer_timeout: Option<Duration>,
+    /// An answer did not come in time.
+    is_given_up: AtomicBool,
     /// Moves the bytes; ends with the connection.
     driver: JoinSet<()>,
+    /// Closes it at once.
+    cut: AbortHandle,
 }
 
 impl Connection {
@@ -120,17 +161,22 @@ impl Connection {
     pub(crate) async fn hearing(config: &Config, tls: &Tls, hear: Hear) -> Result<Self, Failure> {
         let mut driver = JoinSet::new();
         // A socket of this machine has no host's name that a certificate could be for.
-        let client = if config.get_ssl_mode() == SslMode::Disable || is_local(config) {
+        let (client, cut) = if config.get_ssl_mode() == SslMode::Disable || is_local(config) {
             let (client, connection) = config.connect(NoTls).await?;
-            driver.spawn(drive(connection, hear));
-            client
+            (client, driver.spawn(drive(connection, hear)))
         } else {
             let (client, connection) = config.connect(tls.connector()).await?;
-            driver.spawn(drive(connection, hear));
-            client
+            (client, driver.spawn(drive(connection, hear)))
         };
-        let prepared = Mutex::new(LruCache::new(PREPARED_MAX));
-        Ok(Self { client, prepared, is_dirty: false, driver })
+        Ok(Self {
+            client,
+            prepared: Mutex::new(LruCache::new(PREPARED_MAX)),
+            is_dirty: false,
+            answer_timeout: None,
+            is_given_up: AtomicBool::new(false),
+            driver,
+            cut,
+        })
     }
 
     /// Rows of a statement, for a tenant.
@@ -141,7 +187,7 @@ impl Connection {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Failure> {
         let statement = self.prepare(sql, schema).await?;
-        Ok(self.client.query(&statement, params).await?)
+        self.answer(self.client.query(&statement, params)).await
     }
 
     /// At most one row.
@@ -152,7 +198,7 @@ impl Connection {
         params: &[Param<'_>],
     ) -> Result<Option<Row>, Failure> {
         let statement = self.prepare(sql, schema).await?;
-        Ok(self.client.query_opt(&statement, params).await?)
+        self.answer(self.client.query_opt(&statement, params)).await
     }
 
     /// Exactly one row.
@@ -163,7 +209,7 @@ impl Connection {
         params: &[Param<'_>],
     ) -> Result<Row, Failure> {
         let statement = self.prepare(sql, schema).await?;
-        Ok(self.client.query_one(&statement, params).await?)
+        self.answer(self.client.query_one(&statement, params)).await
     }
 
     /// How many rows a statement changed.
@@ -174,7 +220,7 @@ impl Connection {
         params: &[Param<'_>],
     ) -> Result<u64, Failure> {
         let statement = self.prepare(sql, schema).await?;
-        Ok(self.client.execute(&statement, params).await?)
+        self.answer(self.client.execute(&statement, params)).await
     }
 
     /// Prepares a statement, or finds it prepared. Statements that know no tenant are prepared once for all.
@@ -184,7 +230,7 @@ impl Connection {
         if let Some(statement) = self.prepared().get(&key) {
             return Ok(statement.clone());
         }
-        let statement = self.client.prepare(&sql.of(&key.1)).await?;
+        let statement = self.answer(self.client.prepare(&sql.of(&key.1))).await?;
         self.prepared().put(key, statement.clone());
         Ok(statement)
     }
@@ -206,10 +252,32 @@ impl Connection {
 
     /// Begins a transaction.
     pub(crate) async fn begin(&mut self) -> Result<Transaction<'_>, Failure> {
+        self.begin_waiting(LockWait::Whole).await
+    }
+
+    /// The same, with a limit to standing before locks.
+    pub(crate) async fn begin_waiting(&mut self, lock_wait: LockWait) -> Result<Transaction<'_>, Failure> {
         // From here on the connection is not given to anybody else until the end was seen.
         self.is_dirty = true;
-        self.client.batch_execute("begin").await?;
+        let begin = match lock_wait {
+            LockWait::Whole => "begin".to_owned(),
+            LockWait::Alone => format!("begin; set local lock_timeout = {}", LOCK_WAIT_ALONE.as_millis()),
+        };
+        self.answer(self.client.batch_execute(&begin)).await?;
         Ok(Transaction { connection: self })
+    }
+
+    /// What the server answers, if it does so in time.
+    async fn answer<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+        let Some(limit) = self.answer_timeout else { return Ok(answer.await?) };
+        if let Ok(answer) = timeout(limit, answer).await {
+            return Ok(answer?);
+        }
+        // Nobody is given it from here on, also before it is seen to be closed.
+        self.is_given_up.store(true, Ordering::Relaxed);
+        self.cut.abort();
+        tracing::warn!("a statement had no answer in time; its connection is closed");
+        Err(Failure::NoWord)
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, LruCache<Key, Statement>> {
@@ -247,13 +315,13 @@ pub(crate) struct Transaction<'a> {
 
 impl Transaction<'_> {
     pub(crate) async fn commit(self) -> Result<(), Failure> {
-        self.connection.client.batch_execute("commit").await?;
+        self.answer(self.client.batch_execute("commit")).await?;
         self.connection.is_dirty = false;
         Ok(())
     }
 
     pub(crate) async fn rollback(self) -> Result<(), Failure> {
-        self.connection.client.batch_execute("rollback").await?;
+        self.answer(self.client.batch_execute("rollback")).await?;
         self.connection.is_dirty = false;
         Ok(())
     }

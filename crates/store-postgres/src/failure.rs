@@ -4,6 +4,8 @@ use neo_events_domain::tenant::Schema;
 use neo_events_store::{Cause, StoreError};
 use tokio_postgres::error::SqlState;
 
+use crate::batch::GroupEnd;
+
 /// A failure of a step; nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -63,6 +65,16 @@ impl Failure {
         self.code().is_some_and(|code| !is_passing(code) || *code == SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether somebody's lock was in the way for too long.
+    pub(crate) fn is_a_lock(&self) -> bool {
+        self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// How a group ended that failed with it.
+    pub(crate) fn group_end(&self) -> GroupEnd {
+        if self.is_a_lock() { GroupEnd::Locked } else { GroupEnd::Through }
+    }
+
     /// Whether a statement of its own transaction may have been carried out all the same: not if the server refused it,
     /// and not if it was never sent.
     pub(crate) fn may_have_happened(&self) -> bool {
@@ -85,6 +97,34 @@ impl Failure {
                 _ => Self::Batch(other.to_string()),
             },
         }
+    }
+}
+
+/// How the jobs of a group fare that failed together and go one by one.
+#[derive(Default)]
+pub(crate) struct OneByOne {
+    locked: usize,
+}
+
+impl OneByOne {
+    /// Jobs that may stand before a lock in vain. When so many did, it is most likely in the way of all.
+    const LOCKED_MAX: usize = 3;
+
+    /// Takes note of how the last one ended. If the others had better not be tried, what they are told.
+    pub(crate) fn gives_up(&mut self, failure: Option<&Failure>) -> Option<Failure> {
+        let failure = failure?;
+        let is_hopeless = if failure.is_a_lock() {
+            self.locked += 1;
+            self.locked == Self::LOCKED_MAX
+        } else {
+            !failure.is_one_jobs()
+        };
+        is_hopeless.then(|| failure.again())
+    }
+
+    /// How the group ended.
+    pub(crate) const fn group_end(&self) -> GroupEnd {
+        if self.locked == 0 { GroupEnd::Through } else { GroupEnd::Locked }
     }
 }
 

@@ -25,6 +25,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 #[doc(hidden)]
 pub const PLANNING_OF_WORK: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("enable_mergejoin", "off")];
+/// How long a statement for work may take at most: the leases of one whose answer was lost are looked for longer.
+pub(crate) const WORK_TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,8 @@ pub struct PostgresOptions {
     pub read_connections: usize,
     /// How long a statement of a user may take.
     pub read_timeout: Duration,
+    /// How long a statement for work may take, 30 s at most: one that takes longer is repeated, by whoever is able to.
+    pub work_timeout: Duration,
     /// How this node is called where people look: in the list of sessions.
     pub node_name: String,
     /// Whether opening brings the database up to date. If not, one that is behind is refused: somebody else migrates,
@@ -48,11 +52,14 @@ pub struct PostgresOptions {
 
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { work_connections, read_connections, read_timeout, node_name, migrates, .. } = self;
+        let Self {
+            work_connections, read_connections, read_timeout, work_timeout, node_name, migrates, ..
+        } = self;
         f.debug_struct("PostgresOptions")
             .field("work_connections", work_connections)
             .field("read_connections", read_connections)
             .field("read_timeout", read_timeout)
+            .field("work_timeout", work_timeout)
             .field("node_name", node_name)
             .field("migrates", migrates)
             .finish_non_exhaustive()
@@ -60,13 +67,14 @@ impl fmt::Debug for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// 8 connections for work, 6 for reading, 5 s for a read; migrates.
+    /// 8 connections for work, 6 for reading, 5 s for a read, 30 s for work; migrates.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             work_connections: 8,
             read_connections: 6,
             read_timeout: Duration::from_secs(5),
+            work_timeout: WORK_TIMEOUT_MAX,
             node_name: format!("neo-events:{}", std::process::id()),
             migrates: true,
         }

@@ -1,9 +1,9 @@
 //! Settling deliveries: attempts, what they mean, and the end of their leases. What ends at the same time is one
-//! statement.
+//! statement; where one of them may be at fault that it fails, each is settled alone, as events are stored alone
+//! (module `append`).
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::future::join_all;
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{AttemptRecord, AttemptStatus, DeliveryState, error_code},
@@ -17,18 +17,16 @@ use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_postgres::Row;
 
 use crate::{
-    batch::{Batcher, Job, Rhythm},
+    batch::{Batcher, GroupEnd, Job, Rhythm},
     columns::{Columns, headers_json, int},
-    conn::Connection,
+    conn::{Connection, LockWait},
     dispatches::token,
     endpoints,
-    failure::Failure,
+    failure::{Failure, OneByOne},
     sql,
     store::Connections,
 };
 
-/// Batches that may be on their way at once.
-const WORKERS: usize = 2;
 /// Nobody waits for a settlement: its receiver has answered, and its endpoint is free for the next. But what is not
 /// recorded yet when the process is killed is sent again.
 const RHYTHM: Rhythm = Rhythm { gathering: Duration::from_millis(4), distance: Duration::from_millis(3) };
@@ -50,12 +48,22 @@ impl Job for Ended {
     fn bytes(&self) -> usize {
         self.settlement.attempt.response.as_ref().map_or(0, |response| response.body.len()) + 512
     }
+
+    fn tenant_no(&self) -> i32 {
+        self.tenant_no
+    }
 }
 
 impl Settlements {
-    pub(crate) fn start(connections: &Connections, background: &mut JoinSet<()>) -> Self {
+    /// So many groups may be left behind that somebody's lock holds up.
+    pub(crate) fn start(
+        connections: &Connections,
+        left_behind_max: usize,
+        background: &mut JoinSet<()>,
+    ) -> Self {
         let connections = connections.clone();
-        Self(Batcher::start(WORKERS, RHYTHM, background, move |batch| run(connections.clone(), batch)))
+        let run = move |group| settle_group(connections.clone(), group);
+        Self(Batcher::start(left_behind_max, RHYTHM, background, run))
     }
 
     pub(crate) async fn settle(
@@ -76,19 +84,9 @@ impl Settlements {
     }
 }
 
-async fn run(connections: Connections, batch: Vec<Ended>) {
-    let mut groups: HashMap<i32, Vec<Ended>> = HashMap::new();
-    for ended in batch {
-        groups.entry(ended.tenant_no).or_default().push(ended);
-    }
-    // Side by side: what holds up one tenant's, a lock perhaps, holds up nobody else's.
-    join_all(groups.into_values().map(|group| settle_group(&connections, group))).await;
-}
-
-async fn settle_group(connections: &Connections, group: Vec<Ended>) {
+async fn settle_group(connections: Connections, group: Vec<Ended>) -> GroupEnd {
     let mut states = States::new();
-    let settlements: Vec<&Settlement> = group.iter().map(|ended| &ended.settlement).collect();
-    let recorded = record(connections, &group[0], &settlements, &mut states).await;
+    let recorded = record(&connections, &group, &mut states).await;
     // What was recorded before a failure is recorded.
     let (done, open): (Vec<_>, Vec<_>) =
         group.into_iter().partition(|ended| recorded.is_ok() || states.contains_key(&key(&ended.settlement)));
@@ -97,18 +95,35 @@ async fn settle_group(connections: &Connections, group: Vec<Ended>) {
         answer(ended, Ok(state.map_or(Settled::LeaseLost, Settled::Recorded)));
     }
     match recorded {
-        Ok(()) => {}
+        Ok(()) => GroupEnd::Through,
         // One of them may be what the database cannot take: the others must not suffer for it.
         Err(failure) if open.len() > 1 && failure.is_one_jobs() => {
-            for ended in open {
-                let mut states = States::new();
-                let alone = record(connections, &ended, &[&ended.settlement], &mut states).await;
-                let state = states.into_values().next();
-                answer(ended, alone.map(|()| state.map_or(Settled::LeaseLost, Settled::Recorded)));
-            }
+            settle_each_alone(&connections, open).await
         }
-        Err(failure) => open.into_iter().for_each(|ended| answer(ended, Err(failure.again()))),
+        Err(failure) => {
+            for ended in open {
+                answer(ended, Err(failure.again()));
+            }
+            failure.group_end()
+        }
     }
+}
+
+/// One after the other, for as long as it is not the fault of all.
+async fn settle_each_alone(connections: &Connections, group: Vec<Ended>) -> GroupEnd {
+    let (mut left, mut one_by_one) = (group.into_iter(), OneByOne::default());
+    while let Some(ended) = left.next() {
+        let settled = settle_alone(connections, &ended).await;
+        let given_up = one_by_one.gives_up(settled.as_ref().err());
+        answer(ended, settled);
+        if let Some(failure) = given_up {
+            for ended in left {
+                answer(ended, Err(failure.again()));
+            }
+            break;
+        }
+    }
+    one_by_one.group_end()
 }
 
 fn answer(ended: Ended, settled: Result<Settled, Failure>) {
@@ -125,42 +140,56 @@ fn key(settlement: &Settlement) -> (Uuid, i64) {
     (settlement.lease.work().delivery_id.uuid(), token(settlement.lease.token()))
 }
 
-/// Records settlements of one tenant, for the first of them and others.
-async fn record(
-    connections: &Connections,
-    first: &Ended,
-    settlements: &[&Settlement],
-    states: &mut States,
-) -> Result<(), Failure> {
+/// Records settlements of one tenant.
+async fn record(connections: &Connections, group: &[Ended], states: &mut States) -> Result<(), Failure> {
+    let Some(first) = group.first() else { return Ok(()) };
     let mut conn = connections.work_since(first.came_at).await?;
-    let (schema, tenant_no) = (&first.settlement.lease.work().schema, first.tenant_no);
+    let schema = &first.settlement.lease.work().schema;
     // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
     for _ in 0..TRIES_MAX {
-        let is_open = |settlement: &&&Settlement| !states.contains_key(&key(settlement));
-        let open: Vec<&Settlement> = settlements.iter().filter(is_open).copied().collect();
+        let settlements = group.iter().map(|ended| &ended.settlement);
+        let open: Vec<&Settlement> =
+            settlements.filter(|settlement| !states.contains_key(&key(settlement))).collect();
         if open.is_empty() {
             break;
         }
-        states.extend(write_with_consequences(&mut conn, schema, tenant_no, &open).await?);
+        let recorded = if open.iter().any(|settlement| is_gone(settlement)) {
+            write_in_a_transaction(&mut conn, LockWait::Whole, (schema, first.tenant_no), &open).await?
+        } else {
+            write(&conn, schema, first.tenant_no, &open).await?
+        };
+        states.extend(recorded);
     }
     Ok(())
 }
 
+/// Records one that could not be recorded with others.
+async fn settle_alone(connections: &Connections, ended: &Ended) -> Result<Settled, Failure> {
+    let mut conn = connections.work_since(ended.came_at).await?;
+    let of = (&ended.settlement.lease.work().schema, ended.tenant_no);
+    for _ in 0..TRIES_MAX {
+        let states = write_in_a_transaction(&mut conn, LockWait::Alone, of, &[&ended.settlement]).await?;
+        if let Some(state) = states.into_values().next() {
+            return Ok(Settled::Recorded(state));
+        }
+    }
+    Ok(Settled::LeaseLost)
+}
+
+fn is_gone(settlement: &Settlement) -> bool {
+    settlement.verdict == Verdict::Gone
+}
+
 /// Also disables the endpoints whose receivers asked for no more.
-async fn write_with_consequences(
+async fn write_in_a_transaction(
     conn: &mut Connection,
-    schema: &Schema,
-    tenant_no: i32,
+    lock_wait: LockWait,
+    (schema, tenant_no): (&Schema, i32),
     settlements: &[&Settlement],
 ) -> Result<States, Failure> {
-    let is_gone = |settlement: &&&Settlement| settlement.verdict == Verdict::Gone;
-    let gone: Vec<&Settlement> = settlements.iter().filter(is_gone).copied().collect();
-    if gone.is_empty() {
-        return write(conn, schema, tenant_no, settlements).await;
-    }
-    let tx = conn.begin().await?;
+    let tx = conn.begin_waiting(lock_wait).await?;
     let states = write(&tx, schema, tenant_no, settlements).await?;
-    for settlement in gone {
+    for settlement in settlements.iter().filter(|settlement| is_gone(settlement)) {
         if states.contains_key(&key(settlement)) {
             disable_endpoint(&tx, schema, settlement).await?;
         }

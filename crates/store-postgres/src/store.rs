@@ -22,19 +22,22 @@ use crate::{
     hints::Hints,
     lost::LostClaims,
     migrate,
-    open::{Address, OpenError, PostgresOptions, check},
+    open::{Address, OpenError, PostgresOptions, WORK_TIMEOUT_MAX, check},
     sessions::Session,
     settle::Settlements,
     sql,
     tend::TendTimes,
 };
 
-/// How long a statement of a pass may take: one that takes longer is repeated, by whoever is able to.
-const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of the connections for work, one in so many may be kept by publishes that somebody's lock holds up, and as many by
+/// settlements.
+const LEFT_BEHIND_SHARE: usize = 4;
 /// Leases given back at once: of the connections for work, most are for others.
 const RELEASES_MAX: usize = 2;
 /// How long a database that serves may take to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long ending the session may take as the store is closed: without it, others find it silent.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a transaction of ours may stand still: a node that hangs in the middle of one must not hold its locks.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -73,6 +76,20 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
+    fn to(address: &Address, options: &PostgresOptions) -> Result<Self, Failure> {
+        let work_timeout = options.work_timeout.min(WORK_TIMEOUT_MAX);
+        let work = address.by_keys(work_timeout, IDLE_TIMEOUT);
+        let reads = address.planning_anew(options.read_timeout, IDLE_TIMEOUT);
+        Ok(Self {
+            work: Pool::new((work, work_timeout), address.tls.clone(), options.work_connections.max(2))?,
+            reads: Pool::new(
+                (reads, options.read_timeout),
+                address.tls.clone(),
+                options.read_connections.max(1),
+            )?,
+        })
+    }
+
     /// For publishing, claiming and settling.
     pub(crate) async fn work(&self) -> Result<Conn, Failure> {
         self.work.get().await
@@ -130,18 +147,8 @@ impl PostgresStore {
         } else {
             migrate::require_up_to_date(&conn).await?;
         }
+        let connections = Connections::to(&address, &options)?;
         let session = Arc::new(Session::begin(&conn, options.node_name).await?);
-        let work = Pool::new(
-            address.by_keys(WORK_TIMEOUT, IDLE_TIMEOUT),
-            address.tls.clone(),
-            options.work_connections.max(2),
-        )?;
-        let reads = Pool::new(
-            address.planning_anew(options.read_timeout, IDLE_TIMEOUT),
-            address.tls.clone(),
-            options.read_connections.max(1),
-        )?;
-        let connections = Connections { work, reads };
         let mut background = JoinSet::new();
         let hints = Arc::new(Hints::new());
         background.spawn(Arc::clone(&session).keep_alive(address.clone()));
@@ -156,10 +163,11 @@ impl PostgresStore {
             lease_ends: Arc::default(),
             lost: Arc::clone(&lost_deliveries),
         };
+        let left_behind_max = options.work_connections / LEFT_BEHIND_SHARE;
         let inner = Inner {
-            appends: Appends::start(writer, &mut background),
+            appends: Appends::start(writer, left_behind_max, &mut background),
             cache,
-            settlements: Settlements::start(&connections, &mut background),
+            settlements: Settlements::start(&connections, left_behind_max, &mut background),
             connections,
             session,
             tenants: TenantList::default(),
@@ -186,7 +194,9 @@ impl PostgresStore {
             let mut conn = self.inner.connections.work().await?;
             self.inner.session.end(&mut conn).await
         };
-        if let Err(error) = ended.await {
+        // Of a server that hangs nothing would be heard.
+        let ended = tokio::time::timeout(END_TIMEOUT, ended).await;
+        if let Err(error) = ended.unwrap_or(Err(Failure::NoWord)) {
             tracing::warn!(%error, "the session was not ended; others will find it silent");
         }
         self.inner.connections.work.close();

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod catalogue_races;
+mod hanging_servers;
 mod hostile_text;
 mod invariants;
 mod late_commits;
+mod locked_tenants;
 mod long_transactions;
 mod lost_connections;
 mod migrations;

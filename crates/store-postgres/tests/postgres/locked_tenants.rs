@@ -1,0 +1,199 @@
+//! Somebody holds a lock in one tenant: whoever publishes and settles in others notices nothing, and what waited for it
+//! is stored once when it is gone.
+
+use std::time::Duration;
+
+use neo_events_domain::{
+    event::{EventDraft, NewEvent},
+    id::EventId,
+    retry::Verdict,
+    tenant::{Schema, Tenant},
+};
+use neo_events_store::{Appended, Catalogue, EventLog, Inserted, Settled, Settlement, Tenants, WorkQueue};
+use neo_events_store_postgres::PostgresStore;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    invariants,
+    scene::{
+        Beside, PATIENCE, Scene, at, claim, claim_dispatches, draft, event, id, new_endpoint, settle_at_last,
+        settlement, to_all,
+    },
+};
+
+/// How many wait for the lock.
+const WAITING: usize = 30;
+/// How often somebody else comes meanwhile, one call after the other.
+const OTHERS: usize = 20;
+/// In which all of these are answered. A lock is waited for for two seconds, so that each of them used to take as long.
+const OTHERS_TIME: Duration = Duration::from_secs(8);
+
+/// A node with a tenant beside `admin`.
+async fn scene() -> (Scene, Schema) {
+    let scene = Scene::of(1).await;
+    let tenant = Tenant { schema: "tenant_locked".parse().unwrap(), name: None, created_at: at(0) };
+    assert_eq!(scene.store().create_tenant(&tenant).await.unwrap(), Inserted::New);
+    (scene, tenant.schema)
+}
+
+/// Publishes as clients do: what was refused for now is published again with the same id.
+async fn publish_at_last(store: PostgresStore, schema: Schema, new: NewEvent) -> Appended {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match store.append(&schema, vec![new.clone()], at(1)).await {
+            Ok(appended) => return appended[0],
+            Err(error) => {
+                assert!(error.is_transient(), "{error:?}");
+                assert!(Instant::now() < deadline, "it is never stored: {error:?}");
+            }
+        }
+    }
+}
+
+fn all_publish(scene: &Scene, schema: &Schema, events: Vec<NewEvent>) -> JoinSet<Appended> {
+    let publish = |new| publish_at_last(scene.store().clone(), schema.clone(), new);
+    events.into_iter().map(publish).collect()
+}
+
+async fn all_stored(mut publishing: JoinSet<Appended>) {
+    while let Some(appended) = publishing.join_next().await {
+        let appended = appended.unwrap();
+        assert!(matches!(appended, Appended::Stored { .. }), "{appended:?}");
+    }
+}
+
+fn guarded() -> NewEvent {
+    event(EventDraft { aggregate_id: Some(id::<()>(0).uuid()), expected_version: Some(0), ..draft() })
+}
+
+/// Deliveries that are due at once, leased: of an endpoint of the tenant's.
+async fn leased(scene: &Scene, schema: &Schema, count: usize) -> Vec<Settlement> {
+    let (store, endpoint) = (scene.store(), new_endpoint());
+    store.insert_endpoint(schema, &endpoint).await.unwrap();
+    let events = (0..count).map(|_| event(draft())).collect();
+    store.append(schema, events, at(0)).await.unwrap();
+    let owed = claim_dispatches(store, 0, 1000).await.unwrap();
+    store.settle_dispatches(to_all(owed, std::slice::from_ref(&endpoint)), at(0)).await.unwrap();
+    let leases = claim(store, (schema, &endpoint), 0, 1000).await.unwrap();
+    assert_eq!(leases.len(), count);
+    leases.into_iter().map(|lease| settlement(lease, Verdict::Succeeded, 1)).collect()
+}
+
+/// Waits until somebody of the store's stands before a lock.
+async fn until_blocked(beside: &Beside) {
+    let blocked = "select count(*) from pg_stat_activity \
+                   where wait_event_type = 'Lock' and datname = current_database()";
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(blocked).await == 0 {
+        assert!(Instant::now() < deadline, "nobody comes to the lock");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_holds_up_no_other_tenants_publishes() {
+    let (scene, locked) = scene().await;
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    holding.batch_execute(&format!("begin; lock table {locked}.events in share mode")).await.unwrap();
+    let events = (0..WAITING).map(|_| event(draft())).collect();
+    let publishing = all_publish(&scene, &locked, events);
+    until_blocked(&beside).await;
+    let others = async {
+        for _ in 0..OTHERS {
+            scene.publish(1).await;
+        }
+    };
+    timeout(OTHERS_TIME, others).await.expect("nobody else waits for the lock");
+    assert_eq!(beside.number(&format!("select count(*) from {locked}.events")).await, 0);
+    holding.batch_execute("rollback").await.unwrap();
+    all_stored(publishing).await;
+    let stored = beside.number(&format!("select count(*) from {locked}.events")).await;
+    assert_eq!(stored, i64::try_from(WAITING).unwrap());
+    invariants::check(&beside).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_holds_up_no_other_tenants_guarded_publishes() {
+    let (scene, locked) = scene().await;
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    holding.batch_execute(&format!("begin; lock table {locked}.events in share mode")).await.unwrap();
+    let publishing = all_publish(&scene, &locked, (0..WAITING).map(|_| guarded()).collect());
+    until_blocked(&beside).await;
+    let others = async {
+        for _ in 0..OTHERS {
+            scene.store().append(&scene.schema, vec![guarded()], at(1)).await.unwrap();
+        }
+    };
+    timeout(OTHERS_TIME, others).await.expect("nobody else waits for the lock");
+    holding.batch_execute("rollback").await.unwrap();
+    all_stored(publishing).await;
+    invariants::check(&beside).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_holds_up_no_other_tenants_settlements() {
+    let (scene, locked) = scene().await;
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    let (of_it, of_others) =
+        (leased(&scene, &locked, WAITING).await, leased(&scene, &scene.schema, OTHERS).await);
+    holding.batch_execute(&format!("begin; lock table {locked}.deliveries in share mode")).await.unwrap();
+    let mut settling = JoinSet::new();
+    for settlement in of_it {
+        let store = scene.store().clone();
+        settling.spawn(async move { settle_at_last(&store, settlement).await });
+    }
+    until_blocked(&beside).await;
+    let others = async {
+        for settlement in of_others {
+            let settled = scene.store().settle(settlement).await;
+            assert!(matches!(settled, Ok(Settled::Recorded(_))));
+        }
+    };
+    timeout(OTHERS_TIME, others).await.expect("nobody else waits for the lock");
+    holding.batch_execute("rollback").await.unwrap();
+    while let Some(settled) = settling.join_next().await {
+        assert!(matches!(settled.unwrap(), Settled::Recorded(_)));
+    }
+    let attempts = beside.number(&format!("select count(*) from {locked}.attempts")).await;
+    assert_eq!(attempts, i64::try_from(WAITING).unwrap());
+    invariants::check(&beside).await;
+}
+
+/// An id that an open transaction has inserted is waited for by who brings it again, and neither by the tenant's other
+/// publishers nor by other tenants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_is_not_committed_holds_up_nobody_else() {
+    let (scene, schema) = scene().await;
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    let taken: EventId = id(0);
+    scene.store().append(&schema, vec![event(draft())], at(0)).await.unwrap();
+    let insert = format!(
+        "begin; create temporary table copied as select * from {schema}.events; update copied set id = '{taken}'; \
+         insert into {schema}.events select * from copied"
+    );
+    holding.batch_execute(&insert).await.unwrap();
+    let again = event(EventDraft { id: Some(taken.uuid()), ..draft() });
+    let repeating = all_publish(&scene, &schema, vec![again; 5]);
+    until_blocked(&beside).await;
+    let events = (0..WAITING).map(|_| event(draft())).collect();
+    let of_the_same = async {
+        all_stored(all_publish(&scene, &schema, events)).await;
+    };
+    let of_another = async {
+        for _ in 0..OTHERS {
+            scene.publish(1).await;
+        }
+    };
+    timeout(OTHERS_TIME, of_another).await.expect("another tenant does not wait");
+    timeout(PATIENCE, of_the_same).await.expect("other publishers are served");
+    holding.batch_execute("rollback").await.unwrap();
+    let answers = repeating.join_all().await;
+    let stored = answers.iter().filter(|answer| matches!(answer, Appended::Stored { .. })).count();
+    assert_eq!(stored, 1, "{answers:?}");
+    let count = beside.number(&format!("select count(*) from {schema}.events")).await;
+    assert_eq!(count, 2 + i64::try_from(WAITING).unwrap());
+    invariants::check(&beside).await;
+}

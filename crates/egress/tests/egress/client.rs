@@ -1,15 +1,12 @@
 //! The ordinary exchange: what is sent, what is kept, what is counted.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use neo_events_egress::{Egress, FailureKind, TargetPolicy};
-use tokio::task::{JoinSet, consume_budget};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
 
 use crate::support::{NoNames, OK, PATIENCE, Receiver, config, egress, egress_with, post, target};
 
@@ -57,24 +54,6 @@ async fn connections_are_reused_and_counted() {
     assert_eq!((stats.total_requests, stats.connection_reuses, stats.connections_opened), (20, 19, 1));
     assert!((stats.connection_reuse_rate - 0.95).abs() < 1e-9);
     assert_eq!((stats.connection_errors, stats.pool_exhausted_count), (0, 0));
-}
-
-/// The runtime lets a task do so much at a time: wherever that ends, the task is polled again.
-#[tokio::test]
-async fn an_answer_is_seen_though_the_task_has_used_up_its_time() {
-    const BUDGET: usize = 128;
-    let receiver = Receiver::answering(OK).await;
-    let egress = egress();
-    let mut sending = pin!(egress.send(post(&receiver.target("/"))));
-    let mut polls = 0;
-    let answered = poll_fn(|context| {
-        polls += 1;
-        for _ in polls.min(BUDGET)..BUDGET {
-            let _ = pin!(consume_budget()).poll(context);
-        }
-        sending.as_mut().poll(context)
-    });
-    assert_eq!(timeout(PATIENCE, answered).await.unwrap().unwrap().status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -95,6 +95,7 @@ statements! {
     DELIVERY_QUEUE_DELETE = "delivery_queue/delete",
     DELIVERY_QUEUE_DUE_ENDPOINTS = "delivery_queue/due_endpoints",
     DELIVERY_QUEUE_FREE_LOST = "delivery_queue/free_lost",
+    DELIVERY_QUEUE_GIVE_BACK = "delivery_queue/give_back",
     DELIVERY_QUEUE_INSERT = "delivery_queue/insert",
     DELIVERY_QUEUE_LOCK = "delivery_queue/lock",
     DELIVERY_QUEUE_MOVE = "delivery_queue/move",

@@ -24,7 +24,7 @@ use tokio_postgres::Row;
 use crate::{
     cancel::finish_request,
     columns::Columns,
-    conn::{Conn, Param},
+    conn::{Conn, Connection, Param},
     failure::Failure,
     sql,
     store::PostgresStore,
@@ -150,7 +150,7 @@ async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Resul
 /// What a claim found of an endpoint that was deleted while its deliveries were being written: it goes the way of the
 /// others.
 pub(crate) async fn remove_again(
-    conn: &Conn,
+    conn: &Connection,
     schema: &Schema,
     tenant_no: i32,
     endpoint_id: Uuid,

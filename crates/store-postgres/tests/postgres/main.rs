@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ailing_tenants;
 mod catalogue_races;
 mod hostile_text;
 mod invariants;

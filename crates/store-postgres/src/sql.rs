@@ -165,6 +165,7 @@ statements! {
     SESSIONS_END = "sessions/end",
     SESSIONS_FREE_DELIVERIES = "sessions/free_deliveries",
     SESSIONS_FREE_DISPATCHES = "sessions/free_dispatches",
+    SESSIONS_OTHERS = "sessions/others",
     SESSIONS_PING = "sessions/ping",
     SESSIONS_REMOVE_DEAD = "sessions/remove_dead",
     STREAM_HEADS_ADVANCE = "stream_heads/advance",

@@ -4,6 +4,7 @@
 
 mod ailing_tenants;
 mod catalogue_races;
+mod clock_steps;
 mod hostile_text;
 mod invariants;
 mod late_commits;

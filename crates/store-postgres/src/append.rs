@@ -30,7 +30,7 @@ use crate::{
     direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
     dispatches, events,
     failure::Failure,
-    lost::LostClaims,
+    lost::{LostClaims, taken},
     sessions::Session,
     sql,
     store::Connections,
@@ -205,7 +205,10 @@ impl Writer {
             }
             Err(failure) => {
                 if let Some(until) = until.filter(|_| failure.may_have_happened()) {
-                    self.lost.note(until);
+                    self.lost.note(
+                        until,
+                        group.iter().flat_map(|append| taken(append.tenant_no, &append.arrivals)),
+                    );
                 }
                 // What had been taken for them is free again, long before the last of them had its turn.
                 group.iter_mut().flat_map(|append| &mut append.arrivals).for_each(|one| one.dispatch = None);

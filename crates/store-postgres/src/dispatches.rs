@@ -17,9 +17,7 @@ use neo_events_domain::{
     id::{EventId, SubscriptionId},
     tenant::Schema,
 };
-use neo_events_store::{
-    CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, StoreError,
-};
+use neo_events_store::{CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
@@ -205,65 +203,93 @@ impl Claimed {
 }
 
 /// Claims up to the limit, oldest first, one claim for each tenant.
-pub(crate) async fn claim(
-    store: &PostgresStore,
-    terms: ClaimTerms,
-) -> Result<Vec<DispatchClaim>, StoreError> {
-    let conn = store.inner.connections.work().await?;
-    let mut claimed = claim_rows(store, &conn, terms).await?;
-    if claimed.is_empty() {
-        return Ok(Vec::new());
+pub(crate) async fn claim(store: &PostgresStore, terms: ClaimTerms) -> Result<Vec<DispatchClaim>, Failure> {
+    let conn = &store.inner.connections.work().await?;
+    let view = store.inner.horizon.view(terms.now);
+    let look = Look { store, conn, view, terms, began: Instant::now() };
+    let (snapshot, younger) = look.at_younger().await?;
+    let further = async {
+        let claimed = look.at_older(snapshot?, younger).await?;
+        if claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        store.inner.horizon.leased(&claimed, terms.until);
+        load(store, conn, by_tenant(claimed), terms.until).await
+    };
+    let claims = further.await;
+    if claims.is_err() {
+        // The first claim has happened, whatever came after it.
+        store.inner.lost_dispatches.note(terms.until, [()]);
     }
-    store.inner.horizon.leased(&claimed, terms.until);
+    claims
+}
+
+/// A claim that looks at what its view shows.
+struct Look<'a> {
+    store: &'a PostgresStore,
+    conn: &'a Connection,
+    view: View,
+    terms: ClaimTerms,
+    began: Instant,
+}
+
+impl Look<'_> {
+    /// Claims what lies behind a place, after a snapshot was taken.
+    async fn at_younger(&self) -> Result<(Result<Snapshot, Failure>, Vec<Claimed>), Failure> {
+        let (conn, admin) = (self.conn, Schema::admin());
+        // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in order.
+        conn.prepare(sql::DISPATCHES_SNAPSHOT, &admin).await?;
+        conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
+        let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
+        let ClaimTerms { now, until, limit } = self.terms;
+        let (session, limit) = (self.store.inner.session.no(), i64::from(limit));
+        let (from_xid, from_no) = self.view.from;
+        let params: [Param<'_>; 6] = [&session, &from_xid, &until, &now, &limit, &from_no];
+        let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
+        // Each is a transaction of its own: the claim may happen though the other was refused.
+        let (snapshot, rows) = futures_util::future::join(snapshot, younger).await;
+        let claimed = rows.and_then(|rows| rows.iter().map(Claimed::read).collect::<Result<Vec<_>, _>>());
+        let claimed = self.store.inner.lost_dispatches.watch(until, [()], claimed)?;
+        Ok((snapshot.and_then(|row| Snapshot::read(&row)), claimed))
+    }
+
+    /// Claims the rest: what those left who were still running when everything younger was looked at.
+    async fn at_older(&self, snapshot: Snapshot, mut claimed: Vec<Claimed>) -> Result<Vec<Claimed>, Failure> {
+        let (horizon, view, limit) = (&self.store.inner.horizon, &self.view, self.terms.limit as usize);
+        if claimed.len() >= limit {
+            if let Some(last) = claimed.iter().map(|row| (row.xid, row.no)).max() {
+                let left = snapshot.after_part(view, last);
+                horizon.has_seen(view, self.began.elapsed(), left);
+            }
+            return Ok(claimed);
+        }
+        if !view.running.is_empty() {
+            let ClaimTerms { now, until, .. } = self.terms;
+            let left = i64::try_from(limit - claimed.len()).unwrap_or(0);
+            let session = self.store.inner.session.no();
+            let params: [Param<'_>; 5] = [&session, &view.running, &until, &now, &left];
+            let older = self.conn.query(sql::DISPATCHES_CLAIM_OF, &Schema::admin(), &params).await?;
+            for row in &older {
+                claimed.push(Claimed::read(row)?);
+            }
+            if claimed.len() >= limit {
+                // They may have more: the next claim looks at the same.
+                return Ok(claimed);
+            }
+        }
+        horizon.has_seen(view, self.began.elapsed(), snapshot.after_all());
+        Ok(claimed)
+    }
+}
+
+/// Each tenant's, in the order of their events.
+fn by_tenant(mut claimed: Vec<Claimed>) -> BTreeMap<i32, Vec<Claimed>> {
     claimed.sort_unstable_by_key(|row| (row.xid, row.no));
     let mut by_tenant: BTreeMap<i32, Vec<Claimed>> = BTreeMap::new();
     for row in claimed {
         by_tenant.entry(row.tenant_no).or_default().push(row);
     }
-    Ok(load(store, &conn, by_tenant, terms.until).await?)
-}
-
-async fn claim_rows(
-    store: &PostgresStore,
-    conn: &Connection,
-    terms: ClaimTerms,
-) -> Result<Vec<Claimed>, Failure> {
-    let (horizon, admin) = (&store.inner.horizon, Schema::admin());
-    let (session, limit) = (store.inner.session.no(), i64::from(terms.limit));
-    let view = horizon.view(terms.now);
-    let began = Instant::now();
-    // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in order.
-    conn.prepare(sql::DISPATCHES_SNAPSHOT, &admin).await?;
-    conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
-    let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
-    let ClaimTerms { now, until, .. } = terms;
-    let (from_xid, from_no) = view.from;
-    let params: [Param<'_>; 6] = [&session, &from_xid, &until, &now, &limit, &from_no];
-    let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
-    let (snapshot, rows) = futures_util::future::try_join(snapshot, younger).await?;
-    let snapshot = Snapshot::read(&snapshot)?;
-    let mut claimed: Vec<Claimed> = rows.iter().map(Claimed::read).collect::<Result<_, _>>()?;
-    if claimed.len() >= terms.limit as usize {
-        if let Some(last) = claimed.iter().map(|row| (row.xid, row.no)).max() {
-            let left = snapshot.after_part(&view, last);
-            horizon.has_seen(&view, began.elapsed(), left);
-        }
-        return Ok(claimed);
-    }
-    if !view.running.is_empty() {
-        let limit = limit - i64::try_from(claimed.len()).unwrap_or(0);
-        let params: [Param<'_>; 5] = [&session, &view.running, &until, &now, &limit];
-        let older = conn.query(sql::DISPATCHES_CLAIM_OF, &admin, &params).await?;
-        for row in &older {
-            claimed.push(Claimed::read(row)?);
-        }
-        if claimed.len() >= terms.limit as usize {
-            // They may have more: the next claim looks at the same.
-            return Ok(claimed);
-        }
-    }
-    horizon.has_seen(&view, began.elapsed(), snapshot.after_all());
-    Ok(claimed)
+    by_tenant
 }
 
 /// Adds the events, and what the matchers must know.

@@ -52,12 +52,9 @@ impl WorkQueue for PostgresStore {
         limit: u32,
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
-        let lost = &self.inner.lost_dispatches;
-        if lost.give_back(self, sql::DISPATCHES_FREE_LOST).await? {
-            self.inner.horizon.forget();
-        }
+        self.give_back_lost_dispatches(now).await;
         let terms = ClaimTerms { now, until: lease_until, limit };
-        lost.watch(lease_until, dispatches::claim(self, terms).await)
+        Ok(dispatches::claim(self, terms).await?)
     }
 
     async fn settle_dispatches(
@@ -113,7 +110,7 @@ impl WorkQueue for PostgresStore {
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
         // Else nobody would know of them: what is leased is not due.
-        self.give_back_lost_deliveries().await;
+        self.give_back_lost_deliveries(now).await;
         let conn = self.inner.connections.work().await?;
         let rows = conn.query(sql::DELIVERY_QUEUE_DUE_ENDPOINTS, &Schema::admin(), &[&now]).await?;
         let nos = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<i32>, Failure>>()?;
@@ -136,9 +133,8 @@ impl WorkQueue for PostgresStore {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        self.give_back_lost_deliveries().await;
-        let claimed = claim_deliveries(self, quotas, (now, lease_until)).await;
-        self.inner.lost_deliveries.watch(lease_until, claimed.map_err(StoreError::from))
+        self.give_back_lost_deliveries(now).await;
+        Ok(claim_deliveries(self, quotas, (now, lease_until)).await?)
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
@@ -178,12 +174,25 @@ impl PostgresStore {
         }
     }
 
-    /// If it fails, work goes on: it is tried again before the next claim.
-    async fn give_back_lost_deliveries(&self) {
-        match self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await {
+    /// If it fails, work goes on: it is tried again in a while.
+    async fn give_back_lost_dispatches(&self, now: Timestamp) {
+        match self.inner.lost_dispatches.give_back(self, now).await {
+            Ok(true) => self.inner.horizon.forget(),
+            Ok(false) => {}
+            Err(failure) => {
+                tracing::warn!(%failure, "dispatches that may be leased in vain were not given back");
+            }
+        }
+    }
+
+    /// The same for deliveries.
+    async fn give_back_lost_deliveries(&self, now: Timestamp) {
+        match self.inner.lost_deliveries.give_back(self, now).await {
             Ok(true) => self.inner.floors.forget_all(),
             Ok(false) => {}
-            Err(failure) => tracing::warn!(%failure, "what failed claims may have leased was not given back"),
+            Err(failure) => {
+                tracing::warn!(%failure, "deliveries that may be leased in vain were not given back");
+            }
         }
     }
 
@@ -271,14 +280,30 @@ async fn claim_deliveries(
         return Ok(Vec::new());
     }
     let conn = store.inner.connections.work().await?;
-    claim_rows(store, &conn, &mut asked, (now, until)).await?;
+    let lost = &store.inner.lost_deliveries;
+    let claimed = claim_rows(store, &conn, &mut asked, (now, until)).await;
+    lost.watch(until, asked.iter().map(Asked::key), claimed)?;
+    let loaded = load_all(store, &conn, &asked, until).await;
+    if loaded.is_err() {
+        // The claim has happened, whatever came after it.
+        lost.note(until, asked.iter().map(Asked::key));
+    }
+    loaded
+}
+
+async fn load_all(
+    store: &PostgresStore,
+    conn: &Connection,
+    asked: &[Asked<'_>],
+    until: Timestamp,
+) -> Result<Vec<EndpointClaim>, Failure> {
     let mut by_tenant: BTreeMap<i32, Vec<&Asked<'_>>> = BTreeMap::new();
-    for asked in &asked {
+    for asked in asked {
         by_tenant.entry(asked.tenant_no).or_default().push(asked);
     }
     let mut claims = Vec::with_capacity(asked.len());
     for (tenant_no, of_tenant) in by_tenant {
-        claims.extend(load(store, &conn, (tenant_no, &of_tenant), until).await?);
+        claims.extend(load(store, conn, (tenant_no, &of_tenant), until).await?);
     }
     Ok(claims)
 }

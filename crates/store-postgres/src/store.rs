@@ -57,7 +57,7 @@ pub(crate) struct Inner {
     pub(crate) ailing: Ailing,
     /// Leases that may be on their way back at once.
     pub(crate) releases: Semaphore,
-    pub(crate) lost_dispatches: LostClaims,
+    pub(crate) lost_dispatches: LostClaims<()>,
     pub(crate) lost_deliveries: Arc<LostClaims>,
     pub(crate) tend_times: TendTimes,
     pub(crate) hints: Arc<Hints>,

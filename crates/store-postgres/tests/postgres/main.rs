@@ -10,6 +10,7 @@ mod invariants;
 mod late_commits;
 mod long_transactions;
 mod lost_connections;
+mod lost_leases;
 mod migrations;
 mod plans;
 mod publish_races;

@@ -6,7 +6,7 @@
 //! goes on from there. Now and then one looks at everything again, which is what makes the horizon a mere shortcut.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -368,17 +368,27 @@ pub(crate) async fn settle(
     Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
 }
 
-/// Gives owed dispatches back.
+/// Gives owed dispatches back. If that fails nobody tries again, for whoever had them has dropped them: they are then
+/// looked for as those are whose claims were lost.
 pub(crate) async fn release(store: &PostgresStore, leases: Vec<Lease<OwedEvent>>) -> Result<(), Failure> {
     if leases.is_empty() {
         return Ok(());
     }
-    let conn = store.inner.connections.work().await?;
+    let ends: BTreeSet<Timestamp> = leases.iter().map(Lease::expires_at).collect();
     let leases = Leases::of(leases.iter());
     let xids = store.inner.horizon.xids_of(&leases);
-    let params: [Param<'_>; 3] = [&xids, &leases.nos, &leases.tokens];
-    conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await?;
     store.inner.horizon.ended(&leases);
+    let released = async {
+        let conn = store.inner.connections.work().await?;
+        let params: [Param<'_>; 3] = [&xids, &leases.nos, &leases.tokens];
+        conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await
+    };
+    let released = released.await.inspect_err(|_| {
+        for until in ends {
+            store.inner.lost_dispatches.note(until, [()]);
+        }
+    });
+    released?;
     store.inner.horizon.forget();
     Ok(())
 }

@@ -123,6 +123,28 @@ async fn lose_a_claim(scene: &Scene, quota: EndpointQuota) {
     lock.rollback().await.unwrap();
 }
 
+/// Dispatches that could not be given back are given back by the next claims, long before their leases would have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_given_back_is_found_again() {
+    let scene = Scene::of(1).await;
+    let (store, beside) = (scene.store(), scene.beside().await);
+    scene.publish(3).await;
+    let owed = claim_dispatches(store, 1, 10).await.unwrap();
+    assert_eq!(owed.len(), 3);
+    watch(&beside, ("admin.owed_dispatches", "update"), "as given", true).await;
+    store.release_dispatches(owed).await.unwrap_err();
+    assert_eq!(counted(&beside).await, 1);
+    beside.batch_execute("drop trigger count on admin.owed_dispatches").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut found = 0;
+    while found < 3 {
+        assert!(Instant::now() < deadline, "they are never given back");
+        found += claim_dispatches(store, 1, 10).await.unwrap().len();
+        sleep(Duration::from_millis(20)).await;
+    }
+    invariants::check(&beside).await;
+}
+
 /// Where the dead cannot be buried, the rest of what tending does is done all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_funeral_that_fails_holds_up_nothing() {

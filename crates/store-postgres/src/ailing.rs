@@ -20,6 +20,7 @@ const TENANTS_MAX: usize = 1000;
 /// Tenants to be left alone, by kind of work: what one kind needs may be there where what the other needs is not.
 #[derive(Default)]
 pub(crate) struct Ailing {
+    pub(crate) dispatches: AilingTenants,
     pub(crate) deliveries: AilingTenants,
 }
 
@@ -40,6 +41,12 @@ impl AilingTenants {
     /// Whether claims leave it alone.
     pub(crate) fn has(&self, tenant_no: i32) -> bool {
         self.until().get(&tenant_no).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// All that claims leave alone.
+    pub(crate) fn nos(&self) -> Vec<i32> {
+        let (until, now) = (self.until(), Instant::now());
+        until.iter().filter(|(_, until)| **until > now).map(|(no, _)| *no).collect()
     }
 
     fn until(&self) -> MutexGuard<'_, HashMap<i32, Instant>> {

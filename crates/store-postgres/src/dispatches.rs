@@ -12,7 +12,7 @@ use std::{
 };
 
 use neo_events_domain::{
-    Timestamp, Uuid,
+    SignedDuration, Timestamp, Uuid,
     delivery::Trigger,
     id::{EventId, SubscriptionId},
     tenant::Schema,
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::{
+    ailing::may_be_one_rows,
     append::Terms,
     columns::{Columns, int},
     conn::{Connection, Param},
@@ -35,6 +36,9 @@ use crate::{
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// Looking at everything may take this share of the time, where dead rows that cannot be removed make it slow.
 const FULL_SCAN_SHARE: u32 = 20;
+
+/// How long after its end a lease can still be settled here, if nobody else has the row.
+const LATE_MAX: SignedDuration = SignedDuration::from_mins(10);
 
 /// From when to when, and how much to claim.
 #[derive(Clone, Copy)]
@@ -61,8 +65,9 @@ struct Seen {
     /// When the first of the leases granted here can be over: what is leased is not seen until then.
     leases_end_at: Option<Timestamp>,
     /// The transactions that wrote the rows which are leased: half of their key. By the other half, and the lease's token:
-    /// whoever lost a lease must not take away what its new holder needs.
-    xids: HashMap<(i64, i64), i64>,
+    /// whoever lost a lease must not take away what its new holder needs. With the end of the lease, since not every holder
+    /// ends it.
+    xids: HashMap<(i64, i64), (i64, Timestamp)>,
 }
 
 /// The keys and tokens of leases, as columns.
@@ -133,9 +138,13 @@ impl Horizon {
 
     fn view(&self, now: Timestamp) -> View {
         let mut seen = self.seen();
-        if seen.leases_end_at.take_if(|at| *at <= now).is_some()
-            || seen.full_scan_at.is_none_or(|at| at <= Instant::now())
-        {
+        let may_have_ended = seen.leases_end_at.take_if(|at| *at <= now).is_some();
+        if may_have_ended {
+            // Of those that nobody ended.
+            let too_late = now.saturating_sub(LATE_MAX).unwrap_or(now);
+            seen.xids.retain(|_, (_, until)| *until > too_late);
+        }
+        if may_have_ended || seen.full_scan_at.is_none_or(|at| at <= Instant::now()) {
             // Set for real once it is known how long it took.
             seen.full_scan_at = Some(Instant::now() + FULL_SCAN_INTERVAL);
             return View::EVERYTHING;
@@ -153,16 +162,21 @@ impl Horizon {
         }
     }
 
-    fn leased(&self, rows: &[Claimed], until: Timestamp) {
+    /// Rows are leased until this time.
+    fn leased(&self, until: Timestamp) {
         let mut seen = self.seen();
         seen.leases_end_at = Some(seen.leases_end_at.map_or(until, |at| at.min(until)));
-        seen.xids.extend(rows.iter().map(|row| ((row.no, row.token), row.xid)));
+    }
+
+    /// These are in the hands of somebody who may settle them.
+    fn handed_out<'a>(&self, rows: impl Iterator<Item = &'a Claimed>, until: Timestamp) {
+        self.seen().xids.extend(rows.map(|row| ((row.no, row.token), (row.xid, until))));
     }
 
     /// The transactions that wrote these rows.
     fn xids_of(&self, leases: &Leases) -> Vec<i64> {
         let seen = self.seen();
-        leases.keys().map(|key| seen.xids.get(&key).copied().unwrap_or(0)).collect()
+        leases.keys().map(|key| seen.xids.get(&key).map_or(0, |(xid, _)| *xid)).collect()
     }
 
     /// These are no longer leased.
@@ -206,14 +220,15 @@ impl Claimed {
 pub(crate) async fn claim(store: &PostgresStore, terms: ClaimTerms) -> Result<Vec<DispatchClaim>, Failure> {
     let conn = &store.inner.connections.work().await?;
     let view = store.inner.horizon.view(terms.now);
-    let look = Look { store, conn, view, terms, began: Instant::now() };
+    let ailing = store.inner.ailing.dispatches.nos();
+    let look = Look { store, conn, view, terms, ailing, began: Instant::now() };
     let (snapshot, younger) = look.at_younger().await?;
     let further = async {
         let claimed = look.at_older(snapshot?, younger).await?;
         if claimed.is_empty() {
             return Ok(Vec::new());
         }
-        store.inner.horizon.leased(&claimed, terms.until);
+        store.inner.horizon.leased(terms.until);
         load(store, conn, by_tenant(claimed), terms.until).await
     };
     let claims = further.await;
@@ -230,6 +245,8 @@ struct Look<'a> {
     conn: &'a Connection,
     view: View,
     terms: ClaimTerms,
+    /// Tenants that are left alone: when they are well again, the next look at everything finds what they owe.
+    ailing: Vec<i32>,
     began: Instant,
 }
 
@@ -244,7 +261,7 @@ impl Look<'_> {
         let ClaimTerms { now, until, limit } = self.terms;
         let (session, limit) = (self.store.inner.session.no(), i64::from(limit));
         let (from_xid, from_no) = self.view.from;
-        let params: [Param<'_>; 6] = [&session, &from_xid, &until, &now, &limit, &from_no];
+        let params: [Param<'_>; 7] = [&session, &from_xid, &until, &now, &limit, &from_no, &self.ailing];
         let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
         // Each is a transaction of its own: the claim may happen though the other was refused.
         let (snapshot, rows) = futures_util::future::join(snapshot, younger).await;
@@ -267,6 +284,7 @@ impl Look<'_> {
             let ClaimTerms { now, until, .. } = self.terms;
             let left = i64::try_from(limit - claimed.len()).unwrap_or(0);
             let session = self.store.inner.session.no();
+            // Also of tenants that are left alone: these few stand behind everything younger, and for a moment only.
             let params: [Param<'_>; 5] = [&session, &view.running, &until, &now, &left];
             let older = self.conn.query(sql::DISPATCHES_CLAIM_OF, &Schema::admin(), &params).await?;
             for row in &older {
@@ -292,7 +310,8 @@ fn by_tenant(mut claimed: Vec<Claimed>) -> BTreeMap<i32, Vec<Claimed>> {
     by_tenant
 }
 
-/// Adds the events, and what the matchers must know.
+/// Adds the events, and what the matchers must know. A tenant that cannot be served, or whose events cannot be read, has
+/// no claim, and is left alone for a while: its oldest, claimed in vain over and over, would keep all others waiting.
 async fn load(
     store: &PostgresStore,
     conn: &Connection,
@@ -301,20 +320,29 @@ async fn load(
 ) -> Result<Vec<DispatchClaim>, Failure> {
     let nos: Vec<i32> = by_tenant.keys().copied().collect();
     store.learn_tenants(conn, &nos).await?;
-    let mut claims = Vec::with_capacity(by_tenant.len());
+    let (mut claims, mut handed_out) = (Vec::with_capacity(by_tenant.len()), Vec::new());
     for (no, rows) in by_tenant {
-        let Some(schema) = store.inner.tenants.schema(no) else { continue };
-        let catalogue_version = rows.iter().map(|row| row.catalogue_version).max().unwrap_or_default();
+        let Some(schema) = store.inner.tenants.schema(no) else {
+            store.inner.ailing.dispatches.note(no);
+            give_back(conn, &rows).await?;
+            continue;
+        };
         let ids: Vec<Uuid> = rows.iter().map(|row| row.event_id).collect();
         let events = match events::in_hand(store, conn, (&schema, no), &ids).await {
             Ok(events) => events,
-            // Others have nothing to do with it. What was claimed of it waits for the end of its leases.
+            // Others have nothing to do with it.
             Err(failure) if failure.is_one_tenants() => {
                 tracing::error!(%schema, %failure, "the events of this tenant cannot be read");
+                store.inner.ailing.dispatches.note(no);
+                // Else it waits for the end of its leases, so that what stands behind it has its turn.
+                if !may_be_one_rows(&failure) {
+                    give_back(conn, &rows).await?;
+                }
                 continue;
             }
             Err(failure) => return Err(failure),
         };
+        let catalogue_version = rows.iter().map(|row| row.catalogue_version).max().unwrap_or_default();
         let lease = |row: &Claimed| {
             let event = Arc::clone(events.get(&row.event_id)?);
             let work = OwedEvent { schema: schema.clone(), event };
@@ -322,8 +350,19 @@ async fn load(
         };
         let owed = rows.iter().filter_map(lease).collect();
         claims.push(DispatchClaim { schema: schema.clone(), catalogue_version, owed });
+        handed_out.extend(rows.into_iter().filter(|row| events.contains_key(&row.event_id)));
     }
+    store.inner.horizon.handed_out(handed_out.iter(), until);
     Ok(claims)
+}
+
+/// What was claimed of a tenant that cannot be reached now: whoever reaches it first takes it.
+async fn give_back(conn: &Connection, rows: &[Claimed]) -> Result<(), Failure> {
+    let column = |field: fn(&Claimed) -> i64| rows.iter().map(field).collect::<Vec<i64>>();
+    let (xids, nos, tokens) = (column(|row| row.xid), column(|row| row.no), column(|row| row.token));
+    let params: [Param<'_>; 3] = [&xids, &nos, &tokens];
+    conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await?;
+    Ok(())
 }
 
 /// Settles dispatches whose leases still hold. Answers how many deliveries were written.
@@ -446,6 +485,33 @@ pub(crate) async fn write_directed(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_settles_is_forgotten() {
+        let (horizon, at) = (Horizon::default(), |second| Timestamp::from_second(second).unwrap());
+        let row = |no, token| Claimed {
+            xid: 5,
+            no,
+            tenant_no: 1,
+            event_id: Uuid::nil(),
+            token,
+            catalogue_version: CatalogueVersion(0),
+        };
+        let key = |no, token| Leases { nos: vec![no], tokens: vec![token] };
+        for (no, second) in [(1, 60), (2, 900)] {
+            horizon.leased(at(second));
+            horizon.handed_out([row(no, 7)].iter(), at(second));
+        }
+        horizon.view(at(60));
+        assert_eq!(horizon.xids_of(&key(1, 7)), [5], "its holder may be late");
+        assert_eq!(horizon.xids_of(&key(1, 8)), [0], "another lease of the same row");
+        horizon.leased(at(700));
+        horizon.view(at(700));
+        assert_eq!(horizon.xids_of(&key(1, 7)), [0]);
+        assert_eq!(horizon.xids_of(&key(2, 7)), [5]);
+        horizon.ended(&key(2, 7));
+        assert!(horizon.seen().xids.is_empty());
+    }
 
     #[test]
     fn what_was_not_seen_is_looked_at_again() {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     invariants,
-    scene::{PATIENCE, Scene, at, claim, dispatch, draft, event, new_endpoint},
+    scene::{PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, new_endpoint},
 };
 
 /// How long a statement of a pass waits for a lock.
@@ -80,6 +80,35 @@ async fn a_lock_on_one_tenants_table_parks_nothing() {
         assert!(Instant::now() < deadline, "what was claimed beside the lock is never claimed again");
         // No lease has ended by then.
         claimed.extend(claim(scene.store(), both[0], 3, 10).await.unwrap());
+        sleep(Duration::from_millis(20)).await;
+    }
+    invariants::check(&beside).await;
+}
+
+/// A tenant whose events cannot be read, however many they are, takes one turn of the others' every few seconds; and once
+/// they can be read, they are dispatched long before their leases would have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_cannot_be_read_keep_no_others_waiting() {
+    const MANY: usize = 300;
+    let scene = Scene::of(2).await;
+    let (schema, _) = tenant(&scene, "tenant_damaged").await;
+    // By another node, so that this one does not know the events by heart.
+    let events = (0..MANY).map(|_| event(draft())).collect();
+    scene.stores[1].append(&schema, events, at(0)).await.unwrap();
+    scene.publish(1).await;
+    let beside = scene.beside().await;
+    beside.batch_execute("alter table tenant_damaged.events rename to lost").await.unwrap();
+    assert!(claim_dispatches(scene.store(), 1, 100).await.unwrap().is_empty(), "its events come first");
+    let of_other = claim_dispatches(scene.store(), 1, 100).await.unwrap();
+    assert_eq!(of_other.len(), 1, "but no second time");
+    assert_eq!(of_other[0].work().schema, scene.schema);
+
+    beside.batch_execute("alter table tenant_damaged.lost rename to events").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut claimed = 0;
+    while claimed < MANY {
+        assert!(Instant::now() < deadline, "they are never dispatched: {claimed}");
+        claimed += claim_dispatches(scene.store(), 1, 100).await.unwrap().len();
         sleep(Duration::from_millis(20)).await;
     }
     invariants::check(&beside).await;

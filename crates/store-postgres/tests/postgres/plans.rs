@@ -39,7 +39,7 @@ const OF_WORK: [(&str, &str); 36] = [
     ("events/newest_version", "EVENT, 'thing'"),
     ("stream_heads/lock", "EVENT, 'thing'"),
     ("stream_heads/advance", "EVENT, 'thing', 2"),
-    ("dispatches/claim", "1, 0, now(), now(), 500, 0"),
+    ("dispatches/claim", "1, 0, now(), now(), 500, 0, '{}'"),
     ("dispatches/claim_of", "1, '{}', now(), now(), 500"),
     ("dispatches/settle", "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}'"),
     ("dispatches/release", "'{}', '{}', '{}'"),

@@ -141,7 +141,7 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
     let open = |server, output| Session::open(server, output, json);
     match command {
         Command::Serve(args) => serve::run(args, server.ca_file(), &output).await,
-        Command::Demo(args) => demo::run(args, &output).await,
+        Command::Demo(args) => Box::pin(demo::run(args, &output)).await,
         Command::Bench(args) => bench::run(*args, &output, json).await,
         Command::Listen(args) => receive::run(*args, server, output, json).await,
         Command::Publish(args) => publish::run(&open(server, output)?, *args).await,

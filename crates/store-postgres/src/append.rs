@@ -35,7 +35,7 @@ use crate::{
     direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
     dispatches, events,
     failure::{Failure, OneByOne},
-    lost::LostClaims,
+    lost::{LostClaims, taken},
     sessions::Session,
     sql,
     store::Connections,
@@ -211,7 +211,8 @@ impl Writer {
             Err(failure) => failure,
         };
         if let Some(until) = until.filter(|_| failure.may_have_happened()) {
-            self.lost.note(until);
+            let leases = group.iter().flat_map(|append| taken(append.tenant_no, &append.arrivals));
+            self.lost.note(until, leases);
         }
         // What had been taken for them is free again, long before the last of them had its turn.
         group.iter_mut().flat_map(|append| &mut append.arrivals).for_each(|one| one.dispatch = None);

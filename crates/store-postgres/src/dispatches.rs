@@ -6,24 +6,23 @@
 //! goes on from there. Now and then one looks at everything again, which is what makes the horizon a mere shortcut.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use neo_events_domain::{
-    Timestamp, Uuid,
+    SignedDuration, Timestamp, Uuid,
     delivery::Trigger,
     id::{EventId, SubscriptionId},
     tenant::Schema,
 };
-use neo_events_store::{
-    CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, StoreError,
-};
+use neo_events_store::{CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::{
+    ailing::may_be_one_rows,
     append::Terms,
     columns::{Columns, int},
     conn::{Connection, Param},
@@ -37,6 +36,9 @@ use crate::{
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// Looking at everything may take this share of the time, where dead rows that cannot be removed make it slow.
 const FULL_SCAN_SHARE: u32 = 20;
+
+/// How long after its end a lease can still be settled here, if nobody else has the row.
+const LATE_MAX: SignedDuration = SignedDuration::from_mins(10);
 
 /// From when to when, and how much to claim.
 #[derive(Clone, Copy)]
@@ -63,8 +65,9 @@ struct Seen {
     /// When the first of the leases granted here can be over: what is leased is not seen until then.
     leases_end_at: Option<Timestamp>,
     /// The transactions that wrote the rows which are leased: half of their key. By the other half, and the lease's token:
-    /// whoever lost a lease must not take away what its new holder needs.
-    xids: HashMap<(i64, i64), i64>,
+    /// whoever lost a lease must not take away what its new holder needs. With the end of the lease, since not every holder
+    /// ends it.
+    xids: HashMap<(i64, i64), (i64, Timestamp)>,
 }
 
 /// The keys and tokens of leases, as columns.
@@ -135,9 +138,13 @@ impl Horizon {
 
     fn view(&self, now: Timestamp) -> View {
         let mut seen = self.seen();
-        if seen.leases_end_at.take_if(|at| *at <= now).is_some()
-            || seen.full_scan_at.is_none_or(|at| at <= Instant::now())
-        {
+        let may_have_ended = seen.leases_end_at.take_if(|at| *at <= now).is_some();
+        if may_have_ended {
+            // Of those that nobody ended.
+            let too_late = now.saturating_sub(LATE_MAX).unwrap_or(now);
+            seen.xids.retain(|_, (_, until)| *until > too_late);
+        }
+        if may_have_ended || seen.full_scan_at.is_none_or(|at| at <= Instant::now()) {
             // Set for real once it is known how long it took.
             seen.full_scan_at = Some(Instant::now() + FULL_SCAN_INTERVAL);
             return View::EVERYTHING;
@@ -155,16 +162,21 @@ impl Horizon {
         }
     }
 
-    fn leased(&self, rows: &[Claimed], until: Timestamp) {
+    /// Rows are leased until this time.
+    fn leased(&self, until: Timestamp) {
         let mut seen = self.seen();
         seen.leases_end_at = Some(seen.leases_end_at.map_or(until, |at| at.min(until)));
-        seen.xids.extend(rows.iter().map(|row| ((row.no, row.token), row.xid)));
+    }
+
+    /// These are in the hands of somebody who may settle them.
+    fn handed_out<'a>(&self, rows: impl Iterator<Item = &'a Claimed>, until: Timestamp) {
+        self.seen().xids.extend(rows.map(|row| ((row.no, row.token), (row.xid, until))));
     }
 
     /// The transactions that wrote these rows.
     fn xids_of(&self, leases: &Leases) -> Vec<i64> {
         let seen = self.seen();
-        leases.keys().map(|key| seen.xids.get(&key).copied().unwrap_or(0)).collect()
+        leases.keys().map(|key| seen.xids.get(&key).map_or(0, |(xid, _)| *xid)).collect()
     }
 
     /// These are no longer leased.
@@ -205,68 +217,101 @@ impl Claimed {
 }
 
 /// Claims up to the limit, oldest first, one claim for each tenant.
-pub(crate) async fn claim(
-    store: &PostgresStore,
-    terms: ClaimTerms,
-) -> Result<Vec<DispatchClaim>, StoreError> {
-    let conn = store.inner.connections.work().await?;
-    let mut claimed = claim_rows(store, &conn, terms).await?;
-    if claimed.is_empty() {
-        return Ok(Vec::new());
+pub(crate) async fn claim(store: &PostgresStore, terms: ClaimTerms) -> Result<Vec<DispatchClaim>, Failure> {
+    let conn = &store.inner.connections.work().await?;
+    let view = store.inner.horizon.view(terms.now);
+    let ailing = store.inner.ailing.dispatches.nos();
+    let look = Look { store, conn, view, terms, ailing, began: Instant::now() };
+    let (snapshot, younger) = look.at_younger().await?;
+    let further = async {
+        let claimed = look.at_older(snapshot?, younger).await?;
+        if claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        store.inner.horizon.leased(terms.until);
+        load(store, conn, by_tenant(claimed), terms.until).await
+    };
+    let claims = further.await;
+    if claims.is_err() {
+        // The first claim has happened, whatever came after it.
+        store.inner.lost_dispatches.note(terms.until, [()]);
     }
-    store.inner.horizon.leased(&claimed, terms.until);
+    claims
+}
+
+/// A claim that looks at what its view shows.
+struct Look<'a> {
+    store: &'a PostgresStore,
+    conn: &'a Connection,
+    view: View,
+    terms: ClaimTerms,
+    /// Tenants that are left alone: when they are well again, the next look at everything finds what they owe.
+    ailing: Vec<i32>,
+    began: Instant,
+}
+
+impl Look<'_> {
+    /// Claims what lies behind a place, after a snapshot was taken.
+    async fn at_younger(&self) -> Result<(Result<Snapshot, Failure>, Vec<Claimed>), Failure> {
+        let (conn, admin) = (self.conn, Schema::admin());
+        // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in order.
+        conn.prepare(sql::DISPATCHES_SNAPSHOT, &admin).await?;
+        conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
+        let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
+        let ClaimTerms { now, until, limit } = self.terms;
+        let (session, limit) = (self.store.inner.session.no(), i64::from(limit));
+        let (from_xid, from_no) = self.view.from;
+        let params: [Param<'_>; 7] = [&session, &from_xid, &until, &now, &limit, &from_no, &self.ailing];
+        let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
+        // Each is a transaction of its own: the claim may happen though the other was refused.
+        let (snapshot, rows) = futures_util::future::join(snapshot, younger).await;
+        let claimed = rows.and_then(|rows| rows.iter().map(Claimed::read).collect::<Result<Vec<_>, _>>());
+        let claimed = self.store.inner.lost_dispatches.watch(until, [()], claimed)?;
+        Ok((snapshot.and_then(|row| Snapshot::read(&row)), claimed))
+    }
+
+    /// Claims the rest: what those left who were still running when everything younger was looked at.
+    async fn at_older(&self, snapshot: Snapshot, mut claimed: Vec<Claimed>) -> Result<Vec<Claimed>, Failure> {
+        let (horizon, view, limit) = (&self.store.inner.horizon, &self.view, self.terms.limit as usize);
+        if claimed.len() >= limit {
+            if let Some(last) = claimed.iter().map(|row| (row.xid, row.no)).max() {
+                let left = snapshot.after_part(view, last);
+                horizon.has_seen(view, self.began.elapsed(), left);
+            }
+            return Ok(claimed);
+        }
+        if !view.running.is_empty() {
+            let ClaimTerms { now, until, .. } = self.terms;
+            let left = i64::try_from(limit - claimed.len()).unwrap_or(0);
+            let session = self.store.inner.session.no();
+            // Also of tenants that are left alone: these few stand behind everything younger, and for a moment only.
+            let params: [Param<'_>; 5] = [&session, &view.running, &until, &now, &left];
+            let older = self.conn.query(sql::DISPATCHES_CLAIM_OF, &Schema::admin(), &params).await?;
+            for row in &older {
+                claimed.push(Claimed::read(row)?);
+            }
+            if claimed.len() >= limit {
+                // They may have more: the next claim looks at the same.
+                return Ok(claimed);
+            }
+        }
+        horizon.has_seen(view, self.began.elapsed(), snapshot.after_all());
+        Ok(claimed)
+    }
+}
+
+/// Each tenant's, in the order of their events.
+fn by_tenant(mut claimed: Vec<Claimed>) -> BTreeMap<i32, Vec<Claimed>> {
     claimed.sort_unstable_by_key(|row| (row.xid, row.no));
     let mut by_tenant: BTreeMap<i32, Vec<Claimed>> = BTreeMap::new();
     for row in claimed {
         by_tenant.entry(row.tenant_no).or_default().push(row);
     }
-    Ok(load(store, &conn, by_tenant, terms.until).await?)
+    by_tenant
 }
 
-async fn claim_rows(
-    store: &PostgresStore,
-    conn: &Connection,
-    terms: ClaimTerms,
-) -> Result<Vec<Claimed>, Failure> {
-    let (horizon, admin) = (&store.inner.horizon, Schema::admin());
-    let (session, limit) = (store.inner.session.no(), i64::from(terms.limit));
-    let view = horizon.view(terms.now);
-    let began = Instant::now();
-    // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in order.
-    conn.prepare(sql::DISPATCHES_SNAPSHOT, &admin).await?;
-    conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
-    let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
-    let ClaimTerms { now, until, .. } = terms;
-    let (from_xid, from_no) = view.from;
-    let params: [Param<'_>; 6] = [&session, &from_xid, &until, &now, &limit, &from_no];
-    let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
-    let (snapshot, rows) = futures_util::future::try_join(snapshot, younger).await?;
-    let snapshot = Snapshot::read(&snapshot)?;
-    let mut claimed: Vec<Claimed> = rows.iter().map(Claimed::read).collect::<Result<_, _>>()?;
-    if claimed.len() >= terms.limit as usize {
-        if let Some(last) = claimed.iter().map(|row| (row.xid, row.no)).max() {
-            let left = snapshot.after_part(&view, last);
-            horizon.has_seen(&view, began.elapsed(), left);
-        }
-        return Ok(claimed);
-    }
-    if !view.running.is_empty() {
-        let limit = limit - i64::try_from(claimed.len()).unwrap_or(0);
-        let params: [Param<'_>; 5] = [&session, &view.running, &until, &now, &limit];
-        let older = conn.query(sql::DISPATCHES_CLAIM_OF, &admin, &params).await?;
-        for row in &older {
-            claimed.push(Claimed::read(row)?);
-        }
-        if claimed.len() >= terms.limit as usize {
-            // They may have more: the next claim looks at the same.
-            return Ok(claimed);
-        }
-    }
-    horizon.has_seen(&view, began.elapsed(), snapshot.after_all());
-    Ok(claimed)
-}
-
-/// Adds the events, and what the matchers must know.
+/// Adds the events, and what the matchers must know. A tenant that cannot be served, or whose events cannot be read, has
+/// no claim, and is left alone for a while: its oldest, claimed in vain over and over, would keep all others waiting.
 async fn load(
     store: &PostgresStore,
     conn: &Connection,
@@ -275,20 +320,29 @@ async fn load(
 ) -> Result<Vec<DispatchClaim>, Failure> {
     let nos: Vec<i32> = by_tenant.keys().copied().collect();
     store.learn_tenants(conn, &nos).await?;
-    let mut claims = Vec::with_capacity(by_tenant.len());
+    let (mut claims, mut handed_out) = (Vec::with_capacity(by_tenant.len()), Vec::new());
     for (no, rows) in by_tenant {
-        let Some(schema) = store.inner.tenants.schema(no) else { continue };
-        let catalogue_version = rows.iter().map(|row| row.catalogue_version).max().unwrap_or_default();
+        let Some(schema) = store.inner.tenants.schema(no) else {
+            store.inner.ailing.dispatches.note(no);
+            give_back(conn, &rows).await?;
+            continue;
+        };
         let ids: Vec<Uuid> = rows.iter().map(|row| row.event_id).collect();
         let events = match events::in_hand(store, conn, (&schema, no), &ids).await {
             Ok(events) => events,
-            // Others have nothing to do with it. What was claimed of it waits for the end of its leases.
+            // Others have nothing to do with it.
             Err(failure) if failure.is_one_tenants() => {
                 tracing::error!(%schema, %failure, "the events of this tenant cannot be read");
+                store.inner.ailing.dispatches.note(no);
+                // Else it waits for the end of its leases, so that what stands behind it has its turn.
+                if !may_be_one_rows(&failure) {
+                    give_back(conn, &rows).await?;
+                }
                 continue;
             }
             Err(failure) => return Err(failure),
         };
+        let catalogue_version = rows.iter().map(|row| row.catalogue_version).max().unwrap_or_default();
         let lease = |row: &Claimed| {
             let event = Arc::clone(events.get(&row.event_id)?);
             let work = OwedEvent { schema: schema.clone(), event };
@@ -296,8 +350,19 @@ async fn load(
         };
         let owed = rows.iter().filter_map(lease).collect();
         claims.push(DispatchClaim { schema: schema.clone(), catalogue_version, owed });
+        handed_out.extend(rows.into_iter().filter(|row| events.contains_key(&row.event_id)));
     }
+    store.inner.horizon.handed_out(handed_out.iter(), until);
     Ok(claims)
+}
+
+/// What was claimed of a tenant that cannot be reached now: whoever reaches it first takes it.
+async fn give_back(conn: &Connection, rows: &[Claimed]) -> Result<(), Failure> {
+    let column = |field: fn(&Claimed) -> i64| rows.iter().map(field).collect::<Vec<i64>>();
+    let (xids, nos, tokens) = (column(|row| row.xid), column(|row| row.no), column(|row| row.token));
+    let params: [Param<'_>; 3] = [&xids, &nos, &tokens];
+    conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await?;
+    Ok(())
 }
 
 /// Settles dispatches whose leases still hold. Answers how many deliveries were written.
@@ -342,17 +407,27 @@ pub(crate) async fn settle(
     Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
 }
 
-/// Gives owed dispatches back.
+/// Gives owed dispatches back. If that fails nobody tries again, for whoever had them has dropped them: they are then
+/// looked for as those are whose claims were lost.
 pub(crate) async fn release(store: &PostgresStore, leases: Vec<Lease<OwedEvent>>) -> Result<(), Failure> {
     if leases.is_empty() {
         return Ok(());
     }
-    let conn = store.inner.connections.work().await?;
+    let ends: BTreeSet<Timestamp> = leases.iter().map(Lease::expires_at).collect();
     let leases = Leases::of(leases.iter());
     let xids = store.inner.horizon.xids_of(&leases);
-    let params: [Param<'_>; 3] = [&xids, &leases.nos, &leases.tokens];
-    conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await?;
     store.inner.horizon.ended(&leases);
+    let released = async {
+        let conn = store.inner.connections.work().await?;
+        let params: [Param<'_>; 3] = [&xids, &leases.nos, &leases.tokens];
+        conn.execute(sql::DISPATCHES_RELEASE, &Schema::admin(), &params).await
+    };
+    let released = released.await.inspect_err(|_| {
+        for until in ends {
+            store.inner.lost_dispatches.note(until, [()]);
+        }
+    });
+    released?;
     store.inner.horizon.forget();
     Ok(())
 }
@@ -410,6 +485,33 @@ pub(crate) async fn write_directed(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_settles_is_forgotten() {
+        let (horizon, at) = (Horizon::default(), |second| Timestamp::from_second(second).unwrap());
+        let row = |no, token| Claimed {
+            xid: 5,
+            no,
+            tenant_no: 1,
+            event_id: Uuid::nil(),
+            token,
+            catalogue_version: CatalogueVersion(0),
+        };
+        let key = |no, token| Leases { nos: vec![no], tokens: vec![token] };
+        for (no, second) in [(1, 60), (2, 900)] {
+            horizon.leased(at(second));
+            horizon.handed_out([row(no, 7)].iter(), at(second));
+        }
+        horizon.view(at(60));
+        assert_eq!(horizon.xids_of(&key(1, 7)), [5], "its holder may be late");
+        assert_eq!(horizon.xids_of(&key(1, 8)), [0], "another lease of the same row");
+        horizon.leased(at(700));
+        horizon.view(at(700));
+        assert_eq!(horizon.xids_of(&key(1, 7)), [0]);
+        assert_eq!(horizon.xids_of(&key(2, 7)), [5]);
+        horizon.ended(&key(2, 7));
+        assert!(horizon.seen().xids.is_empty());
+    }
 
     #[test]
     fn what_was_not_seen_is_looked_at_again() {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod ailing;
 mod api_keys;
 mod append;
 mod attempts;

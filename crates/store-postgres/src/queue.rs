@@ -10,7 +10,7 @@ use neo_events_domain::{
     Timestamp, Uuid,
     endpoint::Endpoint,
     event::{DomainEvent, NewEvent},
-    id::{DeliveryId, EndpointId, Id},
+    id::{DeliveryId, EndpointId},
     retry::{Progress, RetryPolicy},
     tenant::Schema,
 };
@@ -21,9 +21,10 @@ use neo_events_store::{
 use tokio_postgres::Row;
 
 use crate::{
+    ailing::may_be_one_rows,
     append::Terms,
     columns::{Columns, int},
-    conn::{Conn, Connection},
+    conn::{Connection, Param},
     dispatches::{self, ClaimTerms, token},
     endpoints, events,
     failure::Failure,
@@ -51,12 +52,9 @@ impl WorkQueue for PostgresStore {
         limit: u32,
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
-        let lost = &self.inner.lost_dispatches;
-        if lost.give_back(self, sql::DISPATCHES_FREE_LOST).await? {
-            self.inner.horizon.forget();
-        }
+        self.give_back_lost_dispatches(now).await;
         let terms = ClaimTerms { now, until: lease_until, limit };
-        lost.watch(lease_until, dispatches::claim(self, terms).await)
+        Ok(dispatches::claim(self, terms).await?)
     }
 
     async fn settle_dispatches(
@@ -112,7 +110,7 @@ impl WorkQueue for PostgresStore {
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
         // Else nobody would know of them: what is leased is not due.
-        self.give_back_lost_deliveries().await;
+        self.give_back_lost_deliveries(now).await;
         let conn = self.inner.connections.work().await?;
         let rows = conn.query(sql::DELIVERY_QUEUE_DUE_ENDPOINTS, &Schema::admin(), &[&now]).await?;
         let nos = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<i32>, Failure>>()?;
@@ -135,9 +133,8 @@ impl WorkQueue for PostgresStore {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        self.give_back_lost_deliveries().await;
-        let claimed = claim_deliveries(self, quotas, (now, lease_until)).await;
-        self.inner.lost_deliveries.watch(lease_until, claimed.map_err(StoreError::from))
+        self.give_back_lost_deliveries(now).await;
+        Ok(claim_deliveries(self, quotas, (now, lease_until)).await?)
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
@@ -177,12 +174,25 @@ impl PostgresStore {
         }
     }
 
-    /// If it fails, work goes on: it is tried again before the next claim.
-    async fn give_back_lost_deliveries(&self) {
-        match self.inner.lost_deliveries.give_back(self, sql::DELIVERY_QUEUE_FREE_LOST).await {
+    /// If it fails, work goes on: it is tried again in a while.
+    async fn give_back_lost_dispatches(&self, now: Timestamp) {
+        match self.inner.lost_dispatches.give_back(self, now).await {
+            Ok(true) => self.inner.horizon.forget(),
+            Ok(false) => {}
+            Err(failure) => {
+                tracing::warn!(%failure, "dispatches that may be leased in vain were not given back");
+            }
+        }
+    }
+
+    /// The same for deliveries.
+    async fn give_back_lost_deliveries(&self, now: Timestamp) {
+        match self.inner.lost_deliveries.give_back(self, now).await {
             Ok(true) => self.inner.floors.forget_all(),
             Ok(false) => {}
-            Err(failure) => tracing::warn!(%failure, "what failed claims may have leased was not given back"),
+            Err(failure) => {
+                tracing::warn!(%failure, "deliveries that may be leased in vain were not given back");
+            }
         }
     }
 
@@ -230,6 +240,7 @@ struct Seen {
 }
 
 struct Granted {
+    due_at: Timestamp,
     delivery_id: Uuid,
     event_id: Uuid,
     token: i64,
@@ -241,91 +252,184 @@ struct Task {
     retry: RetryPolicy,
 }
 
+/// What is asked of one endpoint, and what a claim saw of it.
+struct Asked<'a> {
+    quota: &'a EndpointQuota,
+    tenant_no: i32,
+    seen: Seen,
+}
+
+impl Asked<'_> {
+    fn id(&self) -> Uuid {
+        self.quota.endpoint_id.uuid()
+    }
+
+    /// As floors know it.
+    fn key(&self) -> (i32, Uuid) {
+        (self.tenant_no, self.id())
+    }
+}
+
 async fn claim_deliveries(
     store: &PostgresStore,
     quotas: &[EndpointQuota],
     (now, until): (Timestamp, Timestamp),
 ) -> Result<Vec<EndpointClaim>, Failure> {
-    let (mut nos, mut known) = (Vec::new(), Vec::new());
+    let mut asked = known(store, quotas).await?;
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let conn = store.inner.connections.work().await?;
+    let lost = &store.inner.lost_deliveries;
+    let claimed = claim_rows(store, &conn, &mut asked, (now, until)).await;
+    lost.watch(until, asked.iter().map(Asked::key), claimed)?;
+    let loaded = load_all(store, &conn, &asked, until).await;
+    if loaded.is_err() {
+        // The claim has happened, whatever came after it.
+        lost.note(until, asked.iter().map(Asked::key));
+    }
+    loaded
+}
+
+async fn load_all(
+    store: &PostgresStore,
+    conn: &Connection,
+    asked: &[Asked<'_>],
+    until: Timestamp,
+) -> Result<Vec<EndpointClaim>, Failure> {
+    let mut by_tenant: BTreeMap<i32, Vec<&Asked<'_>>> = BTreeMap::new();
+    for asked in asked {
+        by_tenant.entry(asked.tenant_no).or_default().push(asked);
+    }
+    let mut claims = Vec::with_capacity(asked.len());
+    for (tenant_no, of_tenant) in by_tenant {
+        claims.extend(load(store, conn, (tenant_no, &of_tenant), until).await?);
+    }
+    Ok(claims)
+}
+
+/// Those that can be asked. A tenant that is not there has no endpoints; one that ails is left alone.
+async fn known<'a>(store: &PostgresStore, quotas: &'a [EndpointQuota]) -> Result<Vec<Asked<'a>>, Failure> {
+    let mut known = Vec::with_capacity(quotas.len());
     for quota in quotas {
-        // A tenant that is not there has no endpoints.
-        match store.tenant_no(&quota.schema).await {
-            Ok(no) => nos.push(no),
+        let tenant_no = match store.tenant_no(&quota.schema).await {
+            Ok(no) if store.inner.ailing.deliveries.has(no) => continue,
+            Ok(no) => no,
             Err(Failure::Schema(_)) => continue,
             Err(failure) => return Err(failure),
-        }
-        known.push(quota);
+        };
+        known.push(Asked { quota, tenant_no, seen: Seen::default() });
     }
-    let ids: Vec<Uuid> = known.iter().map(|quota| quota.endpoint_id.uuid()).collect();
-    let most: Vec<i32> = known.iter().map(|quota| int(quota.max)).collect();
-    let keys = || nos.iter().copied().zip(ids.iter().copied());
-    let floors: Vec<Timestamp> = keys().map(|key| store.inner.floors.of(key, now)).collect();
-    let conn = store.inner.connections.work().await?;
+    Ok(known)
+}
+
+/// Leases what there is room for.
+async fn claim_rows(
+    store: &PostgresStore,
+    conn: &Connection,
+    asked: &mut [Asked<'_>],
+    (now, until): (Timestamp, Timestamp),
+) -> Result<(), Failure> {
+    let nos: Vec<i32> = asked.iter().map(|asked| asked.tenant_no).collect();
+    let ids: Vec<Uuid> = asked.iter().map(Asked::id).collect();
+    let most: Vec<i32> = asked.iter().map(|asked| int(asked.quota.max)).collect();
+    let floors: Vec<Timestamp> = asked.iter().map(|asked| store.inner.floors.of(asked.key(), now)).collect();
     let session = store.inner.session.no();
-    let admin = Schema::admin();
-    let rows = conn
-        .query(sql::DELIVERY_QUEUE_CLAIM, &admin, &[&session, &now, &until, &nos, &ids, &most, &floors])
-        .await?;
-    let mut seen: Vec<Seen> = known.iter().map(|_| Seen::default()).collect();
+    let params: [Param<'_>; 7] = [&session, &now, &until, &nos, &ids, &most, &floors];
+    let rows = conn.query(sql::DELIVERY_QUEUE_CLAIM, &Schema::admin(), &params).await?;
     for row in &rows {
-        note(&mut seen, row)?;
+        note(asked, row)?;
     }
-    for (key, seen) in keys().zip(&seen) {
+    for asked in asked.iter() {
         // Of one that brought nothing it is not known whether it owes nothing or is held.
-        if !seen.granted.is_empty() || seen.next_due_at.is_some() {
-            store.inner.floors.has_seen(key, now, seen.next_due_at);
+        if !asked.seen.granted.is_empty() || asked.seen.next_due_at.is_some() {
+            store.inner.floors.has_seen(asked.key(), now, asked.seen.next_due_at);
         }
     }
-    if seen.iter().any(|seen| !seen.granted.is_empty()) {
+    if asked.iter().any(|asked| !asked.seen.granted.is_empty()) {
         store.inner.floors.leased(until);
     }
-    let mut by_schema: BTreeMap<&Schema, Vec<usize>> = BTreeMap::new();
-    for (place, quota) in known.iter().enumerate() {
-        by_schema.entry(&quota.schema).or_default().push(place);
-    }
-    let mut claims: Vec<Option<EndpointClaim>> = known.iter().map(|_| None).collect();
-    for (schema, places) in by_schema {
-        let of_places = places.iter().map(|place| (ids[*place], &seen[*place]));
-        let loaded = match Loaded::of(store, &conn, schema, of_places).await {
-            Ok(loaded) => loaded,
-            // Others have nothing to do with it. What was claimed of it waits for the end of its leases.
-            Err(failure) if failure.is_one_tenants() => {
-                tracing::error!(%schema, %failure, "what this tenant owes cannot be read");
-                continue;
+    Ok(())
+}
+
+/// Adds what the deliveries of one tenant need to be attempted. One whose data cannot be read has no claims: others have
+/// nothing to do with it.
+async fn load(
+    store: &PostgresStore,
+    conn: &Connection,
+    (tenant_no, asked): (i32, &[&Asked<'_>]),
+    until: Timestamp,
+) -> Result<Vec<EndpointClaim>, Failure> {
+    let Some(schema) = asked.first().map(|asked| &asked.quota.schema) else { return Ok(Vec::new()) };
+    let loaded = match Loaded::of(store, conn, (schema, tenant_no), asked).await {
+        Ok(loaded) => loaded,
+        Err(failure) if failure.is_one_tenants() => {
+            tracing::error!(%schema, %failure, "what this tenant owes cannot be read");
+            store.inner.ailing.deliveries.note(tenant_no);
+            // Else it waits for the end of its leases, so that what stands behind it has its turn.
+            if !may_be_one_rows(&failure) {
+                give_back_all(store, conn, tenant_no, asked).await?;
             }
-            Err(failure) => return Err(failure),
-        };
-        for place in places {
-            claims[place] = loaded.claim(schema, ids[place], &seen[place], until);
-            if claims[place].is_none() && !seen[place].granted.is_empty() {
-                give_back(&conn, (schema, nos[place]), ids[place], &seen[place]).await?;
-            }
+            return Ok(Vec::new());
+        }
+        Err(failure) => return Err(failure),
+    };
+    let mut claims = Vec::with_capacity(asked.len());
+    for asked in asked {
+        match loaded.claim(asked, until) {
+            Some(claim) => claims.push(claim),
+            None if asked.seen.granted.is_empty() => {}
+            None => give_back(conn, schema, asked).await?,
         }
     }
-    Ok(claims.into_iter().flatten().collect())
+    Ok(claims)
+}
+
+/// What was granted of a tenant whose tables cannot be reached now: whoever reaches them first takes it.
+async fn give_back_all(
+    store: &PostgresStore,
+    conn: &Connection,
+    tenant_no: i32,
+    asked: &[&Asked<'_>],
+) -> Result<(), Failure> {
+    let granted: Vec<(Uuid, &Granted)> = asked
+        .iter()
+        .flat_map(|asked| asked.seen.granted.iter().map(|granted| (asked.id(), granted)))
+        .collect();
+    if granted.is_empty() {
+        return Ok(());
+    }
+    let params: [Param<'_>; 5] = [
+        &tenant_no,
+        &granted.iter().map(|(endpoint_id, _)| *endpoint_id).collect::<Vec<_>>(),
+        &granted.iter().map(|(_, granted)| granted.due_at).collect::<Vec<_>>(),
+        &granted.iter().map(|(_, granted)| granted.delivery_id).collect::<Vec<_>>(),
+        &granted.iter().map(|(_, granted)| granted.token).collect::<Vec<_>>(),
+    ];
+    conn.execute(sql::DELIVERY_QUEUE_GIVE_BACK, &Schema::admin(), &params).await?;
+    for asked in asked {
+        store.inner.floors.forget(asked.key());
+    }
+    Ok(())
 }
 
 /// What was granted of an endpoint that turned out to be gone, or became inactive at this moment.
-async fn give_back(
-    conn: &Conn,
-    (schema, tenant_no): (&Schema, i32),
-    endpoint_id: Uuid,
-    seen: &Seen,
-) -> Result<(), Failure> {
-    for Granted { delivery_id, token, .. } in &seen.granted {
-        conn.execute(sql::DELIVERY_QUEUE_RELEASE, schema, &[&tenant_no, delivery_id, token]).await?;
+async fn give_back(conn: &Connection, schema: &Schema, asked: &Asked<'_>) -> Result<(), Failure> {
+    for Granted { delivery_id, token, .. } in &asked.seen.granted {
+        let params: [Param<'_>; 3] = [&asked.tenant_no, delivery_id, token];
+        conn.execute(sql::DELIVERY_QUEUE_RELEASE, schema, &params).await?;
     }
-    tend::remove_again(conn, schema, tenant_no, endpoint_id).await
+    tend::remove_again(conn, schema, asked.tenant_no, asked.id()).await
 }
 
-fn note(seen: &mut [Seen], row: &Row) -> Result<(), Failure> {
+fn note(asked: &mut [Asked<'_>], row: &Row) -> Result<(), Failure> {
     let mut columns = Columns::of(row);
     let position: i64 = columns.take()?;
     let (due_at, delivery_id, event_id) = (columns.time()?, columns.uuid()?, columns.uuid()?);
     let place = usize::try_from(position - 1).unwrap_or(usize::MAX);
-    let Some(seen) = seen.get_mut(place) else { return Ok(()) };
+    let Some(Asked { seen, .. }) = asked.get_mut(place) else { return Ok(()) };
     match columns.take()? {
-        Some(token) => seen.granted.push(Granted { delivery_id, event_id, token }),
+        Some(token) => seen.granted.push(Granted { due_at, delivery_id, event_id, token }),
         None => seen.next_due_at = Some(seen.next_due_at.map_or(due_at, |at| at.min(due_at))),
     }
     Ok(())
@@ -339,21 +443,20 @@ struct Loaded {
 }
 
 impl Loaded {
-    async fn of<'a>(
+    async fn of(
         store: &PostgresStore,
         conn: &Connection,
-        schema: &Schema,
-        seen: impl Iterator<Item = (Uuid, &'a Seen)>,
+        (schema, tenant_no): (&Schema, i32),
+        asked: &[&Asked<'_>],
     ) -> Result<Self, Failure> {
         let (mut endpoint_ids, mut event_ids, mut delivery_ids) = (Vec::new(), Vec::new(), Vec::new());
-        for (endpoint_id, seen) in seen {
-            endpoint_ids.push(Id::from_uuid(endpoint_id));
+        for Asked { quota, seen, .. } in asked {
+            endpoint_ids.push(quota.endpoint_id);
             event_ids.extend(seen.granted.iter().map(|granted| granted.event_id));
             delivery_ids.extend(seen.granted.iter().map(|granted| granted.delivery_id));
         }
         event_ids.sort_unstable();
         event_ids.dedup();
-        let tenant_no = store.tenant_no(schema).await?;
         // On one connection, sent together: it takes as long as one.
         let (endpoints, events, tasks) = futures_util::future::try_join3(
             endpoints::by_ids(conn, schema, &endpoint_ids),
@@ -366,12 +469,12 @@ impl Loaded {
     }
 
     /// `None` if the endpoint is gone or inactive.
-    fn claim(&self, schema: &Schema, id: Uuid, seen: &Seen, until: Timestamp) -> Option<EndpointClaim> {
-        let endpoint = self.endpoints.get(&Id::from_uuid(id)).filter(|endpoint| endpoint.is_active)?;
+    fn claim(&self, Asked { quota, seen, .. }: &Asked<'_>, until: Timestamp) -> Option<EndpointClaim> {
+        let endpoint = self.endpoints.get(&quota.endpoint_id).filter(|endpoint| endpoint.is_active)?;
         let lease = |granted: &Granted| {
             let (task, event) = (self.tasks.get(&granted.delivery_id)?, self.events.get(&granted.event_id)?);
             let work = DeliveryWork {
-                schema: schema.clone(),
+                schema: quota.schema.clone(),
                 delivery_id: DeliveryId::from_uuid(granted.delivery_id),
                 event: Arc::clone(event),
                 progress: task.progress,
@@ -381,7 +484,7 @@ impl Loaded {
             Some(Lease::grant(0, granted.token.unsigned_abs(), until, work))
         };
         let work = seen.granted.iter().filter_map(lease).collect();
-        let (schema, endpoint) = (schema.clone(), Arc::clone(endpoint));
+        let (schema, endpoint) = (quota.schema.clone(), Arc::clone(endpoint));
         Some(EndpointClaim { schema, endpoint, work, next_due_at: seen.next_due_at })
     }
 }

@@ -4,8 +4,12 @@
 //! not look dead. Whoever finds one that has been silent for three seconds removes it and frees what it had claimed:
 //! within five seconds its work goes on elsewhere. A node that was only asleep learns of it by its next beat, begins a
 //! new session, and cannot settle what it no longer holds, for the tokens on those rows are gone.
+//!
+//! A beat is a time by the database's clock, and that may be set. So it only says that there was a beat; since when there
+//! was no other one is measured by who listens, with a clock that is never set.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -13,10 +17,11 @@ use std::{
     time::Duration,
 };
 
-use neo_events_domain::tenant::Schema;
+use neo_events_domain::{Timestamp, tenant::Schema};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
+    columns::Columns,
     conn::{Conn, Connection},
     failure::Failure,
     open::{Address, OpenError},
@@ -25,8 +30,8 @@ use crate::{
 
 /// How often a session beats.
 const BEAT_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a session may be silent, in seconds.
-const SILENCE_SECONDS_MAX: f64 = 3.0;
+/// How long a session may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Beats further apart say that the database was away, or this process.
 const BEAT_PAUSE_MAX: Duration = Duration::from_millis(1500);
 /// How long this session must have been beating regularly before it takes others for dead.
@@ -39,6 +44,7 @@ pub(crate) struct Session {
     no: AtomicI64,
     name: String,
     rhythm: Mutex<Rhythm>,
+    others: Mutex<Others>,
 }
 
 /// How regularly this session has been beating.
@@ -47,11 +53,42 @@ struct Rhythm {
     steady_since: Instant,
 }
 
+/// What was heard of each of the other sessions that there are.
+#[derive(Default)]
+struct Others(HashMap<i64, Heard>);
+
+/// A session's last beat, and since when it is known here that there was no other one.
+#[derive(Clone, Copy)]
+struct Heard {
+    beat_at: Timestamp,
+    since: Instant,
+}
+
+impl Others {
+    /// Notes the beats of all that there are now.
+    fn hear(&mut self, beats: &[(i64, Timestamp)], now: Instant) {
+        let heard = |(no, beat_at): &(i64, Timestamp)| {
+            let known = self.0.get(no).filter(|known| known.beat_at == *beat_at);
+            (*no, known.copied().unwrap_or(Heard { beat_at: *beat_at, since: now }))
+        };
+        self.0 = beats.iter().map(heard).collect();
+    }
+
+    /// Who has been silent for too long, and its last beat; in an order, so that nodes that bury the same ones do not wait
+    /// for each other.
+    fn silent(&self, now: Instant) -> (Vec<i64>, Vec<Timestamp>) {
+        let silent = self.0.iter().filter(|(_, heard)| now - heard.since >= SILENCE_MAX);
+        let mut silent: Vec<_> = silent.map(|(no, heard)| (*no, heard.beat_at)).collect();
+        silent.sort_unstable();
+        silent.into_iter().unzip()
+    }
+}
+
 impl Session {
     pub(crate) async fn begin(conn: &Connection, name: String) -> Result<Self, OpenError> {
         let no = begin(conn, &name).await?;
         let rhythm = Rhythm { last: Instant::now(), steady_since: Instant::now() };
-        Ok(Self { no: AtomicI64::new(no), name, rhythm: Mutex::new(rhythm) })
+        Ok(Self { no: AtomicI64::new(no), name, rhythm: Mutex::new(rhythm), others: Mutex::default() })
     }
 
     /// What leases are written with.
@@ -77,6 +114,10 @@ impl Session {
 
     fn rhythm(&self) -> MutexGuard<'_, Rhythm> {
         self.rhythm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Beats until it is dropped.
@@ -111,17 +152,30 @@ impl Session {
             self.no.store(begin(conn, &self.name).await?, Ordering::Relaxed);
         }
         self.has_beaten();
+        self.listen(conn).await
+    }
+
+    /// Hears who else is there.
+    async fn listen(&self, conn: &Connection) -> Result<(), Failure> {
+        let rows = conn.query(sql::SESSIONS_OTHERS, &Schema::admin(), &[&self.no()]).await?;
+        let mut beats = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let mut columns = Columns::of(row);
+            beats.push((columns.take()?, columns.time()?));
+        }
+        self.others().hear(&beats, Instant::now());
         Ok(())
     }
 
     /// Ends the sessions of nodes that died and frees what they held. Answers whether there were any.
     pub(crate) async fn bury_others(&self, conn: &mut Conn) -> Result<bool, Failure> {
-        if !self.may_judge() {
+        let (silent, beats) = self.others().silent(Instant::now());
+        if silent.is_empty() || !self.may_judge() {
             return Ok(false);
         }
         let admin = Schema::admin();
         let tx = conn.begin().await?;
-        let dead = tx.query(sql::SESSIONS_REMOVE_DEAD, &admin, &[&self.no(), &SILENCE_SECONDS_MAX]).await?;
+        let dead = tx.query(sql::SESSIONS_REMOVE_DEAD, &admin, &[&self.no(), &silent, &beats]).await?;
         if dead.is_empty() {
             tx.rollback().await?;
             return Ok(false);
@@ -154,4 +208,32 @@ async fn free(conn: &Connection, sessions: &[i64]) -> Result<(), Failure> {
     conn.execute(sql::SESSIONS_FREE_DISPATCHES, &admin, &[&sessions]).await?;
     conn.execute(sql::SESSIONS_FREE_DELIVERIES, &admin, &[&sessions]).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn silence_is_measured_by_who_listens() {
+        let (mut others, began) = (Others::default(), Instant::now());
+        let after = |millis| began + Duration::from_millis(millis);
+        let silent = |others: &Others, millis| others.silent(after(millis)).0;
+        others.hear(&[(1, at(100)), (2, at(100))], after(0));
+        assert!(silent(&others, 2999).is_empty(), "however old a beat looks at first, it was heard only now");
+        // The clock goes an hour ahead, and comes back again.
+        others.hear(&[(1, at(3701)), (2, at(100))], after(1000));
+        others.hear(&[(1, at(102)), (2, at(100)), (3, at(9000))], after(2000));
+        assert!(silent(&others, 2999).is_empty());
+        assert_eq!(others.silent(after(3000)), (vec![2], vec![at(100)]));
+        assert_eq!(silent(&others, 4999), [2], "any other beat is a beat");
+        others.hear(&[(1, at(102)), (2, at(101)), (3, at(9000))], after(4999));
+        assert_eq!(silent(&others, 5000), [1, 3], "also one whose last beat lies ahead");
+        others.hear(&[(2, at(102))], after(5500));
+        assert_eq!(others.0.len(), 1, "who is gone is forgotten");
+    }
 }

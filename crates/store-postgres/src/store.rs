@@ -13,6 +13,7 @@ use neo_events_store::{Health, StoreError};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
+    ailing::Ailing,
     append::{Appends, Writer},
     cache::EventCache,
     conn::{Conn, Pool},
@@ -56,9 +57,10 @@ pub(crate) struct Inner {
     pub(crate) cache: Arc<EventCache>,
     pub(crate) horizon: Horizon,
     pub(crate) floors: Floors,
+    pub(crate) ailing: Ailing,
     /// Leases that may be on their way back at once.
     pub(crate) releases: Semaphore,
-    pub(crate) lost_dispatches: LostClaims,
+    pub(crate) lost_dispatches: LostClaims<()>,
     pub(crate) lost_deliveries: Arc<LostClaims>,
     pub(crate) tend_times: TendTimes,
     pub(crate) hints: Arc<Hints>,
@@ -173,6 +175,7 @@ impl PostgresStore {
             tenants: TenantList::default(),
             horizon: Horizon::default(),
             floors: Floors::default(),
+            ailing: Ailing::default(),
             releases: Semaphore::new(RELEASES_MAX),
             lost_dispatches: LostClaims::default(),
             lost_deliveries,

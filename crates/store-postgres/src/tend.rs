@@ -24,7 +24,7 @@ use tokio_postgres::Row;
 use crate::{
     cancel::finish_request,
     columns::Columns,
-    conn::{Conn, Param},
+    conn::{Conn, Connection, Param},
     failure::Failure,
     sql,
     store::PostgresStore,
@@ -60,14 +60,14 @@ impl TendTimes {
 
 /// One step of each. Answers whether more is left that need not wait for an attempt in flight.
 pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, Failure> {
-    let mut conn = store.inner.connections.work().await?;
     // A claim in the name of a session that is gone sees nothing and takes it for everything.
     let session_no = store.inner.session.no();
     let is_new = store.inner.tend_times.session_no.swap(session_no, Ordering::Relaxed) != session_no;
-    if store.inner.session.bury_others(&mut conn).await? || is_new {
+    if bury_others(store).await || is_new {
         store.inner.horizon.forget();
         store.inner.floors.forget_all();
     }
+    let conn = store.inner.connections.work().await?;
     let mut more = finish_requests(store, &conn, now).await?;
     for row in conn.query(sql::ENDPOINT_REMOVALS_LIST, &Schema::admin(), &[]).await? {
         more |= end_deliveries(store, &row, now).await.unwrap_or_else(|failure| {
@@ -81,6 +81,19 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
         more = true;
     }
     Ok(more)
+}
+
+/// Answers whether somebody was buried. Where that fails, because what the dead held cannot be found in time perhaps, it is
+/// tried again with the next step, and what else there is to do does not wait for it.
+async fn bury_others(store: &PostgresStore) -> bool {
+    let buried = async {
+        let mut conn = store.inner.connections.work().await?;
+        store.inner.session.bury_others(&mut conn).await
+    };
+    buried.await.unwrap_or_else(|failure: Failure| {
+        tracing::error!(%failure, "what a dead node held was not given to others");
+        false
+    })
 }
 
 async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
@@ -150,7 +163,7 @@ async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Resul
 /// What a claim found of an endpoint that was deleted while its deliveries were being written: it goes the way of the
 /// others.
 pub(crate) async fn remove_again(
-    conn: &Conn,
+    conn: &Connection,
     schema: &Schema,
     tenant_no: i32,
     endpoint_id: Uuid,

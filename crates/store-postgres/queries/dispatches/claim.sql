@@ -1,5 +1,5 @@
--- Oldest first, behind a place: what lies before it has been seen. The session is locked against removal, so
--- that nobody claims in the name of one whose leases were already freed.
+-- Oldest first, behind a place: what lies before it has been seen. Tenants that cannot be read now are left out. The
+-- session is locked against removal, so that nobody claims in the name of one whose leases were already freed.
 with me as (
     select no from admin.sessions where no = $1 for key share
 ),
@@ -8,6 +8,8 @@ picked as (
     from admin.owed_dispatches
     where (xid, no) > ($2::bigint::text::xid8, $6::bigint)
     and (leased_until is null or leased_until <= $4)
+    -- Put like this, it does not make the planner believe that hardly a row is left, and sort them all.
+    and not coalesce(tenant_no = any ($7::integer[]), false)
     order by xid, no
     limit $5
     for update skip locked

@@ -1,7 +1,8 @@
--- Those that have not beaten for as long as a session may be silent, seen from our own last beat and not from now: when
--- the database itself stood still, nobody could beat, and nobody is dead.
+-- Those of whom nothing was heard for as long as a session may be silent. How long that was is measured by whoever
+-- listens, for the database's clock may be set. Who has beaten since is not touched, and who is gone takes nobody along.
 delete from admin.sessions silent
-using admin.sessions me
-where me.no = $1
-  and silent.beat_at < me.beat_at - make_interval(secs => $2)
+using unnest($2::bigint[], $3::timestamptz[]) as heard (no, beat_at)
+where silent.no = heard.no
+  and silent.beat_at = heard.beat_at
+  and exists (select 1 from admin.sessions me where me.no = $1)
 returning silent.no, silent.name

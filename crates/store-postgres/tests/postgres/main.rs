@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ailing_tenants;
 mod catalogue_races;
+mod clock_steps;
 mod hanging_servers;
 mod hostile_text;
 mod invariants;
@@ -10,6 +12,7 @@ mod late_commits;
 mod locked_tenants;
 mod long_transactions;
 mod lost_connections;
+mod lost_leases;
 mod migrations;
 mod plans;
 mod publish_races;

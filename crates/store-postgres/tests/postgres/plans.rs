@@ -30,7 +30,7 @@ fn work() -> String {
 const READ: &str = "set plan_cache_mode = force_custom_plan; set jit = off; set search_path = pg_catalog";
 
 /// Statements of the passes and of publishing, each with parameters of which only the types matter.
-const OF_WORK: [(&str, &str); 34] = [
+const OF_WORK: [(&str, &str); 36] = [
     (
         "events/append",
         "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', true, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now()",
@@ -39,12 +39,14 @@ const OF_WORK: [(&str, &str); 34] = [
     ("events/newest_version", "EVENT, 'thing'"),
     ("stream_heads/lock", "EVENT, 'thing'"),
     ("stream_heads/advance", "EVENT, 'thing', 2"),
-    ("dispatches/claim", "1, 0, now(), now(), 500, 0"),
+    ("dispatches/claim", "1, 0, now(), now(), 500, 0, '{}'"),
     ("dispatches/claim_of", "1, '{}', now(), now(), 500"),
     ("dispatches/settle", "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}'"),
     ("dispatches/release", "'{}', '{}', '{}'"),
     ("delivery_queue/due_endpoints", "now()"),
     ("delivery_queue/claim", "1, now(), now(), '{}', '{}', '{}', '{}'"),
+    ("delivery_queue/free_lost", "1, '{}', '{}', '{}'"),
+    ("delivery_queue/give_back", "1, '{}', '{}', '{}', '{}'"),
     ("delivery_queue/release", "1, DELIVERY, 7"),
     ("delivery_queue/lock", "1, ENDPOINT, now(), DELIVERY, now()"),
     ("delivery_queue/move", "1, ENDPOINT, now(), DELIVERY, now(), false"),

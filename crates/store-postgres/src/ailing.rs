@@ -1,0 +1,61 @@
+//! Tenants that claims leave alone for a moment, since what they owe could not be read: somebody has locked a table of
+//! theirs, renamed or dropped it, or it is damaged. Meeting it again with every claim would take the others' time, and
+//! would be reported five times a second. Kept in memory alone: whoever forgets it meets it again.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::failure::Failure;
+
+/// How long a tenant is left alone after one failed there.
+const AILING: Duration = Duration::from_secs(5);
+/// Tenants that are remembered at once. Of more, whatever comes then is met with every claim.
+const TENANTS_MAX: usize = 1000;
+
+/// Tenants to be left alone, by kind of work: what one kind needs may be there where what the other needs is not.
+#[derive(Default)]
+pub(crate) struct Ailing {
+    pub(crate) dispatches: AilingTenants,
+    pub(crate) deliveries: AilingTenants,
+}
+
+/// Tenants, by number, and until when they are left alone.
+#[derive(Default)]
+pub(crate) struct AilingTenants(Mutex<HashMap<i32, Instant>>);
+
+impl AilingTenants {
+    /// A claim failed there: the next ones leave it alone for a while.
+    pub(crate) fn note(&self, tenant_no: i32) {
+        let (mut until, now) = (self.until(), Instant::now());
+        until.retain(|_, until| *until > now);
+        if until.len() < TENANTS_MAX {
+            until.insert(tenant_no, now + AILING);
+        }
+    }
+
+    /// Whether claims leave it alone.
+    pub(crate) fn has(&self, tenant_no: i32) -> bool {
+        self.until().get(&tenant_no).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// All that claims leave alone.
+    pub(crate) fn nos(&self) -> Vec<i32> {
+        let (until, now) = (self.until(), Instant::now());
+        until.iter().filter(|(_, until)| **until > now).map(|(no, _)| *no).collect()
+    }
+
+    fn until(&self) -> MutexGuard<'_, HashMap<i32, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it may lie with one row, and not with a table: if that row is given back, it stands before all others again
+/// and nothing else of the tenant has its turn.
+pub(crate) fn may_be_one_rows(failure: &Failure) -> bool {
+    matches!(failure, Failure::Stored(_)) || failure.code().is_some_and(|code| code.code().starts_with("XX"))
+}

@@ -1,0 +1,115 @@
+//! Tenants whose tables cannot be reached for a moment, or not at all: nobody else suffers for it, and once they can be
+//! reached again their work goes on.
+
+use std::time::Duration;
+
+use neo_events_domain::{
+    endpoint::Endpoint,
+    tenant::{Schema, Tenant},
+};
+use neo_events_store::{
+    Catalogue, DeliveryWork, EndpointQuota, EventLog, Inserted, Lease, Tenants, WorkQueue,
+};
+use neo_events_store_postgres::PostgresStore;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    invariants,
+    scene::{PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, new_endpoint},
+};
+
+/// How long a statement of a pass waits for a lock.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// A tenant beside `admin`, with an endpoint.
+async fn tenant(scene: &Scene, name: &str) -> (Schema, Endpoint) {
+    let tenant = Tenant { schema: name.parse().unwrap(), name: None, created_at: at(0) };
+    assert_eq!(scene.store().create_tenant(&tenant).await.unwrap(), Inserted::New);
+    let endpoint = new_endpoint();
+    let inserted = scene.store().insert_endpoint(&tenant.schema, &endpoint).await.unwrap();
+    assert_eq!(inserted, Inserted::New);
+    (tenant.schema, endpoint)
+}
+
+/// Claims of two endpoints at once, of different tenants, for a minute.
+async fn claim_of_both(
+    store: &PostgresStore,
+    endpoints: [(&Schema, &Endpoint); 2],
+    second: i64,
+) -> Vec<Lease<DeliveryWork>> {
+    let quotas = endpoints.map(|(schema, endpoint)| EndpointQuota {
+        schema: schema.clone(),
+        endpoint_id: endpoint.id,
+        max: 2,
+    });
+    let claims = store.claim_deliveries(at(second), &quotas, at(second + 60)).await.unwrap();
+    claims.into_iter().flat_map(|claim| claim.work).collect()
+}
+
+/// A lock that somebody takes on one tenant's table for a moment, to change it, delays that tenant's deliveries by a
+/// moment too: what was claimed of it is free at once, and the tenant is left alone for a while, but not until leases end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_on_one_tenants_table_parks_nothing() {
+    let scene = Scene::of(1).await;
+    let (schema, endpoint) = tenant(&scene, "tenant_locked").await;
+    let other = scene.endpoint().await;
+    for (schema, endpoint) in [(&schema, &endpoint), (&scene.schema, &other)] {
+        let events = (0..4).map(|_| event(draft())).collect();
+        scene.store().append(schema, events, at(0)).await.unwrap();
+        dispatch(scene.store(), 0, 4, std::slice::from_ref(endpoint)).await.unwrap();
+    }
+    let both = [(&schema, &endpoint), (&scene.schema, &other)];
+    let (mut locking, beside) = (scene.beside().await, scene.beside().await);
+    let lock = locking.transaction().await;
+    lock.batch_execute("lock table tenant_locked.deliveries in access exclusive mode").await.unwrap();
+
+    let of_other = claim_of_both(scene.store(), both, 1).await;
+    assert!(of_other.iter().all(|lease| lease.work().schema == scene.schema));
+    assert_eq!(of_other.len(), 2, "others have nothing to do with it");
+    let leased = "select count(*) from admin.delivery_queue where leased_by is not null";
+    assert_eq!(beside.number(leased).await, 2, "what was claimed of it is free again");
+    let began = Instant::now();
+    assert_eq!(claim_of_both(scene.store(), both, 2).await.len(), 2);
+    assert!(began.elapsed() < LOCK_WAIT, "it is left alone for a while");
+    assert_eq!(beside.number(leased).await, 4);
+
+    lock.rollback().await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut claimed = Vec::new();
+    while claimed.len() < 4 {
+        assert!(Instant::now() < deadline, "what was claimed beside the lock is never claimed again");
+        // No lease has ended by then.
+        claimed.extend(claim(scene.store(), both[0], 3, 10).await.unwrap());
+        sleep(Duration::from_millis(20)).await;
+    }
+    invariants::check(&beside).await;
+}
+
+/// A tenant whose events cannot be read, however many they are, takes one turn of the others' every few seconds; and once
+/// they can be read, they are dispatched long before their leases would have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_cannot_be_read_keep_no_others_waiting() {
+    const MANY: usize = 300;
+    let scene = Scene::of(2).await;
+    let (schema, _) = tenant(&scene, "tenant_damaged").await;
+    // By another node, so that this one does not know the events by heart.
+    let events = (0..MANY).map(|_| event(draft())).collect();
+    scene.stores[1].append(&schema, events, at(0)).await.unwrap();
+    scene.publish(1).await;
+    let beside = scene.beside().await;
+    beside.batch_execute("alter table tenant_damaged.events rename to lost").await.unwrap();
+    assert!(claim_dispatches(scene.store(), 1, 100).await.unwrap().is_empty(), "its events come first");
+    let of_other = claim_dispatches(scene.store(), 1, 100).await.unwrap();
+    assert_eq!(of_other.len(), 1, "but no second time");
+    assert_eq!(of_other[0].work().schema, scene.schema);
+
+    beside.batch_execute("alter table tenant_damaged.lost rename to events").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut claimed = 0;
+    while claimed < MANY {
+        assert!(Instant::now() < deadline, "they are never dispatched: {claimed}");
+        claimed += claim_dispatches(scene.store(), 1, 100).await.unwrap().len();
+        sleep(Duration::from_millis(20)).await;
+    }
+    invariants::check(&beside).await;
+}

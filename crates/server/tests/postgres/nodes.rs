@@ -123,7 +123,8 @@ async fn what_a_killed_node_held_is_delivered_by_the_other() {
     world.sql.nothing_is_owed().await;
     world.sql.assert_histories_are_whole().await;
     let repeated = world.receiver.arrivals.all().values().filter(|times| times.len() > 1).count();
-    assert!(repeated <= ENDPOINT_IN_FLIGHT_MAX, "{repeated} repeated: more than it had in flight");
+    // What it had in flight, and what had been answered in the moment before and was not recorded yet.
+    assert!(repeated <= 2 * ENDPOINT_IN_FLIGHT_MAX, "{repeated} repeated: more than it had in flight");
     let nodes: i64 = world.sql.value("select count(*) from admin.sessions").await;
     assert_eq!(nodes, 1);
 }

@@ -2,7 +2,7 @@
 -- on: what lies before that was seen to be taken or gone. What somebody else holds or is about to take is passed over. Endpoints that are held are left out. The session is locked against
 -- removal, so that nobody claims in the name of one whose leases were already freed.
 with me as (
-    select no from admin.sessions where no = $1 for key share
+    select no, pg_current_xact_id()::text::bigint as token from admin.sessions where no = $1 for key share
 ),
 quota as (
     select *
@@ -35,7 +35,7 @@ seen as (
 ),
 claimed as (
     update admin.delivery_queue q
-    set lease_token = pg_current_xact_id()::text::bigint, leased_by = me.no, leased_until = $3
+    set lease_token = me.token, leased_by = me.no, leased_until = $3
     from me
     where q.ctid = any (array(select seen.spot from seen where seen.place <= seen.most and seen.due_at <= $2))
     returning q.tenant_no, q.endpoint_id, q.delivery_id, q.lease_token

@@ -1,7 +1,7 @@
 -- Oldest first, behind a place: what lies before it has been seen. Tenants that cannot be read now are left out. The
 -- session is locked against removal, so that nobody claims in the name of one whose leases were already freed.
 with me as (
-    select no from admin.sessions where no = $1 for key share
+    select no, pg_current_xact_id()::text::bigint as token from admin.sessions where no = $1 for key share
 ),
 picked as (
     select ctid
@@ -15,7 +15,7 @@ picked as (
     for update skip locked
 )
 update admin.owed_dispatches owed
-set lease_token = pg_current_xact_id()::text::bigint, leased_by = me.no, leased_until = $3
+set lease_token = me.token, leased_by = me.no, leased_until = $3
 from me
 where owed.ctid = any (array(select picked.ctid from picked))
 returning

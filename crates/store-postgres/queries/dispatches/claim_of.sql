@@ -1,6 +1,6 @@
 -- The same for single transactions: those that were still running when everything younger was looked at.
 with me as (
-    select no from admin.sessions where no = $1 for key share
+    select no, pg_current_xact_id()::text::bigint as token from admin.sessions where no = $1 for key share
 ),
 picked as (
     select ctid
@@ -12,7 +12,7 @@ picked as (
     for update skip locked
 )
 update admin.owed_dispatches owed
-set lease_token = pg_current_xact_id()::text::bigint, leased_by = me.no, leased_until = $3
+set lease_token = me.token, leased_by = me.no, leased_until = $3
 from me
 where owed.ctid = any (array(select picked.ctid from picked))
 returning

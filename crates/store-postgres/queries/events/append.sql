@@ -57,7 +57,7 @@ written as (
 ),
 -- The session is locked against removal, so that nothing is leased to one whose leases were already freed.
 me as (
-    select no from admin.sessions where no = $28 for key share
+    select no, pg_current_xact_id()::text::bigint as token from admin.sessions where no = $28 for key share
 ),
 queued as (
     insert into admin.delivery_queue (
@@ -65,7 +65,7 @@ queued as (
     )
     select
         $1, w.endpoint_id, $27, w.id, w.event_id,
-        case when me.no is not null then pg_current_xact_id()::text::bigint end,
+        me.token,
         me.no,
         case when me.no is not null then $29::timestamptz end
     from wanted w

@@ -581,15 +581,15 @@ mod tests {
     fn what_the_silent_hold_does_not_keep_newcomers_waiting() {
         let admission = Arc::new(Admission::default());
         let mut in_flight = Vec::new();
-        for n in 1..=8 {
+        for n in 1..=2 {
             proven(&admission, n);
             let ahead = (0..ENDPOINT_IN_FLIGHT_MAX).map_while(|_| admission.place_ahead(key(n), at(0)));
             in_flight.extend(ahead);
         }
         assert!(in_flight.iter_mut().all(|place| come(place) == Some(Turn::Come)));
-        assert_eq!(in_flight.len(), 8 * ENDPOINT_IN_FLIGHT_MAX as usize);
+        assert_eq!(in_flight.len(), 2 * ENDPOINT_IN_FLIGHT_MAX as usize);
         (0..2).for_each(|_| admission.notice_silence());
-        assert_eq!(admission.state().parts, Parts { unproven: 0, slow: 8 * ENDPOINT_IN_FLIGHT_MIN });
+        assert_eq!(admission.state().parts, Parts { unproven: 0, slow: 2 * ENDPOINT_IN_FLIGHT_MIN });
 
         // Newcomers that hang, too, keep others waiting no longer than until that is noticed.
         let mut newcomers = 100..;
@@ -603,9 +603,27 @@ mod tests {
             assert_eq!(admission.state().parts.unproven, 0);
         }
         assert!(admission.state().parts.slow > SLOW_IN_HAND_MAX);
+
+        // But of the node they have three quarters together, so that those that answer well go on.
+        let two = newcomers.by_ref().take(500).flat_map(|n| [n, n]);
+        in_flight.extend(two.map_while(|n| admission.place_ahead(key(n), at(0))));
+        let Parts { unproven, slow } = admission.state().parts;
+        assert_eq!(unproven + slow, IN_HAND_MAX * 3 / 4);
         drop(in_flight);
         let state = admission.state();
         assert_eq!((state.in_hand, &state.parts), (0, &Parts::default()));
+    }
+
+    #[test]
+    fn who_waits_for_a_place_of_the_silent_has_it_once_they_are_known_for_it() {
+        let admission = Arc::new(Admission::default());
+        let two = (100..1000).flat_map(|n| [n, n]);
+        let mut hanging: Vec<_> = two.map_while(|n| admission.place_ahead(key(n), at(0))).collect();
+        assert!(hanging.iter_mut().all(|place| come(place) == Some(Turn::Come)));
+        admission.owe(key(1), at(0));
+        assert!(quotas(&admission, 0).is_empty());
+        (0..2).for_each(|_| admission.notice_silence());
+        assert_eq!(quotas(&admission, 0), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::{SignedDuration, Timestamp, delivery::Trigger, id::EndpointId, tenant::Schema};
 use neo_events_store::{
-    DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
+    CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
 };
 use tokio::{
+    sync::Semaphore,
     task::{self, JoinSet},
-    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +31,12 @@ const SETTLE_DELIVERIES_MAX: usize = 2000;
 const DISPATCH_LEASE: SignedDuration = SignedDuration::from_secs(60);
 /// How often the tables are looked at though nobody woke us.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Events of a tenant that wait, claimed, for its claim before them.
+/// Events of a tenant in trouble that wait for its claim before them.
 const WAITING_MAX: usize = DISPATCH_BATCH_MAX as usize;
-/// Events that are claimed and not dispatched, of all tenants.
-const HELD_MAX: usize = 8 * DISPATCH_BATCH_MAX as usize;
-/// How long a pass waits for a tenant that cannot be dispatched at once.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Tenants in trouble whose claims are tried again; those of others wait until their leases are over.
+const TROUBLED_TENANTS_MAX: usize = 64;
+/// Tenants in trouble that are tried at once.
+const TROUBLED_TRIES_MAX: usize = 2;
 /// How long to wait after the database failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -50,97 +50,119 @@ pub(crate) struct Dispatcher {
     pub(crate) registry: Arc<Registry>,
 }
 
-/// How long a claim is worked on.
-#[derive(Clone)]
-struct Effort {
-    stop: CancellationToken,
+/// A claim, or what is left of it.
+struct Owed {
+    claim: DispatchClaim,
     /// Others may claim the same from then on.
     lease_end: Timestamp,
 }
 
-impl Effort {
-    /// Whether to try again, after a while.
-    fn goes_on(&self, error: &StoreError, now: Timestamp) -> bool {
-        error.is_transient() && now < self.lease_end && !self.stop.is_cancelled()
-    }
-}
+/// What could not be dispatched, and why not.
+type Left = Box<(Owed, StoreError)>;
 
-/// The claims that are being dispatched, at most one of each tenant.
+/// Tenants whose claims could not be dispatched: their files are busy, somebody has locked their tables.
 ///
-/// One tenant's trouble is not the others': whoever cannot be dispatched now (its file is busy, somebody has locked its
-/// tables) is tried for as long as its leases last, beside the passes that follow.
-struct AtWork {
+/// One tenant's trouble is not the others'. What was claimed of such a tenant is tried again beside the passes, for as long
+/// as its leases last. What is claimed of it meanwhile waits behind that; more than [`WAITING_MAX`] wait until their leases
+/// are over, for what is given back would be claimed over and over before everybody else's.
+struct Troubled {
     dispatcher: Arc<Dispatcher>,
-    claims: JoinSet<Result<(), StoreError>>,
-    tenants: HashMap<task::Id, Busy>,
+    stop: CancellationToken,
+    tries: JoinSet<Result<(), Left>>,
+    tenants: HashMap<task::Id, Waiting>,
+    /// Each try may hold a connection for as long as a lock is waited for.
+    turns: Arc<Semaphore>,
 }
 
-/// A tenant one of whose claims is being dispatched.
-struct Busy {
+/// What was claimed of a tenant in trouble meanwhile.
+struct Waiting {
     schema: Schema,
-    /// How many events the claim brought.
-    events: usize,
-    /// Until when a pass waits for it.
-    awaited_until: Instant,
-    /// What was claimed of it meanwhile.
-    next: Option<(DispatchClaim, Effort)>,
+    next: Option<Owed>,
 }
 
-impl AtWork {
-    fn new(dispatcher: &Arc<Dispatcher>) -> Self {
-        Self { dispatcher: Arc::clone(dispatcher), claims: JoinSet::new(), tenants: HashMap::new() }
-    }
-
-    /// How many events more may be claimed.
-    fn room(&self) -> u32 {
-        let held: usize = self.tenants.values().map(Busy::held).sum();
-        u32::try_from(HELD_MAX.saturating_sub(held)).unwrap_or(u32::MAX).min(DISPATCH_BATCH_MAX)
-    }
-
-    fn begin(&mut self, claim: DispatchClaim, effort: Effort) {
-        if let Some(busy) = self.tenants.values_mut().find(|busy| busy.schema == claim.schema) {
-            return busy.add(claim, effort);
+impl Troubled {
+    fn new(dispatcher: &Arc<Dispatcher>, stop: &CancellationToken) -> Self {
+        Self {
+            dispatcher: Arc::clone(dispatcher),
+            stop: stop.clone(),
+            tries: JoinSet::new(),
+            tenants: HashMap::new(),
+            turns: Arc::new(Semaphore::new(TROUBLED_TRIES_MAX)),
         }
-        let dispatcher = Arc::clone(&self.dispatcher);
-        let (schema, events) = (claim.schema.clone(), claim.owed.len());
-        let work = self.claims.spawn(async move { dispatcher.dispatch_claim(claim, effort).await });
-        let busy = Busy { schema, events, awaited_until: Instant::now() + PATIENCE, next: None };
-        self.tenants.insert(work.id(), busy);
     }
 
-    /// Waits for those that have just begun, but not for tenants in trouble. Answers what one of them failed with.
-    async fn end(&mut self) -> Option<StoreError> {
-        let mut failed = None;
-        while let Some(deadline) = self.tenants.values().map(|busy| busy.awaited_until).max() {
-            match timeout_at(deadline, self.claims.join_next_with_id()).await {
-                Ok(Some(Ok((id, answer)))) => {
-                    failed = answer.err().or(failed);
-                    if let Some((claim, effort)) = self.tenants.remove(&id).and_then(|busy| busy.next) {
-                        self.begin(claim, effort);
+    fn waiting(&mut self, schema: &Schema) -> Option<&mut Waiting> {
+        self.tenants.values_mut().find(|waiting| waiting.schema == *schema)
+    }
+
+    /// Tries again after a while, if that may help.
+    fn begin(&mut self, (left, error): (Owed, StoreError), next: Option<Owed>) {
+        let is_over = left.lease_end <= self.dispatcher.sources.now();
+        if is_over || !error.is_transient() || self.tenants.len() >= TROUBLED_TENANTS_MAX {
+            return;
+        }
+        let (dispatcher, stop, turns) =
+            (Arc::clone(&self.dispatcher), self.stop.clone(), Arc::clone(&self.turns));
+        let schema = left.claim.schema.clone();
+        let again = self.tries.spawn(async move {
+            let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
+            let _turn = turns.acquire_owned().await;
+            dispatcher.dispatch_claim(left, &stop).await
+        });
+        self.tenants.insert(again.id(), Waiting { schema, next });
+    }
+
+    /// What became of those that were tried again.
+    async fn look(&mut self) {
+        while let Some(ended) = self.tries.try_join_next_with_id() {
+            self.end(ended).await;
+        }
+    }
+
+    async fn end(&mut self, ended: Result<(task::Id, Result<(), Left>), task::JoinError>) {
+        match ended {
+            Ok((id, answer)) => {
+                let next = self.tenants.remove(&id).and_then(|waiting| waiting.next);
+                match (answer, next) {
+                    (Err(left), next) => {
+                        tracing::warn!(error = %left.1, schema = %left.0.claim.schema, "dispatch failed again");
+                        self.begin(*left, next);
                     }
+                    (Ok(()), Some(next)) => {
+                        if let Err(left) = self.dispatcher.dispatch_claim(next, &self.stop).await {
+                            self.begin(*left, None);
+                        }
+                    }
+                    (Ok(()), None) => {}
                 }
-                // As if it had been done here: the pass is started again, and knows nothing.
-                Ok(Some(Err(error))) => std::panic::resume_unwind(error.into_panic()),
-                Ok(None) | Err(_) => break,
+            }
+            // As if it had been done in the pass, which is started again and knows nothing. Nobody may go on beside it.
+            Err(error) => {
+                self.tries.shutdown().await;
+                std::panic::resume_unwind(error.into_panic());
             }
         }
-        failed
+    }
+
+    /// Nothing is begun any more: whatever was claimed is given back.
+    async fn give_back(mut self) {
+        while let Some(ended) = self.tries.join_next_with_id().await {
+            let next = ended.as_ref().ok().and_then(|(id, _)| self.tenants.remove(id)).and_then(|it| it.next);
+            let left = ended.ok().and_then(|(_, answer)| answer.err()).map(|left| left.0);
+            for owed in left.into_iter().chain(next) {
+                self.dispatcher.release(owed).await;
+            }
+        }
     }
 }
 
-impl Busy {
-    fn held(&self) -> usize {
-        self.events + self.next.as_ref().map_or(0, |(next, _)| next.owed.len())
-    }
-
-    /// Puts a claim behind the one that is being dispatched. What is too much waits until its lease is over: given back,
-    /// it would be claimed over and over before everybody else's.
-    fn add(&mut self, claim: DispatchClaim, effort: Effort) {
+impl Waiting {
+    fn add(&mut self, owed: Owed) {
         match &mut self.next {
-            None => self.next = Some((claim, effort)),
-            Some((next, _)) if next.owed.len() + claim.owed.len() <= WAITING_MAX => {
-                next.catalogue_version = next.catalogue_version.max(claim.catalogue_version);
-                next.owed.extend(claim.owed);
+            None => self.next = Some(owed),
+            Some(Owed { claim: next, .. }) if next.owed.len() + owed.claim.owed.len() <= WAITING_MAX => {
+                next.catalogue_version = next.catalogue_version.max(owed.claim.catalogue_version);
+                next.owed.extend(owed.claim.owed);
             }
             Some(_) => {}
         }
@@ -151,9 +173,9 @@ impl Dispatcher {
     /// Runs passes until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         self.registry.clear();
-        let mut at_work = AtWork::new(&self);
+        let mut troubled = Troubled::new(&self, &stop);
         while !stop.is_cancelled() {
-            match self.pass(&mut at_work, &stop).await {
+            match self.pass(&mut troubled, &stop).await {
                 Ok(0) => {
                     let _ = stop.run_until_cancelled(wait_for_work(self.store.as_ref())).await;
                 }
@@ -167,46 +189,79 @@ impl Dispatcher {
                 }
             }
         }
-        // They end with the stop.
-        while at_work.claims.join_next().await.is_some() {}
+        troubled.give_back().await;
     }
 
-    /// Dispatches what is owed, up to a batch. Answers how many events that was.
-    async fn pass(&self, at_work: &mut AtWork, stop: &CancellationToken) -> Result<usize, StoreError> {
+    /// Dispatches what is owed, up to a batch. Answers how many events that was, those left aside not counted.
+    async fn pass(&self, troubled: &mut Troubled, stop: &CancellationToken) -> Result<usize, StoreError> {
+        troubled.look().await;
         let now = self.sources.now();
-        let effort = Effort { stop: stop.clone(), lease_end: later(now, DISPATCH_LEASE) };
-        let claims = match at_work.room() {
-            0 => Vec::new(),
-            limit => self.store.claim_dispatches(now, limit, effort.lease_end).await?,
-        };
+        let lease_end = later(now, DISPATCH_LEASE);
+        let claims = self.store.claim_dispatches(now, DISPATCH_BATCH_MAX, lease_end).await?;
         let mut events = 0;
         for claim in claims {
-            events += claim.owed.len();
-            at_work.begin(claim, effort.clone());
-        }
-        at_work.end().await.map_or(Ok(events), Err)
-    }
-
-    async fn dispatch_claim(
-        &self,
-        DispatchClaim { schema, catalogue_version, owed }: DispatchClaim,
-        effort: Effort,
-    ) -> Result<(), StoreError> {
-        loop {
-            match self.registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
-                Ok(changed) => {
-                    self.recall(&schema, &changed);
-                    return self.dispatch_all(owed, &effort).await;
-                }
-                Err(error) if effort.goes_on(&error, self.sources.now()) => {
-                    tracing::warn!(%error, %schema, "the catalogue could not be read; trying again");
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
-                Err(error) => {
-                    self.give_back(owed, &effort).await?;
-                    return Err(error);
+            let owed = Owed { claim, lease_end };
+            if let Some(waiting) = troubled.waiting(&owed.claim.schema) {
+                waiting.add(owed);
+                continue;
+            }
+            events += owed.claim.owed.len();
+            if let Err(left) = self.dispatch_claim(owed, stop).await {
+                let (left, error) = *left;
+                tracing::error!(%error, schema = %left.claim.schema, "dispatch failed; trying again");
+                if stop.is_cancelled() {
+                    self.release(left).await;
+                } else {
+                    troubled.begin((left, error), None);
                 }
             }
+        }
+        Ok(events)
+    }
+
+    /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
+    /// transaction with hundreds of its like. Once nothing is to be begun any more, the rest is given back.
+    async fn dispatch_claim(&self, owed: Owed, stop: &CancellationToken) -> Result<(), Left> {
+        let Owed { claim: DispatchClaim { schema, catalogue_version, owed }, lease_end } = owed;
+        let left = |owed| Owed {
+            claim: DispatchClaim { schema: schema.clone(), catalogue_version, owed },
+            lease_end,
+        };
+        if !stop.is_cancelled() {
+            match self.registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
+                Ok(changed) => self.recall(&schema, &changed),
+                Err(error) => return Err(Box::new((left(owed), error))),
+            }
+        }
+        let mut owed = owed.into_iter();
+        loop {
+            if stop.is_cancelled() {
+                self.release(left(owed.collect())).await;
+                return Ok(());
+            }
+            let (mut dispatched, mut deliveries) = (Vec::new(), 0);
+            for lease in owed.by_ref() {
+                let Some(one) = self.dispatch(lease, catalogue_version) else { continue };
+                deliveries += one.deliveries.len();
+                dispatched.push(one);
+                if deliveries >= SETTLE_DELIVERIES_MAX {
+                    break;
+                }
+            }
+            if dispatched.is_empty() {
+                return Ok(());
+            }
+            if let Err(Unsettled { work, error }) = self.settle(dispatched).await {
+                let open = work.into_iter().map(|done| done.lease).chain(owed).collect();
+                return Err(Box::new((left(open), error)));
+            }
+        }
+    }
+
+    /// Gives back what nobody will dispatch here.
+    async fn release(&self, owed: Owed) {
+        if let Err(error) = self.store.release_dispatches(owed.claim.owed).await {
+            tracing::warn!(%error, schema = %owed.claim.schema, "dispatches were not given back");
         }
     }
 
@@ -219,52 +274,27 @@ impl Dispatcher {
         }
     }
 
-    /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
-    /// transaction with hundreds of its like.
-    async fn dispatch_all(&self, owed: Vec<Lease<OwedEvent>>, effort: &Effort) -> Result<(), StoreError> {
-        let mut owed = owed.into_iter();
-        loop {
-            let (mut dispatched, mut deliveries) = (Vec::new(), 0);
-            for lease in owed.by_ref() {
-                let one = self.dispatch(lease);
-                deliveries += one.deliveries.len();
-                dispatched.push(one);
-                if deliveries >= SETTLE_DELIVERIES_MAX {
-                    break;
-                }
-            }
-            if dispatched.is_empty() {
-                return Ok(());
-            }
-            if let Err(error) = self.settle(dispatched, effort).await {
-                self.give_back(owed.collect(), effort).await?;
-                return Err(error);
-            }
-        }
-    }
-
-    /// Once nothing is begun here any more. Else what could not be dispatched waits until its lease is over, or the same
-    /// events would be claimed over and over before everybody else's.
-    async fn give_back(&self, owed: Vec<Lease<OwedEvent>>, effort: &Effort) -> Result<(), StoreError> {
-        if effort.stop.is_cancelled() { self.store.release_dispatches(owed).await } else { Ok(()) }
-    }
-
-    fn dispatch(&self, lease: Lease<OwedEvent>) -> Dispatched {
+    /// Matches; `None` if less of the catalogue is known than has to be: half a truth decides nothing.
+    fn dispatch(&self, lease: Lease<OwedEvent>, version: CatalogueVersion) -> Option<Dispatched> {
         let OwedEvent { schema, event } = lease.work();
         let (event_type, context_id) = (&event.event_type, event.context_id);
         let subject = Subject { event_type, context_id, data: event.event_data.as_str() };
-        let wanted =
-            self.registry.matches(schema, &subject).map(|matches| matches.wanted).unwrap_or_default();
+        let (known, wanted) = self
+            .registry
+            .matches(schema, &subject)
+            .map_or_else(Default::default, |matches| (matches.version, matches.wanted));
+        if known < version {
+            return None;
+        }
         let now = self.sources.now();
         for wish in &wanted {
             self.usage.subscriptions_triggered(schema, &wish.subscription_ids, now);
         }
         let deliveries = wanted.into_iter().map(|wish| new_delivery(&self.sources, wish)).collect();
-        Dispatched { deliveries, lease }
+        Some(Dispatched { deliveries, lease })
     }
 
-    /// Writes until it is written: giving up would only mean matching everything again.
-    async fn settle(&self, mut dispatched: Vec<Dispatched>, effort: &Effort) -> Result<(), StoreError> {
+    async fn settle(&self, dispatched: Vec<Dispatched>) -> Result<(), Unsettled<Vec<Dispatched>>> {
         let mut due: Vec<_> = dispatched
             .iter()
             .flat_map(|done| {
@@ -273,28 +303,14 @@ impl Dispatcher {
             .collect();
         due.sort_unstable();
         due.dedup();
-        loop {
-            let now = self.sources.now();
-            match self.store.settle_dispatches(dispatched, now).await {
-                Ok(_) => {
-                    if let Some(admission) = &self.admission {
-                        for key in due {
-                            admission.owe(key, now);
-                        }
-                    }
-                    return Ok(());
-                }
-                Err(Unsettled { work, error }) if effort.goes_on(&error, self.sources.now()) => {
-                    tracing::warn!(%error, "deliveries could not be written; trying again");
-                    dispatched = work;
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
-                Err(Unsettled { work, error }) => {
-                    self.give_back(work.into_iter().map(|done| done.lease).collect(), effort).await?;
-                    return Err(error);
-                }
+        let now = self.sources.now();
+        self.store.settle_dispatches(dispatched, now).await?;
+        if let Some(admission) = &self.admission {
+            for key in due {
+                admission.owe(key, now);
             }
         }
+        Ok(())
     }
 }
 

@@ -66,9 +66,12 @@ impl Parts {
         }
     }
 
-    /// How many more of an endpoint's may be taken in hand.
+    /// How many more of an endpoint's may be taken in hand. Of the two parts one may be more than full, by those that have
+    /// just been found to be silent; both together leave a quarter of the node to those that answer well.
     fn free(&mut self, flow: &Flow, share: u32) -> u32 {
-        self.of(flow).map_or(u32::MAX, |(held, max)| (max / share).saturating_sub(*held))
+        let both = IN_HAND_MAX - IN_HAND_MAX / 4;
+        let of_both = both.saturating_sub(self.unproven + self.slow);
+        self.of(flow).map_or(u32::MAX, |(held, max)| (max / share).saturating_sub(*held).min(of_both))
     }
 
     fn count(&mut self, flow: &Flow) {
@@ -224,6 +227,8 @@ impl State {
         for (key, in_flight) in silent {
             (0..in_flight).for_each(|_| self.learn(&key, Bearing::Slowly));
         }
+        // Of the part that they are no longer counted in, places are free.
+        self.ready.append(&mut self.blocked);
     }
 
     pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {

@@ -40,6 +40,8 @@ use crate::{failure::Failure, sql::Sql, tls::Tls};
 const PREPARED_MAX: NonZeroUsize = NonZeroUsize::new(400).expect("not zero");
 /// How long to wait for a connection that is free, or new.
 pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+/// How long at least, however long was waited for something else: connections are busy for milliseconds.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
@@ -95,7 +97,7 @@ impl Pool {
 
     /// For somebody who has been waiting since then, for something else at first.
     pub(crate) async fn get_since(&self, came_at: Instant) -> Result<Conn, Failure> {
-        let wait = Some(CONNECTION_WAIT.saturating_sub(came_at.elapsed()));
+        let wait = Some(CONNECTION_WAIT.saturating_sub(came_at.elapsed()).max(LEAST_WAIT));
         let timeouts = managed::Timeouts { wait, ..self.0.timeouts() };
         // Boxed: whoever waits for a connection need not carry the making of one.
         Box::pin(self.0.timeout_get(&timeouts)).await.map_err(|error| match error {

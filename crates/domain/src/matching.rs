@@ -52,11 +52,6 @@ impl<'a> LazyData<'a> {
         Self { text, parsed: OnceLock::new() }
     }
 
-    /// The text.
-    pub fn text(&self) -> &'a str {
-        self.text
-    }
-
     /// The value. `None` only if the text is no JSON after all: then no filter matches that asks for anything.
     pub fn get(&self) -> Option<&Json<'a>> {
         self.parsed.get_or_init(|| json::parse(self.text, json::DEPTH_LIMIT).ok()).as_ref()

@@ -83,6 +83,14 @@ fn other_texts_are_refused_with_place_and_reason() {
 }
 
 #[test]
+fn what_was_read_says_where_it_failed_and_how_much_it_has() {
+    assert_eq!(json::parse("[1,]", 3).unwrap_err().offset(), 3);
+    let value = json::parse(r#"{"a":1,"b":2,"a":3}"#, 3).unwrap();
+    let Json::Object(object) = value else { panic!("an object") };
+    assert_eq!((object.len(), object.is_empty()), (3, false));
+}
+
+#[test]
 fn depth_counts_brackets() {
     for (text, depth) in [("1", 0), ("{}", 1), ("[]", 1), (r#"{"a":{}}"#, 2), (r#"[1,{"a":[]},2]"#, 3)] {
         assert!(read(text, depth).is_ok(), "{text}");

@@ -90,6 +90,7 @@ fn inserting_replaces_the_rule_with_the_same_key() {
     assert_eq!(matcher.get(&1).map(|rule| rule.filter.as_json()), Some(r#"{"a":1}"#));
     check(&matcher, "user.created", None, "{}", &[]);
     check(&matcher, "user.created", None, r#"{"a":1}"#, &[1]);
+    assert!(!matcher.is_empty());
     assert!(matcher.remove(&1) && !matcher.remove(&1) && matcher.is_empty());
     check(&matcher, "user.created", None, r#"{"a":1}"#, &[]);
 }

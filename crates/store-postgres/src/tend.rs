@@ -68,7 +68,11 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
         store.inner.floors.forget_all();
     }
     let conn = store.inner.connections.work().await?;
-    let mut more = finish_requests(store, &conn, now).await?;
+    let mut more = finish_requests(store, &conn, now).await.unwrap_or_else(|failure| {
+        // What comes after has nothing to do with it.
+        tracing::error!(%failure, "cancellations that waited were not finished");
+        false
+    });
     for row in conn.query(sql::ENDPOINT_REMOVALS_LIST, &Schema::admin(), &[]).await? {
         more |= end_deliveries(store, &row, now).await.unwrap_or_else(|failure| {
             // It stays on the list; others have nothing to do with it.

@@ -397,7 +397,7 @@ pub const fn describe(code: FailureCode) -> &'static str {
         FailureCode::ResponseTooLarge => "the answer's headers are too large",
         FailureCode::Configuration => "the endpoint's settings cannot be used",
         FailureCode::SecretUnreadable => {
-            "the endpoint's secret is sealed under a master key that the node that tried does not have"
+            "the endpoint's secret cannot be read: the node that tried lacks its master key, or it is damaged"
         }
     }
 }

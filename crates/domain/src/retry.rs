@@ -82,7 +82,7 @@ pub enum FailureCode {
     ResponseTooLarge,
     /// The endpoint's settings make no request.
     Configuration,
-    /// The endpoint's secret is sealed under a master key that the node does not have.
+    /// None of the endpoint's secrets can be used: one is damaged, or sealed under a master key that the node does not have.
     SecretUnreadable,
 }
 

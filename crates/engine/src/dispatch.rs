@@ -95,7 +95,7 @@ impl Troubled {
         self.tenants.values_mut().find(|waiting| waiting.schema == *schema)
     }
 
-    /// Tries again after a while, if that may help.
+    /// Tries again after a while, if that may help. Else all of it waits until its leases are over.
     fn begin(&mut self, (left, error): (Owed, StoreError), next: Option<Owed>) {
         let is_over = left.lease_end <= self.dispatcher.sources.now();
         if is_over || !error.is_transient() || self.tenants.len() >= TROUBLED_TENANTS_MAX {
@@ -125,7 +125,7 @@ impl Troubled {
                 let next = self.tenants.remove(&id).and_then(|waiting| waiting.next);
                 match (answer, next) {
                     (Err(left), next) => {
-                        tracing::warn!(error = %left.1, schema = %left.0.claim.schema, "dispatch failed again");
+                        tracing::warn!(error = %left.1, schema = %left.0.claim.schema, "a tenant's events were not dispatched, again");
                         self.begin(*left, next);
                     }
                     (Ok(()), Some(next)) => {
@@ -146,12 +146,15 @@ impl Troubled {
 
     /// Nothing is begun any more: whatever was claimed is given back.
     async fn give_back(mut self) {
-        while let Some(ended) = self.tries.join_next_with_id().await {
-            let next = ended.as_ref().ok().and_then(|(id, _)| self.tenants.remove(id)).and_then(|it| it.next);
-            let left = ended.ok().and_then(|(_, answer)| answer.err()).map(|left| left.0);
-            for owed in left.into_iter().chain(next) {
-                self.dispatcher.release(owed).await;
+        while let Some(ended) = self.tries.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(left)) => self.dispatcher.release(left.0).await,
+                Err(error) => tracing::error!(%error, "a dispatch panicked as it was to stop"),
             }
+        }
+        for next in self.tenants.into_values().filter_map(|waiting| waiting.next) {
+            self.dispatcher.release(next).await;
         }
     }
 }
@@ -208,7 +211,7 @@ impl Dispatcher {
             events += owed.claim.owed.len();
             if let Err(left) = self.dispatch_claim(owed, stop).await {
                 let (left, error) = *left;
-                tracing::error!(%error, schema = %left.claim.schema, "dispatch failed; trying again");
+                tracing::error!(%error, schema = %left.claim.schema, "a tenant's events were not dispatched");
                 if stop.is_cancelled() {
                     self.release(left).await;
                 } else {

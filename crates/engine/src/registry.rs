@@ -73,7 +73,7 @@ impl Registry {
     }
 
     /// Brings a tenant at least to `version`, and answers which of the endpoints that it knew are not what they were.
-    /// One pass does this.
+    /// Of a tenant, one at a time does this.
     pub(crate) async fn refresh(
         &self,
         store: &dyn Store,

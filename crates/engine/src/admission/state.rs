@@ -18,6 +18,9 @@ pub(super) const UNPROVEN_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
 /// Most deliveries in hand for endpoints that were slow at last. A part of their own: those that hang hold it for as long as
 /// their timeouts last, and who is new or fails at once must not wait for that.
 pub(super) const SLOW_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
+/// Most of both kinds together: the rest of the node is left to those that answer well, also where many that were new are
+/// found to hang at once.
+pub(super) const NOT_WELL_IN_HAND_MAX: u32 = IN_HAND_MAX / 4 * 3;
 /// Most deliveries in flight to one endpoint.
 pub(super) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
 /// For each that may be in flight to an endpoint that answers well, so many may be in hand.
@@ -66,11 +69,10 @@ impl Parts {
         }
     }
 
-    /// How many more of an endpoint's may be taken in hand. Of the two parts one may be more than full, by those that have
-    /// just been found to be silent; both together leave a quarter of the node to those that answer well.
+    /// How many more of an endpoint's may be taken in hand, of one `share`th of its part. Those that have just been found to
+    /// be silent may have made a part more than full.
     fn free(&mut self, flow: &Flow, share: u32) -> u32 {
-        let both = IN_HAND_MAX - IN_HAND_MAX / 4;
-        let of_both = both.saturating_sub(self.unproven + self.slow);
+        let of_both = NOT_WELL_IN_HAND_MAX.saturating_sub(self.unproven + self.slow);
         self.of(flow).map_or(u32::MAX, |(held, max)| (max / share).saturating_sub(*held).min(of_both))
     }
 

@@ -26,18 +26,19 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
+use tokio_postgres::Row;
 
 use crate::{
     batch::{Batcher, GroupEnd, Job, Places, Rhythm},
     cache::EventCache,
-    columns::int,
-    conn::{Connection, LockWait},
-    direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
+    columns::{Columns, int},
+    conn::{Connection, LockWait, Param},
+    direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored, Wholes},
     dispatches, events,
     failure::{Failure, OneByOne},
     lost::{LostClaims, taken},
     sessions::Session,
-    sql,
+    sql::{self, Sql},
     store::Connections,
 };
 
@@ -171,7 +172,7 @@ impl Appends {
         let mut conn = connections.work().await?;
         let tx = conn.begin().await?;
         let created_at = self.clock.not_before_the_last(terms.now);
-        let on_tx = Appender { conn: &tx, terms, created_at, owes: false };
+        let on_tx = Appender { conn: &tx, terms, created_at, owes: false, wholes: None };
         let written = on_tx.one_by_one(&[event]).await?;
         let appended = written.into_iter().next().ok_or(Failure::Closed)?.appended;
         if let Appended::Stored { .. } = appended {
@@ -191,6 +192,7 @@ pub(crate) struct Writer {
     pub(crate) session: Arc<Session>,
     pub(crate) lease_ends: Arc<LeaseEnds>,
     pub(crate) lost: Arc<LostClaims>,
+    pub(crate) wholes: Arc<Wholes>,
 }
 
 impl Writer {
@@ -262,7 +264,8 @@ impl Writer {
         let conn = self.connections.work_since(first.came_at).await?;
         let terms = Terms { schema: &first.schema, tenant_no: first.tenant_no, now };
         let created_at = self.clock.not_before_the_last(now);
-        Appender { conn: &conn, terms, created_at, owes: true }.together(&events, &dispatches).await
+        let appender = Appender { conn: &conn, terms, created_at, owes: true, wholes: Some(&self.wholes) };
+        appender.together(&events, &dispatches).await
     }
 
     /// What cannot go with others: its dispatches are owed.
@@ -302,7 +305,7 @@ impl Writer {
             if token.is_none() || dispatch.deliveries.iter().any(|direct| !direct.is_taken) {
                 kept.push(Arc::clone(&event));
             }
-            direct::hand_over(&schema, &event, dispatch, (token, until));
+            direct::hand_over(&schema, &event, dispatch, (token, now, until));
         }
         self.cache.keep(tenant_no, kept);
         let _ = reply.send(Ok(answers));
@@ -314,7 +317,8 @@ impl Writer {
         let created_at = self.clock.not_before_the_last(append.now);
         let tx = conn.begin_waiting(lock_wait).await?;
         let events: Vec<&NewEvent> = append.events().collect();
-        let written = Appender { conn: &tx, terms, created_at, owes: true }.one_by_one(&events).await?;
+        let appender = Appender { conn: &tx, terms, created_at, owes: true, wholes: None };
+        let written = appender.one_by_one(&events).await?;
         if written.iter().any(|written| matches!(written.appended, Appended::Stored { .. })) {
             tx.commit().await?;
         } else {
@@ -346,6 +350,8 @@ struct Appender<'a> {
     created_at: Timestamp,
     /// Whether a dispatch is owed.
     owes: bool,
+    /// Outside of transactions, which an error would end: whether events may be tried as a whole.
+    wholes: Option<&'a Wholes>,
 }
 
 impl Appender<'_> {
@@ -440,54 +446,82 @@ impl Appender<'_> {
         versions: &[u32],
         dispatches: &Dispatches<'_>,
     ) -> Result<Stored, Failure> {
-        let column = Rows { events };
-        let versions: Vec<i32> = versions.iter().map(|version| int(*version)).collect();
+        let rows = Rows { events, versions, dispatches };
+        if let (Some(wholes), Some(catalogue)) = (self.wholes, dispatches.of_one_catalogue())
+            && wholes.may_try(self.terms.tenant_no)
+        {
+            if let Some(stored) = self.insert_whole(&rows, catalogue).await? {
+                return Ok(stored);
+            }
+            wholes.failed(self.terms.tenant_no);
+        }
+        let catalogues = dispatches.catalogue_versions(events.len());
+        let stored = self.insert_with(sql::EVENTS_APPEND, &rows, (&self.owes, &catalogues)).await?;
+        stored.iter().map(Done::read).collect()
+    }
+
+    /// All of them with their dispatches, or nothing: one of them is there already or must not be, or the catalogue is
+    /// another by now.
+    async fn insert_whole(&self, rows: &Rows<'_>, catalogue: i64) -> Result<Option<Stored>, Failure> {
+        let unwanted = rows.dispatches.unwanted(rows.events);
+        let stored = match self.insert_with(sql::EVENTS_APPEND_WHOLE, rows, (&catalogue, &unwanted)).await {
+            Err(failure) if failure.is_a_key_twice() => return Ok(None),
+            stored => stored?,
+        };
+        let Some(row) = stored.first() else { return Ok(None) };
+        let done = Done::Dispatched { token: Columns::of(row).take()? };
+        Ok(Some(rows.events.iter().map(|event| (event.id.uuid(), done)).collect()))
+    }
+
+    async fn insert_with(
+        &self,
+        sql: Sql,
+        rows: &Rows<'_>,
+        (sixteenth, seventeenth): (Param<'_>, Param<'_>),
+    ) -> Result<Vec<Row>, Failure> {
+        let versions: Vec<i32> = rows.versions.iter().map(|version| int(*version)).collect();
         let now = to_micros(self.terms.now);
-        let rows = self
-            .conn
-            .query(
-                sql::EVENTS_APPEND,
-                self.terms.schema,
-                &[
-                    &self.terms.tenant_no,
-                    &self.created_at,
-                    &column.of(|event| event.id.uuid()),
-                    &column.of(|event| event.event_type.as_str()),
-                    &column.of(|event| event.event_name.as_deref()),
-                    &column.of(NewEvent::aggregate_id_or_default),
-                    &column.of(NewEvent::aggregate_type_or_default),
-                    &versions,
-                    &column.of(|event| event.correlation_id),
-                    &column.of(|event| event.causation_id),
-                    &column.of(|event| event.triggered_by_user_id),
-                    &column.of(|event| event.context_id),
-                    &column.of(|event| event.occurred_at.unwrap_or(now)),
-                    &column.of(|event| event.event_metadata.as_ref().map_or("{}", JsonObject::as_str)),
-                    &column.of(|event| event.event_data.as_str()),
-                    &self.owes,
-                    &dispatches.catalogue_versions(events.len()),
-                    &dispatches.event_ids(),
-                    &dispatches.column(|direct| direct.delivery.id.uuid()),
-                    &dispatches.column(|direct| direct.delivery.endpoint_id.uuid()),
-                    &dispatches.column(direct::subscriptions),
-                    &dispatches.column(|direct| int(direct.delivery.max_attempts)),
-                    &dispatches.column(direct::retries),
-                    &dispatches.column(|direct| int(direct.delivery.retry.backoff_seconds)),
-                    &dispatches.column(|direct| direct.delivery.retry.backoff_multiplier),
-                    &dispatches.column(|direct| direct.is_taken),
-                    &now,
-                    &dispatches.lease.session,
-                    &dispatches.lease.until,
-                ],
-            )
-            .await?;
-        rows.iter().map(Done::read).collect()
+        let dispatches = rows.dispatches;
+        let params: &[Param<'_>] = &[
+            &self.terms.tenant_no,
+            &self.created_at,
+            &rows.of(|event| event.id.uuid()),
+            &rows.of(|event| event.event_type.as_str()),
+            &rows.of(|event| event.event_name.as_deref()),
+            &rows.of(NewEvent::aggregate_id_or_default),
+            &rows.of(NewEvent::aggregate_type_or_default),
+            &versions,
+            &rows.of(|event| event.correlation_id),
+            &rows.of(|event| event.causation_id),
+            &rows.of(|event| event.triggered_by_user_id),
+            &rows.of(|event| event.context_id),
+            &rows.of(|event| event.occurred_at.unwrap_or(now)),
+            &rows.of(|event| event.event_metadata.as_ref().map_or("{}", JsonObject::as_str)),
+            &rows.of(|event| event.event_data.as_str()),
+            sixteenth,
+            seventeenth,
+            &dispatches.event_ids(),
+            &dispatches.column(|direct| direct.delivery.id.uuid()),
+            &dispatches.column(|direct| direct.delivery.endpoint_id.uuid()),
+            &dispatches.column(direct::subscriptions),
+            &dispatches.column(|direct| int(direct.delivery.max_attempts)),
+            &dispatches.column(direct::retries),
+            &dispatches.column(|direct| int(direct.delivery.retry.backoff_seconds)),
+            &dispatches.column(|direct| direct.delivery.retry.backoff_multiplier),
+            &dispatches.column(|direct| direct.is_taken),
+            &now,
+            &dispatches.lease.session,
+            &dispatches.lease.until,
+        ];
+        self.conn.query(sql, self.terms.schema, params).await
     }
 }
 
-/// Events, to be turned into columns.
+/// Events with their versions and dispatches, to be turned into columns.
 struct Rows<'a> {
     events: &'a [&'a NewEvent],
+    versions: &'a [u32],
+    dispatches: &'a Dispatches<'a>,
 }
 
 impl<'a> Rows<'a> {

@@ -5,14 +5,14 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
 };
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    event::{DomainEvent, to_micros},
+    event::{DomainEvent, NewEvent, to_micros},
     retry::Progress,
     tenant::Schema,
 };
@@ -23,6 +23,7 @@ use crate::{
     columns::{Columns, int},
     dispatches::uuid_array,
     failure::Failure,
+    queue::queue_key,
 };
 
 /// What a statement that stores events did with their dispatches, by event: of those that it stored.
@@ -92,6 +93,24 @@ impl<'a> Dispatches<'a> {
         versions
     }
 
+    /// The catalogue that all of them were matched with, if there is one.
+    pub(crate) fn of_one_catalogue(&self) -> Option<i64> {
+        let first = self.of.first().copied().flatten()?.catalogue_version;
+        let is_same = |dispatch: &Option<&DirectDispatch>| {
+            dispatch.is_some_and(|dispatch| dispatch.catalogue_version == first)
+        };
+        self.of.iter().all(is_same).then(|| i64::try_from(first.0).ok()).flatten()
+    }
+
+    /// Which of these events, those that they are of, have no deliveries.
+    pub(crate) fn unwanted(&self, events: &[&NewEvent]) -> Vec<Uuid> {
+        let is_unwanted = |dispatch: &Option<&DirectDispatch>| {
+            dispatch.is_some_and(|dispatch| dispatch.deliveries.is_empty())
+        };
+        let unwanted = events.iter().zip(&self.of).filter(|(_, dispatch)| is_unwanted(dispatch));
+        unwanted.map(|(event, _)| event.id.uuid()).collect()
+    }
+
     pub(crate) fn event_ids(&self) -> Vec<Uuid> {
         self.deliveries.iter().map(|(event_id, _)| *event_id).collect()
     }
@@ -110,22 +129,53 @@ pub(crate) fn retries(direct: &DirectDelivery) -> i32 {
     int(direct.delivery.retry.max_retry_attempts)
 }
 
-/// Hands what was taken over to whoever took it.
+/// Tenants whose events were refused as a whole a moment ago: that they are tried like this first would cost them more
+/// than it saves, if it goes on. Somebody publishes again what is there, perhaps.
+#[derive(Default)]
+pub(crate) struct Wholes(Mutex<HashMap<i32, u32>>);
+
+impl Wholes {
+    /// Statements of a tenant that are not tried as a whole after one was refused.
+    const PAUSE: u32 = 32;
+
+    /// Whether the next statement of this tenant may be tried.
+    pub(crate) fn may_try(&self, tenant_no: i32) -> bool {
+        let mut pauses = self.pauses();
+        let Some(left) = pauses.get_mut(&tenant_no) else { return true };
+        *left -= 1;
+        if *left == 0 {
+            pauses.remove(&tenant_no);
+        }
+        false
+    }
+
+    /// It was refused.
+    pub(crate) fn failed(&self, tenant_no: i32) {
+        self.pauses().insert(tenant_no, Self::PAUSE);
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, HashMap<i32, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands what was taken over to whoever took it; it was stored as due then.
 pub(crate) fn hand_over(
     schema: &Schema,
     event: &Arc<DomainEvent>,
     dispatch: DirectDispatch,
-    (token, until): (Option<i64>, Timestamp),
+    (token, now, until): (Option<i64>, Timestamp, Timestamp),
 ) {
     let lease = |DirectDelivery { delivery, .. }: DirectDelivery| {
         let work = DeliveryWork {
             schema: schema.clone(),
             delivery_id: delivery.id,
+            endpoint_id: delivery.endpoint_id,
             event: Arc::clone(event),
             progress: Progress { attempt: 1, max_attempts: delivery.max_attempts },
             retry: delivery.retry,
         };
-        Lease::grant(0, token.unwrap_or_default().unsigned_abs(), until, work)
+        Lease::grant(queue_key(to_micros(now)), token.unwrap_or_default().unsigned_abs(), until, work)
     };
     let leased = dispatch.deliveries.into_iter().filter(|direct| direct.is_taken && token.is_some());
     (dispatch.hand_over)(leased.map(lease).collect());

@@ -70,6 +70,16 @@ impl Failure {
         self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether there is a row with that key already.
+    pub(crate) fn is_a_key_twice(&self) -> bool {
+        self.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+
+    /// Whether `deliveries/succeed.sql` refused: one of them is not as its holder knew it.
+    pub(crate) fn is_not_as_known(&self) -> bool {
+        self.is_a_key_twice() || self.code() == Some(&SqlState::DIVISION_BY_ZERO)
+    }
+
     /// How a group ended that failed with it.
     pub(crate) fn group_end(&self) -> GroupEnd {
         if self.is_a_lock() { GroupEnd::Locked } else { GroupEnd::Through }

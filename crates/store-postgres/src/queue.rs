@@ -246,6 +246,16 @@ struct Granted {
     token: i64,
 }
 
+/// The key of a lease: with what the work names it finds the row in the queue, while nobody moves that.
+pub(crate) fn queue_key(due_at: Timestamp) -> i64 {
+    due_at.as_microsecond()
+}
+
+/// When the delivery was due that is leased under this key.
+pub(crate) fn due_at(lease: &Lease<DeliveryWork>) -> Timestamp {
+    Timestamp::from_microsecond(lease.key()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 /// A delivery as it is claimed.
 struct Task {
     progress: Progress,
@@ -476,12 +486,12 @@ impl Loaded {
             let work = DeliveryWork {
                 schema: quota.schema.clone(),
                 delivery_id: DeliveryId::from_uuid(granted.delivery_id),
+                endpoint_id: quota.endpoint_id,
                 event: Arc::clone(event),
                 progress: task.progress,
                 retry: task.retry,
             };
-            // The delivery's own id is the key: the row needs no other.
-            Some(Lease::grant(0, granted.token.unsigned_abs(), until, work))
+            Some(Lease::grant(queue_key(granted.due_at), granted.token.unsigned_abs(), until, work))
         };
         let work = seen.granted.iter().filter_map(lease).collect();
         let (schema, endpoint) = (quota.schema.clone(), Arc::clone(endpoint));

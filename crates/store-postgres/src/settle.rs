@@ -23,6 +23,7 @@ use crate::{
     dispatches::token,
     endpoints,
     failure::{Failure, OneByOne},
+    queue::due_at,
     sql,
     store::Connections,
 };
@@ -145,6 +146,11 @@ async fn record(connections: &Connections, group: &[Ended], states: &mut States)
     let Some(first) = group.first() else { return Ok(()) };
     let mut conn = connections.work_since(first.came_at).await?;
     let schema = &first.settlement.lease.work().schema;
+    let as_expected: Vec<&Settlement> =
+        group.iter().map(|ended| &ended.settlement).filter(|settlement| is_as_expected(settlement)).collect();
+    if !as_expected.is_empty() && succeed(&conn, schema, first.tenant_no, &as_expected).await? {
+        states.extend(as_expected.iter().map(|settlement| (key(settlement), DeliveryState::Success)));
+    }
     // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
     for _ in 0..TRIES_MAX {
         let settlements = group.iter().map(|ended| &ended.settlement);
@@ -174,6 +180,11 @@ async fn settle_alone(connections: &Connections, ended: &Ended) -> Result<Settle
         }
     }
     Ok(Settled::LeaseLost)
+}
+
+/// Whether it went as most do: the first attempt was a success.
+fn is_as_expected(settlement: &Settlement) -> bool {
+    settlement.attempt.attempt_number == 1 && settlement.verdict == Verdict::Succeeded
 }
 
 fn is_gone(settlement: &Settlement) -> bool {
@@ -242,12 +253,7 @@ async fn write(
 ) -> Result<States, Failure> {
     let column = Rows(settlements);
     let next: Vec<Next> = column.of(|settlement| Next::of(settlement.verdict));
-    let headers = settlements
-        .iter()
-        .map(|settlement| {
-            settlement.attempt.response.as_ref().map(|response| headers_json(&response.headers)).transpose()
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let headers = column.response_headers()?;
     let rows = conn
         .query(
             sql::DELIVERIES_SETTLE,
@@ -266,21 +272,90 @@ async fn write(
                 &column.attempts(|attempt| error_code(&attempt.outcome)),
                 &column.attempts(|attempt| attempt.attempted_at),
                 &column.attempts(|attempt| attempt.completed_at),
-                &column.attempts(|a| i64::try_from(a.response_time.as_millis()).unwrap_or(i64::MAX)),
+                &column.attempts(response_time_ms),
                 &column.attempts(|attempt| attempt.connection_reused),
-                &column.attempts(|attempt| attempt.signatures.as_ref().map(|all| all.standard.as_str())),
-                &column.attempts(|attempt| attempt.signatures.as_ref().map(|all| all.body.as_str())),
-                &column
-                    .attempts(|attempt| attempt.signatures.as_ref().and_then(|s| s.body_previous.as_deref())),
+                &column.attempts(signature_standard),
+                &column.attempts(signature_body),
+                &column.attempts(signature_body_previous),
                 &column.attempts(|attempt| attempt.error_message.as_deref().map(without_nul)),
-                &column.attempts(|attempt| attempt.response.as_ref().map(|all| i32::from(all.status))),
+                &column.attempts(response_status),
                 &headers,
-                &column.attempts(|attempt| attempt.response.as_ref().map(|all| all.body_truncated)),
-                &column.attempts(|attempt| attempt.response.as_ref().map(|all| all.body.as_slice())),
+                &column.attempts(response_body_truncated),
+                &column.attempts(response_body),
             ],
         )
         .await?;
     rows.iter().map(read).collect()
+}
+
+/// Records first attempts that succeeded, unless one of their deliveries is not as it was when it was leased: then
+/// nothing happens.
+async fn succeed(
+    conn: &Connection,
+    schema: &Schema,
+    tenant_no: i32,
+    settlements: &[&Settlement],
+) -> Result<bool, Failure> {
+    let column = Rows(settlements);
+    let done = conn
+        .query(
+            sql::DELIVERIES_SUCCEED,
+            schema,
+            &[
+                &tenant_no,
+                &column.of(|settlement| settlement.lease.work().delivery_id.uuid()),
+                &column.of(|settlement| token(settlement.lease.token())),
+                &column.of(|settlement| settlement.lease.work().endpoint_id.uuid()),
+                &column.of(|settlement| due_at(&settlement.lease)),
+                &column.attempts(|attempt| attempt.request_id.uuid()),
+                &column.attempts(|attempt| int(attempt.endpoint_revision)),
+                &column.attempts(|attempt| attempt.attempted_at),
+                &column.attempts(|attempt| attempt.completed_at),
+                &column.attempts(response_time_ms),
+                &column.attempts(|attempt| attempt.connection_reused),
+                &column.attempts(signature_standard),
+                &column.attempts(signature_body),
+                &column.attempts(signature_body_previous),
+                &column.attempts(response_status),
+                &column.response_headers()?,
+                &column.attempts(response_body_truncated),
+                &column.attempts(response_body),
+            ],
+        )
+        .await;
+    match done {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.is_not_as_known() => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn response_time_ms(attempt: &AttemptRecord) -> i64 {
+    i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn signature_standard(attempt: &AttemptRecord) -> Option<&str> {
+    attempt.signatures.as_ref().map(|signatures| signatures.standard.as_str())
+}
+
+fn signature_body(attempt: &AttemptRecord) -> Option<&str> {
+    attempt.signatures.as_ref().map(|signatures| signatures.body.as_str())
+}
+
+fn signature_body_previous(attempt: &AttemptRecord) -> Option<&str> {
+    attempt.signatures.as_ref().and_then(|signatures| signatures.body_previous.as_deref())
+}
+
+fn response_status(attempt: &AttemptRecord) -> Option<i32> {
+    attempt.response.as_ref().map(|response| i32::from(response.status))
+}
+
+fn response_body_truncated(attempt: &AttemptRecord) -> Option<bool> {
+    attempt.response.as_ref().map(|response| response.body_truncated)
+}
+
+fn response_body(attempt: &AttemptRecord) -> Option<&[u8]> {
+    attempt.response.as_ref().map(|response| response.body.as_slice())
 }
 
 /// The database's text has no NUL, and what a receiver makes us say might.
@@ -312,5 +387,13 @@ impl<'a> Rows<'a> {
 
     fn attempts<T>(&self, field: impl Fn(&'a AttemptRecord) -> T) -> Vec<T> {
         self.of(|settlement| field(&settlement.attempt))
+    }
+
+    fn response_headers(&self) -> Result<Vec<Option<String>>, Failure> {
+        let responses = self.attempts(|attempt| attempt.response.as_ref());
+        responses
+            .into_iter()
+            .map(|response| response.map(|all| headers_json(&all.headers)).transpose())
+            .collect()
     }
 }

@@ -164,6 +164,7 @@ impl PostgresStore {
             session: Arc::clone(&session),
             lease_ends: Arc::default(),
             lost: Arc::clone(&lost_deliveries),
+            wholes: Arc::default(),
         };
         let left_behind_max = options.work_connections / LEFT_BEHIND_SHARE;
         let inner = Inner {

@@ -64,6 +64,7 @@ impl AppendArrivals {
                 let work = DeliveryWork {
                     schema: self.schema.clone(),
                     delivery_id: delivery.id,
+                    endpoint_id: delivery.endpoint_id,
                     event: Arc::clone(&event),
                     progress: Progress { attempt: 1, max_attempts: delivery.max_attempts },
                     retry: delivery.retry,

@@ -322,10 +322,7 @@ impl Claimer<'_> {
         let Granted { leases, next_due_at } = self.grant(endpoint_no, quota.max)?;
         let mut work = Vec::with_capacity(leases.len());
         for (seq, token) in leases {
-            work.extend(
-                self.load(quota.schema.clone(), seq)?
-                    .map(|work| Lease::grant(seq, token, self.terms.until, work)),
-            );
+            work.extend(self.load(quota, seq)?.map(|work| Lease::grant(seq, token, self.terms.until, work)));
         }
         Ok(Some(EndpointClaim {
             schema: quota.schema.clone(),
@@ -354,13 +351,20 @@ impl Claimer<'_> {
         Ok(Granted { leases: granted, next_due_at: None })
     }
 
-    fn load(&mut self, schema: Schema, seq: i64) -> Result<Option<DeliveryWork>, Failure> {
+    fn load(&mut self, quota: &EndpointQuota, seq: i64) -> Result<Option<DeliveryWork>, Failure> {
         let row =
             self.conn.prepare_cached(sql::DELIVERIES_WORK)?.query_row([seq], WorkRow::read).optional()?;
         let Some(row) = row else { return Ok(None) };
         let Some(event) = self.event(row.event_seq)? else { return Ok(None) };
         let progress = Progress { attempt: row.current_attempt + 1, max_attempts: row.max_attempts };
-        Ok(Some(DeliveryWork { schema, delivery_id: row.delivery_id, event, progress, retry: row.retry }))
+        Ok(Some(DeliveryWork {
+            schema: quota.schema.clone(),
+            delivery_id: row.delivery_id,
+            endpoint_id: quota.endpoint_id,
+            event,
+            progress,
+            retry: row.retry,
+        }))
     }
 
     fn event(&mut self, seq: i64) -> Result<Option<Arc<DomainEvent>>, Failure> {

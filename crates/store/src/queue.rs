@@ -147,6 +147,8 @@ pub struct DeliveryWork {
     pub schema: Schema,
     /// The delivery.
     pub delivery_id: DeliveryId,
+    /// Where to.
+    pub endpoint_id: EndpointId,
     /// What to send.
     pub event: Arc<DomainEvent>,
     /// Which attempt this will be.

@@ -182,6 +182,7 @@ pub(crate) fn copy_of_work(work: &DeliveryWork) -> DeliveryWork {
     DeliveryWork {
         schema: work.schema.clone(),
         delivery_id: work.delivery_id,
+        endpoint_id: work.endpoint_id,
         event: work.event.clone(),
         progress: work.progress,
         retry: work.retry,

@@ -325,6 +325,7 @@ impl Tables {
         DeliveryWork {
             schema: self.schema().clone(),
             delivery_id: row.delivery.id,
+            endpoint_id: row.delivery.webhook_endpoint_id,
             event: Arc::clone(&self.events[row.event].event),
             progress: Progress {
                 attempt: row.delivery.current_attempt + 1,

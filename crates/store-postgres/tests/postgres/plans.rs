@@ -30,10 +30,14 @@ fn work() -> String {
 const READ: &str = "set plan_cache_mode = force_custom_plan; set jit = off; set search_path = pg_catalog";
 
 /// Statements of the passes and of publishing, each with parameters of which only the types matter.
-const OF_WORK: [(&str, &str); 36] = [
+const OF_WORK: [(&str, &str); 38] = [
     (
         "events/append",
         "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', true, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now()",
+    ),
+    (
+        "events/append_whole",
+        "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 7, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now()",
     ),
     ("events/by_ids", "'{}'"),
     ("events/newest_version", "EVENT, 'thing'"),
@@ -59,6 +63,10 @@ const OF_WORK: [(&str, &str); 36] = [
         "deliveries/settle",
         "1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', \
          '{}', '{}', '{}', '{}', '{}'",
+    ),
+    (
+        "deliveries/succeed",
+        "1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}'",
     ),
     ("deliveries/change", "DELIVERY, 'pending', 0, now(), 'retrying', now(), 5, false, null, null"),
     ("deliveries/trouble", "DELIVERY, ENDPOINT, 'retrying'"),

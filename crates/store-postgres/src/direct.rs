@@ -202,6 +202,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_refused_whole_is_not_tried_again_for_a_while_and_others_are() {
+        let wholes = Wholes::default();
+        assert!(wholes.may_try(1));
+        wholes.failed(1);
+        for _ in 0..Wholes::PAUSE {
+            assert!(!wholes.may_try(1));
+            assert!(wholes.may_try(2));
+        }
+        assert!(wholes.may_try(1) && wholes.may_try(1));
+    }
+
+    #[test]
     fn no_two_leases_end_at_the_same_time() {
         let ends = LeaseEnds::default();
         let at = |micros| Timestamp::from_microsecond(micros).unwrap();

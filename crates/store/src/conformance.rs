@@ -61,6 +61,9 @@ macro_rules! for_each_scenario {
             events_that_nobody_wants_are_processed_as_they_come
             an_old_catalogue_dispatches_nothing
             what_is_not_stored_is_not_dispatched
+            an_old_catalogue_dispatches_none_of_several
+            a_disabled_type_keeps_nobody_else
+            an_id_that_is_there_keeps_nobody_else
             leases_reach_their_holder_though_the_publisher_is_gone
             claims_respect_quotas_and_due_order
             claims_share_events_between_endpoints

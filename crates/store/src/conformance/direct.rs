@@ -228,6 +228,95 @@ pub async fn what_is_not_stored_is_not_dispatched(store: &dyn Store) {
     assert!(world.claim(&two, 10, 3).await.is_empty());
 }
 
+/// Three events that come together, matched with the same catalogue, and their deliveries.
+struct Three<'a> {
+    world: &'a World<'a>,
+    endpoint: &'a Endpoint,
+    hands: Hands,
+    catalogue: CatalogueVersion,
+}
+
+impl Three<'_> {
+    /// What is answered for each, after they came: one like any, this one, one like any.
+    async fn come(&self, middle: EventDraft) -> Vec<Appended> {
+        let arrival = |draft| {
+            let delivery = self.world.new_delivery(self.endpoint, 2);
+            let dispatch = dispatch(self.catalogue, &[(&delivery, true)], 2, &self.hands);
+            Arrival { event: self.world.event(draft, 2), dispatch: Some(dispatch) }
+        };
+        arrive(self.world, [draft(), middle, draft()].map(arrival).into(), 2).await
+    }
+
+    /// Two of them are dispatched, and nothing is owed.
+    async fn outer_two_are_dispatched(&self) {
+        assert!(self.world.claim_dispatches(3, 10, 60).await.is_empty(), "nothing is owed");
+        let calls = self.hands.calls();
+        assert_eq!(calls.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "of the first and of the last");
+        for lease in calls.into_iter().flatten() {
+            let settled = self.world.settle(lease, Verdict::Succeeded, 4).await;
+            assert_eq!(settled, Settled::Recorded(DeliveryState::Success));
+        }
+        assert!(self.world.claim(self.endpoint, 10, 100).await.is_empty(), "no third delivery");
+    }
+}
+
+/// Where all of them were matched with a catalogue that has changed, all of them owe their dispatch.
+pub async fn an_old_catalogue_dispatches_none_of_several(store: &dyn Store) {
+    let world = World::new(store);
+    let endpoint = world.endpoint().await;
+    let catalogue = version(&world).await;
+    world.subscription(&endpoint, "user.created").await;
+    let three = Three { world: &world, endpoint: &endpoint, hands: Hands::default(), catalogue };
+    let appended = three.come(draft()).await;
+    assert!(appended.iter().all(|one| matches!(one, Appended::Stored { .. })), "{appended:?}");
+    assert_eq!(world.claim_dispatches(3, 10, 60).await.len(), 3);
+    assert!(three.hands.calls().is_empty(), "nothing was leased");
+    let query = DeliveryQuery::default();
+    assert!(done(store.deliveries(&world.schema, &query, PageRequest::first(9)).await).items.is_empty());
+}
+
+/// An event of a disabled type is refused, and those beside it are as if it had not come.
+pub async fn a_disabled_type_keeps_nobody_else(store: &dyn Store) {
+    let world = World::new(store);
+    let endpoint = world.endpoint().await;
+    let entry = world.entry("user.gone");
+    done(store.insert_event_type(&world.schema, &entry).await);
+    let disabled = EventTypePatch { is_enabled: Some(false), ..EventTypePatch::default() };
+    let disabled = entry.patched(disabled, at(0)).expect("a valid patch");
+    done(store.update_event_type(&world.schema, &disabled).await);
+    let catalogue = version(&world).await;
+    let three = Three { world: &world, endpoint: &endpoint, hands: Hands::default(), catalogue };
+    let appended = three.come(EventDraft::new("user.gone", "{}")).await;
+    assert!(
+        matches!(appended[..], [Appended::Stored { .. }, Appended::TypeDisabled, Appended::Stored { .. }]),
+        "{appended:?}"
+    );
+    three.outer_two_are_dispatched().await;
+}
+
+/// The same for an event that is there already.
+pub async fn an_id_that_is_there_keeps_nobody_else(store: &dyn Store) {
+    let world = World::new(store);
+    let endpoint = world.endpoint().await;
+    let given = EventDraft { id: Some(world.id::<()>(0).uuid()), ..draft() };
+    assert!(matches!(
+        arrive(&world, vec![world.event(given.clone(), 1).into()], 1).await[..],
+        [Appended::Stored { .. }]
+    ));
+    assert_eq!(world.claim_dispatches(1, 10, 600).await.len(), 1, "of the one that is there");
+    let catalogue = version(&world).await;
+    let three = Three { world: &world, endpoint: &endpoint, hands: Hands::default(), catalogue };
+    let appended = three.come(given).await;
+    assert!(
+        matches!(
+            appended[..],
+            [Appended::Stored { .. }, Appended::Duplicate { .. }, Appended::Stored { .. }]
+        ),
+        "{appended:?}"
+    );
+    three.outer_two_are_dispatched().await;
+}
+
 /// A publisher that goes away before it is answered leaves no lease behind that nobody knows of.
 pub async fn leases_reach_their_holder_though_the_publisher_is_gone(store: &dyn Store) {
     let world = World::new(store);

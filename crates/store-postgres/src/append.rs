@@ -1,4 +1,5 @@
-//! Appending events: what many publishers bring at once is one statement, with the rows that owe the dispatches.
+//! Appending events: what many publishers bring at once is one statement, with the deliveries or the rows that owe the
+//! dispatches. What was matched is tried as a whole first (module `wholes`).
 //!
 //! Where the database refuses a statement because of one publisher's events, each publisher's are stored alone. Where
 //! somebody's lock was in the way it may be one event's (an open transaction has inserted its id) or the whole table's.
@@ -33,13 +34,14 @@ use crate::{
     cache::EventCache,
     columns::{Columns, int},
     conn::{Connection, LockWait, Param},
-    direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored, Wholes},
+    direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
     dispatches, events,
     failure::{Failure, OneByOne},
     lost::{LostClaims, taken},
     sessions::Session,
     sql::{self, Sql},
     store::Connections,
+    wholes::Wholes,
 };
 
 /// Publishers wait for it.
@@ -372,7 +374,8 @@ impl Appender<'_> {
         Ok(written)
     }
 
-    /// One statement, and a second one only if something was there already.
+    /// One statement, if all goes well; a second one if they could not be stored as a whole, and another one if something
+    /// was there already.
     async fn together(
         &self,
         events: &[&NewEvent],
@@ -448,15 +451,15 @@ impl Appender<'_> {
     ) -> Result<Stored, Failure> {
         let rows = Rows { events, versions, dispatches };
         if let (Some(wholes), Some(catalogue)) = (self.wholes, dispatches.of_one_catalogue())
-            && wholes.may_try(self.terms.tenant_no)
+            && wholes.next(self.terms.tenant_no)
         {
             if let Some(stored) = self.insert_whole(&rows, catalogue).await? {
                 return Ok(stored);
             }
-            wholes.failed(self.terms.tenant_no);
+            wholes.refused(self.terms.tenant_no);
         }
         let catalogues = dispatches.catalogue_versions(events.len());
-        let stored = self.insert_with(sql::EVENTS_APPEND, &rows, (&self.owes, &catalogues)).await?;
+        let stored = self.insert_with(sql::EVENTS_APPEND, &rows, [&self.owes, &catalogues]).await?;
         stored.iter().map(Done::read).collect()
     }
 
@@ -464,8 +467,9 @@ impl Appender<'_> {
     /// another by now.
     async fn insert_whole(&self, rows: &Rows<'_>, catalogue: i64) -> Result<Option<Stored>, Failure> {
         let unwanted = rows.dispatches.unwanted(rows.events);
-        let stored = match self.insert_with(sql::EVENTS_APPEND_WHOLE, rows, (&catalogue, &unwanted)).await {
-            Err(failure) if failure.is_a_key_twice() => return Ok(None),
+        let stored = match self.insert_with(sql::EVENTS_APPEND_WHOLE, rows, [&catalogue, &unwanted]).await {
+            // Of two who repeat the same ids in different orders, each may come to stand before the other.
+            Err(failure) if failure.is_a_key_twice() || failure.is_a_deadlock() => return Ok(None),
             stored => stored?,
         };
         let Some(row) = stored.first() else { return Ok(None) };
@@ -473,11 +477,12 @@ impl Appender<'_> {
         Ok(Some(rows.events.iter().map(|event| (event.id.uuid(), done)).collect()))
     }
 
+    /// With what a statement takes beside the columns that both have.
     async fn insert_with(
         &self,
         sql: Sql,
         rows: &Rows<'_>,
-        (sixteenth, seventeenth): (Param<'_>, Param<'_>),
+        [second_to_last, last]: [Param<'_>; 2],
     ) -> Result<Vec<Row>, Failure> {
         let versions: Vec<i32> = rows.versions.iter().map(|version| int(*version)).collect();
         let now = to_micros(self.terms.now);
@@ -498,8 +503,6 @@ impl Appender<'_> {
             &rows.of(|event| event.occurred_at.unwrap_or(now)),
             &rows.of(|event| event.event_metadata.as_ref().map_or("{}", JsonObject::as_str)),
             &rows.of(|event| event.event_data.as_str()),
-            sixteenth,
-            seventeenth,
             &dispatches.event_ids(),
             &dispatches.column(|direct| direct.delivery.id.uuid()),
             &dispatches.column(|direct| direct.delivery.endpoint_id.uuid()),
@@ -512,6 +515,8 @@ impl Appender<'_> {
             &now,
             &dispatches.lease.session,
             &dispatches.lease.until,
+            second_to_last,
+            last,
         ];
         self.conn.query(sql, self.terms.schema, params).await
     }

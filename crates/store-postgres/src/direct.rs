@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -95,19 +95,16 @@ impl<'a> Dispatches<'a> {
 
     /// The catalogue that all of them were matched with, if there is one.
     pub(crate) fn of_one_catalogue(&self) -> Option<i64> {
-        let first = self.of.first().copied().flatten()?.catalogue_version;
-        let is_same = |dispatch: &Option<&DirectDispatch>| {
-            dispatch.is_some_and(|dispatch| dispatch.catalogue_version == first)
-        };
-        self.of.iter().all(is_same).then(|| i64::try_from(first.0).ok()).flatten()
+        let mut catalogues = self.of.iter().map(|dispatch| Some(dispatch.as_ref()?.catalogue_version));
+        let first = catalogues.next()??;
+        catalogues.all(|catalogue| catalogue == Some(first)).then(|| i64::try_from(first.0).ok())?
     }
 
     /// Which of these events, those that they are of, have no deliveries.
     pub(crate) fn unwanted(&self, events: &[&NewEvent]) -> Vec<Uuid> {
-        let is_unwanted = |dispatch: &Option<&DirectDispatch>| {
-            dispatch.is_some_and(|dispatch| dispatch.deliveries.is_empty())
-        };
-        let unwanted = events.iter().zip(&self.of).filter(|(_, dispatch)| is_unwanted(dispatch));
+        let dispatched =
+            events.iter().zip(&self.of).filter_map(|(event, dispatch)| Some((event, (*dispatch)?)));
+        let unwanted = dispatched.filter(|(_, dispatch)| dispatch.deliveries.is_empty());
         unwanted.map(|(event, _)| event.id.uuid()).collect()
     }
 
@@ -127,36 +124,6 @@ pub(crate) fn subscriptions(direct: &DirectDelivery) -> String {
 
 pub(crate) fn retries(direct: &DirectDelivery) -> i32 {
     int(direct.delivery.retry.max_retry_attempts)
-}
-
-/// Tenants whose events were refused as a whole a moment ago: that they are tried like this first would cost them more
-/// than it saves, if it goes on. Somebody publishes again what is there, perhaps.
-#[derive(Default)]
-pub(crate) struct Wholes(Mutex<HashMap<i32, u32>>);
-
-impl Wholes {
-    /// Statements of a tenant that are not tried as a whole after one was refused.
-    const PAUSE: u32 = 32;
-
-    /// Whether the next statement of this tenant may be tried.
-    pub(crate) fn may_try(&self, tenant_no: i32) -> bool {
-        let mut pauses = self.pauses();
-        let Some(left) = pauses.get_mut(&tenant_no) else { return true };
-        *left -= 1;
-        if *left == 0 {
-            pauses.remove(&tenant_no);
-        }
-        false
-    }
-
-    /// It was refused.
-    pub(crate) fn failed(&self, tenant_no: i32) {
-        self.pauses().insert(tenant_no, Self::PAUSE);
-    }
-
-    fn pauses(&self) -> MutexGuard<'_, HashMap<i32, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Hands what was taken over to whoever took it; it was stored as due then.
@@ -200,18 +167,6 @@ impl LeaseEnds {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refused_whole_is_not_tried_again_for_a_while_and_others_are() {
-        let wholes = Wholes::default();
-        assert!(wholes.may_try(1));
-        wholes.failed(1);
-        for _ in 0..Wholes::PAUSE {
-            assert!(!wholes.may_try(1));
-            assert!(wholes.may_try(2));
-        }
-        assert!(wholes.may_try(1) && wholes.may_try(1));
-    }
 
     #[test]
     fn no_two_leases_end_at_the_same_time() {

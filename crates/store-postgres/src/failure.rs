@@ -75,9 +75,9 @@ impl Failure {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 
-    /// Whether `deliveries/succeed.sql` refused: one of them is not as its holder knew it.
-    pub(crate) fn is_not_as_known(&self) -> bool {
-        self.is_a_key_twice() || self.code() == Some(&SqlState::DIVISION_BY_ZERO)
+    /// Whether two stood before each other's locks, and this one gave way.
+    pub(crate) fn is_a_deadlock(&self) -> bool {
+        self.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
     }
 
     /// How a group ended that failed with it.

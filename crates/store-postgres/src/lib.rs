@@ -35,6 +35,7 @@ mod subscriptions;
 mod tenants;
 mod tend;
 mod tls;
+mod wholes;
 
 pub use doctor::{Backlog, Encryption, OldTransaction, ServerFacts, inspect};
 pub use open::{OpenError, PLANNING_OF_WORK, PostgresOptions, migrate, migration_status};

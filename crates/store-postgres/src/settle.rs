@@ -1,8 +1,10 @@
-//! Settling deliveries: attempts, what they mean, and the end of their leases. What ends at the same time is one
-//! statement; where one of them may be at fault that it fails, each is settled alone, as events are stored alone
-//! (module `append`).
+//! Settling deliveries: attempts, what they mean, and the end of their leases.
+//!
+//! What ends at the same time is one statement or two: first attempts that succeeded are tried as a whole (module
+//! `wholes`), and the others go together. Where one of them may be at fault that it fails, each is settled alone, as
+//! events are stored alone (module `append`).
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Timestamp, Uuid,
@@ -14,7 +16,7 @@ use neo_events_domain::{
 };
 use neo_events_store::{Settled, Settlement, Unsettled};
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
     batch::{Batcher, GroupEnd, Job, Rhythm},
@@ -26,6 +28,7 @@ use crate::{
     queue::due_at,
     sql,
     store::Connections,
+    wholes::Wholes,
 };
 
 /// Nobody waits for a settlement: its receiver has answered, and its endpoint is free for the next. But what is not
@@ -62,8 +65,8 @@ impl Settlements {
         left_behind_max: usize,
         background: &mut JoinSet<()>,
     ) -> Self {
-        let connections = connections.clone();
-        let run = move |group| settle_group(connections.clone(), group);
+        let recorder = Recorder { connections: connections.clone(), wholes: Arc::default() };
+        let run = move |group| recorder.clone().settle_group(group);
         Self(Batcher::start(left_behind_max, RHYTHM, background, run))
     }
 
@@ -85,46 +88,99 @@ impl Settlements {
     }
 }
 
-async fn settle_group(connections: Connections, group: Vec<Ended>) -> GroupEnd {
-    let mut states = States::new();
-    let recorded = record(&connections, &group, &mut states).await;
-    // What was recorded before a failure is recorded.
-    let (done, open): (Vec<_>, Vec<_>) =
-        group.into_iter().partition(|ended| recorded.is_ok() || states.contains_key(&key(&ended.settlement)));
-    for ended in done {
-        let state = states.remove(&key(&ended.settlement));
-        answer(ended, Ok(state.map_or(Settled::LeaseLost, Settled::Recorded)));
-    }
-    match recorded {
-        Ok(()) => GroupEnd::Through,
-        // One of them may be what the database cannot take: the others must not suffer for it.
-        Err(failure) if open.len() > 1 && failure.is_one_jobs() => {
-            settle_each_alone(&connections, open).await
-        }
-        Err(failure) => {
-            for ended in open {
-                answer(ended, Err(failure.again()));
-            }
-            failure.group_end()
-        }
-    }
+/// What workers record with.
+#[derive(Clone)]
+struct Recorder {
+    connections: Connections,
+    /// First attempts that succeeded.
+    wholes: Arc<Wholes>,
 }
 
-/// One after the other, for as long as it is not the fault of all.
-async fn settle_each_alone(connections: &Connections, group: Vec<Ended>) -> GroupEnd {
-    let (mut left, mut one_by_one) = (group.into_iter(), OneByOne::default());
-    while let Some(ended) = left.next() {
-        let settled = settle_alone(connections, &ended).await;
-        let given_up = one_by_one.gives_up(settled.as_ref().err());
-        answer(ended, settled);
-        if let Some(failure) = given_up {
-            for ended in left {
-                answer(ended, Err(failure.again()));
+impl Recorder {
+    async fn settle_group(self, group: Vec<Ended>) -> GroupEnd {
+        let mut states = States::new();
+        let recorded = self.record(&group, &mut states).await;
+        // What was recorded before a failure is recorded.
+        let (done, open): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .partition(|ended| recorded.is_ok() || states.contains_key(&key(&ended.settlement)));
+        for ended in done {
+            let state = states.remove(&key(&ended.settlement));
+            answer(ended, Ok(state.map_or(Settled::LeaseLost, Settled::Recorded)));
+        }
+        match recorded {
+            Ok(()) => GroupEnd::Through,
+            // One of them may be what the database cannot take: the others must not suffer for it.
+            Err(failure) if open.len() > 1 && failure.is_one_jobs() => self.settle_each_alone(open).await,
+            Err(failure) => {
+                for ended in open {
+                    answer(ended, Err(failure.again()));
+                }
+                failure.group_end()
             }
-            break;
         }
     }
-    one_by_one.group_end()
+
+    /// One after the other, for as long as it is not the fault of all.
+    async fn settle_each_alone(&self, group: Vec<Ended>) -> GroupEnd {
+        let (mut left, mut one_by_one) = (group.into_iter(), OneByOne::default());
+        while let Some(ended) = left.next() {
+            let settled = self.settle_alone(&ended).await;
+            let given_up = one_by_one.gives_up(settled.as_ref().err());
+            answer(ended, settled);
+            if let Some(failure) = given_up {
+                for ended in left {
+                    answer(ended, Err(failure.again()));
+                }
+                break;
+            }
+        }
+        one_by_one.group_end()
+    }
+
+    /// Records settlements of one tenant.
+    async fn record(&self, group: &[Ended], states: &mut States) -> Result<(), Failure> {
+        let Some(first) = group.first() else { return Ok(()) };
+        let mut conn = self.connections.work_since(first.came_at).await?;
+        let schema = &first.settlement.lease.work().schema;
+        let settlements = || group.iter().map(|ended| &ended.settlement);
+        let as_expected: Vec<&Settlement> = settlements().filter(|one| is_as_expected(one)).collect();
+        if !as_expected.is_empty() && self.wholes.next(first.tenant_no) {
+            if succeed(&conn, schema, first.tenant_no, &as_expected).await? {
+                states.extend(as_expected.iter().map(|settlement| (key(settlement), DeliveryState::Success)));
+            } else {
+                self.wholes.refused(first.tenant_no);
+            }
+        }
+        // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
+        for _ in 0..TRIES_MAX {
+            let open: Vec<&Settlement> =
+                settlements().filter(|settlement| !states.contains_key(&key(settlement))).collect();
+            if open.is_empty() {
+                break;
+            }
+            let recorded = if open.iter().any(|settlement| is_gone(settlement)) {
+                write_in_a_transaction(&mut conn, LockWait::Whole, (schema, first.tenant_no), &open).await?
+            } else {
+                write(&conn, schema, first.tenant_no, &open).await?
+            };
+            states.extend(recorded);
+        }
+        Ok(())
+    }
+
+    /// Records one that could not be recorded with others.
+    async fn settle_alone(&self, ended: &Ended) -> Result<Settled, Failure> {
+        let mut conn = self.connections.work_since(ended.came_at).await?;
+        let of = (&ended.settlement.lease.work().schema, ended.tenant_no);
+        for _ in 0..TRIES_MAX {
+            let states = write_in_a_transaction(&mut conn, LockWait::Alone, of, &[&ended.settlement]).await?;
+            if let Some(state) = states.into_values().next() {
+                return Ok(Settled::Recorded(state));
+            }
+        }
+        Ok(Settled::LeaseLost)
+    }
 }
 
 fn answer(ended: Ended, settled: Result<Settled, Failure>) {
@@ -139,47 +195,6 @@ type States = HashMap<(Uuid, i64), DeliveryState>;
 
 fn key(settlement: &Settlement) -> (Uuid, i64) {
     (settlement.lease.work().delivery_id.uuid(), token(settlement.lease.token()))
-}
-
-/// Records settlements of one tenant.
-async fn record(connections: &Connections, group: &[Ended], states: &mut States) -> Result<(), Failure> {
-    let Some(first) = group.first() else { return Ok(()) };
-    let mut conn = connections.work_since(first.came_at).await?;
-    let schema = &first.settlement.lease.work().schema;
-    let as_expected: Vec<&Settlement> =
-        group.iter().map(|ended| &ended.settlement).filter(|settlement| is_as_expected(settlement)).collect();
-    if !as_expected.is_empty() && succeed(&conn, schema, first.tenant_no, &as_expected).await? {
-        states.extend(as_expected.iter().map(|settlement| (key(settlement), DeliveryState::Success)));
-    }
-    // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.
-    for _ in 0..TRIES_MAX {
-        let settlements = group.iter().map(|ended| &ended.settlement);
-        let open: Vec<&Settlement> =
-            settlements.filter(|settlement| !states.contains_key(&key(settlement))).collect();
-        if open.is_empty() {
-            break;
-        }
-        let recorded = if open.iter().any(|settlement| is_gone(settlement)) {
-            write_in_a_transaction(&mut conn, LockWait::Whole, (schema, first.tenant_no), &open).await?
-        } else {
-            write(&conn, schema, first.tenant_no, &open).await?
-        };
-        states.extend(recorded);
-    }
-    Ok(())
-}
-
-/// Records one that could not be recorded with others.
-async fn settle_alone(connections: &Connections, ended: &Ended) -> Result<Settled, Failure> {
-    let mut conn = connections.work_since(ended.came_at).await?;
-    let of = (&ended.settlement.lease.work().schema, ended.tenant_no);
-    for _ in 0..TRIES_MAX {
-        let states = write_in_a_transaction(&mut conn, LockWait::Alone, of, &[&ended.settlement]).await?;
-        if let Some(state) = states.into_values().next() {
-            return Ok(Settled::Recorded(state));
-        }
-    }
-    Ok(Settled::LeaseLost)
 }
 
 /// Whether it went as most do: the first attempt was a success.
@@ -325,9 +340,16 @@ async fn succeed(
         .await;
     match done {
         Ok(_) => Ok(true),
-        Err(failure) if failure.is_not_as_known() => Ok(false),
+        Err(failure) if is_a_refusal(&failure) => Ok(false),
         Err(failure) => Err(failure),
     }
+}
+
+/// Whether `deliveries/succeed.sql` found one not as its holder knew it: by the division at its end, by an attempt that is
+/// there already, or because somebody who changes one of them at this moment stood before its locks.
+fn is_a_refusal(failure: &Failure) -> bool {
+    let is_the_division = failure.code() == Some(&SqlState::DIVISION_BY_ZERO);
+    is_the_division || failure.is_a_key_twice() || failure.is_a_deadlock()
 }
 
 fn response_time_ms(attempt: &AttemptRecord) -> i64 {

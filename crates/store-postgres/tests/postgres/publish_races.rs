@@ -1,13 +1,19 @@
 //! Publishing the same thing from several nodes, and from SQL, at the same time.
 
 use neo_events_domain::{Uuid, event::EventDraft, tenant::Tenant};
-use neo_events_store::{Appended, EventLog, Inserted, Tenants};
-use neo_events_store_postgres::{PostgresStore, tokio_postgres::error::SqlState};
+use neo_events_store::{
+    Appended, Arrival, CatalogueVersion, DirectDelivery, DirectDispatch, EventLog, Inserted, Tenants,
+    WorkQueue,
+};
+use neo_events_store_postgres::{
+    PostgresStore,
+    tokio_postgres::{error::SqlState, types::ToSql},
+};
 use tokio::task::JoinSet;
 
 use crate::{
     invariants,
-    scene::{Beside, Scene, at, draft, entropy, event, id},
+    scene::{Beside, Scene, at, draft, entropy, event, id, new_delivery},
 };
 
 /// What all of them are told, and how long nobody is: everybody begins together.
@@ -111,6 +117,45 @@ async fn an_id_is_stored_once_whoever_publishes_it() {
     let beside = scene.beside().await;
     assert_eq!(beside.number("select count(*) from admin.events").await, 10 * (8 * 2 + 1));
     invariants::check(&beside).await;
+}
+
+/// Somebody publishes again what is there, with its dispatch, while another session is about to write its deliveries: no
+/// lock of that session is waited for, and nothing was written before it was found out that the event is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_event_is_found_out_before_anything_else_is_written() {
+    let scene = Scene::of(1).await;
+    let (store, endpoint) = (scene.store(), scene.endpoint().await);
+    let given = event(EventDraft { id: Some(id::<()>(0).uuid()), ..draft() });
+    store.append(&scene.schema, vec![given.clone()], at(0)).await.unwrap();
+    let mut beside = scene.beside().await;
+    let version =
+        beside.number("select catalogue_version from admin.tenants where schema_name = 'admin'").await;
+
+    let elsewhere = beside.transaction().await;
+    let delivery = new_delivery(&endpoint);
+    let written = "insert into admin.deliveries (
+            id, event_id, endpoint_id, trigger, status, due_at, current_attempt, max_attempts, max_attempts_reached,
+            max_retry_attempts, base_backoff_seconds, backoff_multiplier, subscription_ids, created_at
+        )
+        values ($1, $2, $3, 'event', 'pending', now(), 0, 1, false, 0, 1, 1, '{}', now())";
+    let ids: [&(dyn ToSql + Sync); 3] = [&id::<()>(0).uuid(), &given.id.uuid(), &endpoint.id.uuid()];
+    elsewhere.execute(written, &ids).await.unwrap();
+
+    let dispatch = DirectDispatch {
+        catalogue_version: CatalogueVersion(version.unsigned_abs()),
+        deliveries: vec![DirectDelivery { delivery, is_taken: true }],
+        lease_until: at(60),
+        hand_over: Box::new(|leases| assert!(leases.is_empty())),
+    };
+    let arrivals = vec![Arrival { event: given, dispatch: Some(dispatch) }];
+    let appended = store.append_arrivals(&scene.schema, arrivals, at(1)).await.unwrap();
+    assert!(matches!(appended[..], [Appended::Duplicate { .. }]), "{appended:?}");
+    elsewhere.rollback().await.unwrap();
+    assert_eq!(
+        beside.number("select pg_relation_size('admin.delivery_queue')").await,
+        0,
+        "not even a dead row"
+    );
 }
 
 fn id_of<Kind>(uuid: Uuid) -> neo_events_domain::id::Id<Kind> {

@@ -25,7 +25,7 @@ pub(crate) use self::receiver::Receiver;
 pub(crate) const ADMIN_KEY: &str = "neo_admin_for_tests_only";
 /// What all nodes on one database seal secrets with.
 const MASTER_KEY: &str = "bWFzdGVyIGtleSBvZiB0ZXN0cyBvbmx5LCAzMiBieXQ=";
-/// How long a start, and an end, may take.
+/// How long a start, an end, and a stop may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server; killed when dropped.
@@ -133,9 +133,22 @@ impl ServerProcess {
         self.child.wait().unwrap()
     }
 
-    /// SIGSTOP: it hangs, and its connections stay.
+    /// SIGSTOP: it hangs, and its connections stay. When this returns, none of its threads runs: they go on until one of
+    /// them has taken the signal, which may be a while on a busy machine.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_stopped() {
+            assert!(Instant::now() < deadline, "it runs on though it was told to stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let mut states = threads.map(|thread| std::fs::read_to_string(thread?.path().join("status")));
+        // One that ends meanwhile was running.
+        states.all(|status| status.is_ok_and(|status| status.contains("\nState:\tT")))
     }
 
     /// SIGCONT.

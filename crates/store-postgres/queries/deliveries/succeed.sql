@@ -1,7 +1,7 @@
 -- First attempts that succeeded, as most deliveries end: their leases, what became of the deliveries, the attempts. All
 -- of them; or none, if one is not as its holder knew it (its lease was lost, or somebody moved it): then the division
 -- at the end fails, and with it the statement. `settle.sql`, which asks of each what is asked of all here, would have
--- done the same at a third more; it is for whatever did not come to pass here.
+-- done the same at half as much again; it is for whatever did not come to pass here.
 --
 -- Rows are reached by their keys, one after the other, as there.
 with ended as (

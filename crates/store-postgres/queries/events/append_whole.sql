@@ -1,6 +1,6 @@
 -- Events that were all matched with the same catalogue, and their deliveries: all of them; or none, and no row is
 -- answered, if the catalogue has changed since or has disabled one of the types. An id that is there already is an error.
--- What is stored here is what `append.sql` would have stored, at two thirds of the cost: nothing is asked for each
+-- What is stored here is what `append.sql` would have stored, at three quarters of the cost: nothing is asked for each
 -- event, and no part reads another's rows. Arrays are taken apart in the list of what is selected, where a value is
 -- made when its row is; a function in `from` would first put all of its values aside.
 --

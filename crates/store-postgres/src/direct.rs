@@ -166,7 +166,31 @@ impl LeaseEnds {
 
 #[cfg(test)]
 mod tests {
+    use neo_events_store::CatalogueVersion;
+
     use super::*;
+
+    #[test]
+    fn only_what_was_all_matched_with_one_catalogue_has_one() {
+        let of_one = |versions: &[Option<u64>]| {
+            let dispatch = |version: &u64| DirectDispatch {
+                catalogue_version: CatalogueVersion(*version),
+                deliveries: Vec::new(),
+                lease_until: Timestamp::UNIX_EPOCH,
+                hand_over: Box::new(|_| ()),
+            };
+            let made: Vec<_> = versions.iter().map(|version| version.as_ref().map(dispatch)).collect();
+            let lease = LeaseTerms { session: 1, until: Timestamp::UNIX_EPOCH };
+            let of = made.iter().map(Option::as_ref).collect();
+            Dispatches { of, deliveries: Vec::new(), lease }.of_one_catalogue()
+        };
+        assert_eq!([of_one(&[Some(3)]), of_one(&[Some(3), Some(3)])], [Some(3); 2]);
+        for mixed in
+            [&[][..], &[None], &[Some(3), Some(2)], &[Some(2), Some(3)], &[Some(3), None], &[None, Some(3)]]
+        {
+            assert_eq!(of_one(mixed), None, "{mixed:?}");
+        }
+    }
 
     #[test]
     fn no_two_leases_end_at_the_same_time() {

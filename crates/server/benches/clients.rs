@@ -1,5 +1,5 @@
-//! What `neo-events bench` is measured against, measured against what others would take: how many webhooks a second
-//! clients of HTTP post to the receiver of one kind, each in turn with the others.
+//! The ratio of `neo-events bench` is to a client that is as lean as can be. How many webhooks a second it posts, and how
+//! many other clients of HTTP do, in turn:
 //!
 //! - *connections*: a kept-alive connection for each caller and nothing between, which is the bare client of the bench;
 //! - *hyper-util*: its client, which has a pool;
@@ -41,7 +41,7 @@ use tokio::{
 const CALLERS: usize = 32;
 const ROUNDS: usize = 5;
 const TURN: Duration = Duration::from_secs(2);
-/// What a webhook of an event of 1 KiB has, about: headers in the words of `docs/` and a body.
+/// About what a webhook of an event of 1 KiB has.
 const HEADERS: [(&str, &str); 9] = [
     ("content-type", "application/json"),
     ("user-agent", "neo-events/0.1"),

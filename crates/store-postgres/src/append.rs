@@ -477,17 +477,12 @@ impl Appender<'_> {
         Ok(Some(rows.events.iter().map(|event| (event.id.uuid(), done)).collect()))
     }
 
-    /// With what a statement takes beside the columns that both have.
-    async fn insert_with(
-        &self,
-        sql: Sql,
-        rows: &Rows<'_>,
-        [second_to_last, last]: [Param<'_>; 2],
-    ) -> Result<Vec<Row>, Failure> {
+    /// With the columns that both statements take, and then the statement's own.
+    async fn insert_with(&self, sql: Sql, rows: &Rows<'_>, own: [Param<'_>; 2]) -> Result<Vec<Row>, Failure> {
         let versions: Vec<i32> = rows.versions.iter().map(|version| int(*version)).collect();
         let now = to_micros(self.terms.now);
         let dispatches = rows.dispatches;
-        let params: &[Param<'_>] = &[
+        let common: [Param<'_>; 27] = [
             &self.terms.tenant_no,
             &self.created_at,
             &rows.of(|event| event.id.uuid()),
@@ -515,10 +510,8 @@ impl Appender<'_> {
             &now,
             &dispatches.lease.session,
             &dispatches.lease.until,
-            second_to_last,
-            last,
         ];
-        self.conn.query(sql, self.terms.schema, params).await
+        self.conn.query(sql, self.terms.schema, &[&common[..], &own].concat()).await
     }
 }
 

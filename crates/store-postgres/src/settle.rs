@@ -10,8 +10,8 @@ use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{AttemptRecord, AttemptStatus, DeliveryState, error_code},
     event::to_micros,
-    id::EndpointId,
     retry::Verdict,
+    signing::Signatures,
     tenant::Schema,
 };
 use neo_events_store::{Settled, Settlement, Unsettled};
@@ -21,12 +21,12 @@ use tokio_postgres::{Row, error::SqlState};
 use crate::{
     batch::{Batcher, GroupEnd, Job, Rhythm},
     columns::{Columns, headers_json, int},
-    conn::{Connection, LockWait},
+    conn::{Connection, LockWait, Param},
     dispatches::token,
     endpoints,
     failure::{Failure, OneByOne},
     queue::due_at,
-    sql,
+    sql::{self, Sql},
     store::Connections,
     wholes::Wholes,
 };
@@ -230,9 +230,7 @@ async fn disable_endpoint(
     settlement: &Settlement,
 ) -> Result<(), Failure> {
     let AttemptRecord { endpoint_revision, completed_at, .. } = settlement.attempt;
-    let delivery_id = settlement.lease.work().delivery_id.uuid();
-    let row = conn.query_one(sql::DELIVERIES_ENDPOINT, schema, &[&delivery_id]).await?;
-    let endpoint_id: EndpointId = Columns::of(&row).id()?;
+    let endpoint_id = settlement.lease.work().endpoint_id;
     endpoints::disable_gone(conn, schema, endpoint_id, endpoint_revision, completed_at).await
 }
 
@@ -268,38 +266,16 @@ async fn write(
 ) -> Result<States, Failure> {
     let column = Rows(settlements);
     let next: Vec<Next> = column.of(|settlement| Next::of(settlement.verdict));
-    let headers = column.response_headers()?;
-    let rows = conn
-        .query(
-            sql::DELIVERIES_SETTLE,
-            schema,
-            &[
-                &tenant_no,
-                &column.of(|settlement| settlement.lease.work().delivery_id.uuid()),
-                &column.of(|settlement| token(settlement.lease.token())),
-                &column.attempts(|attempt| int(attempt.attempt_number)),
-                &next.iter().map(|next| next.status).collect::<Vec<_>>(),
-                &next.iter().map(|next| next.due_at).collect::<Vec<_>>(),
-                &next.iter().map(|next| next.max_attempts_reached).collect::<Vec<_>>(),
-                &column.attempts(|attempt| attempt.request_id.uuid()),
-                &column.attempts(|attempt| int(attempt.endpoint_revision)),
-                &column.attempts(|attempt| AttemptStatus::of(&attempt.outcome).as_str()),
-                &column.attempts(|attempt| error_code(&attempt.outcome)),
-                &column.attempts(|attempt| attempt.attempted_at),
-                &column.attempts(|attempt| attempt.completed_at),
-                &column.attempts(response_time_ms),
-                &column.attempts(|attempt| attempt.connection_reused),
-                &column.attempts(signature_standard),
-                &column.attempts(signature_body),
-                &column.attempts(signature_body_previous),
-                &column.attempts(|attempt| attempt.error_message.as_deref().map(without_nul)),
-                &column.attempts(response_status),
-                &headers,
-                &column.attempts(response_body_truncated),
-                &column.attempts(response_body),
-            ],
-        )
-        .await?;
+    let own: [Param<'_>; 7] = [
+        &column.attempts(|attempt| int(attempt.attempt_number)),
+        &next.iter().map(|next| next.status).collect::<Vec<_>>(),
+        &next.iter().map(|next| next.due_at).collect::<Vec<_>>(),
+        &next.iter().map(|next| next.max_attempts_reached).collect::<Vec<_>>(),
+        &column.attempts(|attempt| AttemptStatus::of(&attempt.outcome).as_str()),
+        &column.attempts(|attempt| error_code(&attempt.outcome)),
+        &column.attempts(|attempt| attempt.error_message.as_deref().map(without_nul)),
+    ];
+    let rows = column.query(conn, sql::DELIVERIES_SETTLE, (schema, tenant_no), &own).await?;
     rows.iter().map(read).collect()
 }
 
@@ -312,33 +288,11 @@ async fn succeed(
     settlements: &[&Settlement],
 ) -> Result<bool, Failure> {
     let column = Rows(settlements);
-    let done = conn
-        .query(
-            sql::DELIVERIES_SUCCEED,
-            schema,
-            &[
-                &tenant_no,
-                &column.of(|settlement| settlement.lease.work().delivery_id.uuid()),
-                &column.of(|settlement| token(settlement.lease.token())),
-                &column.of(|settlement| settlement.lease.work().endpoint_id.uuid()),
-                &column.of(|settlement| due_at(&settlement.lease)),
-                &column.attempts(|attempt| attempt.request_id.uuid()),
-                &column.attempts(|attempt| int(attempt.endpoint_revision)),
-                &column.attempts(|attempt| attempt.attempted_at),
-                &column.attempts(|attempt| attempt.completed_at),
-                &column.attempts(response_time_ms),
-                &column.attempts(|attempt| attempt.connection_reused),
-                &column.attempts(signature_standard),
-                &column.attempts(signature_body),
-                &column.attempts(signature_body_previous),
-                &column.attempts(response_status),
-                &column.response_headers()?,
-                &column.attempts(response_body_truncated),
-                &column.attempts(response_body),
-            ],
-        )
-        .await;
-    match done {
+    let own: [Param<'_>; 2] = [
+        &column.of(|settlement| settlement.lease.work().endpoint_id.uuid()),
+        &column.of(|settlement| due_at(&settlement.lease)),
+    ];
+    match column.query(conn, sql::DELIVERIES_SUCCEED, (schema, tenant_no), &own).await {
         Ok(_) => Ok(true),
         Err(failure) if is_a_refusal(&failure) => Ok(false),
         Err(failure) => Err(failure),
@@ -350,34 +304,6 @@ async fn succeed(
 fn is_a_refusal(failure: &Failure) -> bool {
     let is_the_division = failure.code() == Some(&SqlState::DIVISION_BY_ZERO);
     is_the_division || failure.is_a_key_twice() || failure.is_a_deadlock()
-}
-
-fn response_time_ms(attempt: &AttemptRecord) -> i64 {
-    i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn signature_standard(attempt: &AttemptRecord) -> Option<&str> {
-    attempt.signatures.as_ref().map(|signatures| signatures.standard.as_str())
-}
-
-fn signature_body(attempt: &AttemptRecord) -> Option<&str> {
-    attempt.signatures.as_ref().map(|signatures| signatures.body.as_str())
-}
-
-fn signature_body_previous(attempt: &AttemptRecord) -> Option<&str> {
-    attempt.signatures.as_ref().and_then(|signatures| signatures.body_previous.as_deref())
-}
-
-fn response_status(attempt: &AttemptRecord) -> Option<i32> {
-    attempt.response.as_ref().map(|response| i32::from(response.status))
-}
-
-fn response_body_truncated(attempt: &AttemptRecord) -> Option<bool> {
-    attempt.response.as_ref().map(|response| response.body_truncated)
-}
-
-fn response_body(attempt: &AttemptRecord) -> Option<&[u8]> {
-    attempt.response.as_ref().map(|response| response.body.as_slice())
 }
 
 /// The database's text has no NUL, and what a receiver makes us say might.
@@ -411,11 +337,39 @@ impl<'a> Rows<'a> {
         self.of(|settlement| field(&settlement.attempt))
     }
 
-    fn response_headers(&self) -> Result<Vec<Option<String>>, Failure> {
+    /// With the columns that every statement takes that records attempts, and then its own.
+    async fn query(
+        &self,
+        conn: &Connection,
+        sql: Sql,
+        (schema, tenant_no): (&Schema, i32),
+        own: &[Param<'_>],
+    ) -> Result<Vec<Row>, Failure> {
+        let signatures = self.attempts(|attempt| attempt.signatures.as_ref());
+        let signature = |field: fn(&'a Signatures) -> Option<&'a str>| {
+            signatures.iter().map(|signatures| field((*signatures)?)).collect::<Vec<_>>()
+        };
         let responses = self.attempts(|attempt| attempt.response.as_ref());
-        responses
-            .into_iter()
-            .map(|response| response.map(|all| headers_json(&all.headers)).transpose())
-            .collect()
+        let headers =
+            responses.iter().map(|response| response.map(|all| headers_json(&all.headers)).transpose());
+        let common: [Param<'_>; 16] = [
+            &tenant_no,
+            &self.of(|settlement| settlement.lease.work().delivery_id.uuid()),
+            &self.of(|settlement| token(settlement.lease.token())),
+            &self.attempts(|attempt| attempt.request_id.uuid()),
+            &self.attempts(|attempt| int(attempt.endpoint_revision)),
+            &self.attempts(|attempt| attempt.attempted_at),
+            &self.attempts(|attempt| attempt.completed_at),
+            &self.attempts(|a| i64::try_from(a.response_time.as_millis()).unwrap_or(i64::MAX)),
+            &self.attempts(|attempt| attempt.connection_reused),
+            &signature(|all| Some(&all.standard)),
+            &signature(|all| Some(&all.body)),
+            &signature(|all| all.body_previous.as_deref()),
+            &responses.iter().map(|response| response.map(|all| i32::from(all.status))).collect::<Vec<_>>(),
+            &headers.collect::<Result<Vec<_>, _>>()?,
+            &responses.iter().map(|response| response.map(|all| all.body_truncated)).collect::<Vec<_>>(),
+            &responses.iter().map(|response| response.map(|all| all.body.as_slice())).collect::<Vec<_>>(),
+        ];
+        conn.query(sql, schema, &[&common, own].concat()).await
     }
 }

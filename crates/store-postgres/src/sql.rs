@@ -78,7 +78,6 @@ statements! {
     DELIVERIES_CANCEL_ALL = "deliveries/cancel_all",
     DELIVERIES_CHANGE = "deliveries/change",
     DELIVERIES_COUNT_BY_STATUS = "deliveries/count_by_status",
-    DELIVERIES_ENDPOINT = "deliveries/endpoint",
     DELIVERIES_INSERT = "deliveries/insert",
     DELIVERIES_LIST = "deliveries/list",
     DELIVERIES_LIST_BY_ENDPOINT = "deliveries/list_by_endpoint",

@@ -9,9 +9,9 @@
 with done as (
     select *
     from unnest(
-        $2::uuid[], $3::bigint[], $4::integer[], $5::text[], $6::timestamptz[], $7::boolean[], $8::uuid[],
-        $9::integer[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::bigint[], $15::boolean[],
-        $16::text[], $17::text[], $18::text[], $19::text[], $20::integer[], $21::text[], $22::boolean[], $23::bytea[]
+        $2::uuid[], $3::bigint[], $17::integer[], $18::text[], $19::timestamptz[], $20::boolean[], $4::uuid[],
+        $5::integer[], $21::text[], $22::text[], $6::timestamptz[], $7::timestamptz[], $8::bigint[], $9::boolean[],
+        $10::text[], $11::text[], $12::text[], $23::text[], $13::integer[], $14::text[], $15::boolean[], $16::bytea[]
     ) as done (
         id, token, attempt_number, state, next_due_at, max_attempts_reached, request_id, endpoint_revision, status,
         error_code, attempted_at, completed_at, response_time_ms, connection_reused, signature_standard,

@@ -13,8 +13,8 @@ with ended as (
                 select
                     unnest($2::uuid[]) as id,
                     unnest($3::bigint[]) as token,
-                    unnest($4::uuid[]) as endpoint_id,
-                    unnest($5::timestamptz[]) as due_at
+                    unnest($17::uuid[]) as endpoint_id,
+                    unnest($18::timestamptz[]) as due_at
             ) as done
             cross join lateral (
                 select q.ctid
@@ -47,20 +47,20 @@ recorded as (
     select
         unnest($2::uuid[]),
         1,
-        unnest($6::uuid[]),
-        unnest($7::integer[]),
+        unnest($4::uuid[]),
+        unnest($5::integer[]),
         'success',
-        unnest($8::timestamptz[]),
-        unnest($9::timestamptz[]),
-        unnest($10::bigint[]),
-        unnest($11::boolean[]),
+        unnest($6::timestamptz[]),
+        unnest($7::timestamptz[]),
+        unnest($8::bigint[]),
+        unnest($9::boolean[]),
+        unnest($10::text[]),
+        unnest($11::text[]),
         unnest($12::text[]),
-        unnest($13::text[]),
+        unnest($13::integer[]),
         unnest($14::text[]),
-        unnest($15::integer[]),
-        unnest($16::text[]),
-        unnest($17::boolean[]),
-        unnest($18::bytea[])
+        unnest($15::boolean[]),
+        unnest($16::bytea[])
 )
 select
     1 / (

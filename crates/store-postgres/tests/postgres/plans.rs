@@ -30,7 +30,7 @@ fn work() -> String {
 const READ: &str = "set plan_cache_mode = force_custom_plan; set jit = off; set search_path = pg_catalog";
 
 /// Statements of the passes and of publishing, each with parameters of which only the types matter.
-const OF_WORK: [(&str, &str); 38] = [
+const OF_WORK: [(&str, &str); 37] = [
     (
         "events/append",
         "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now(), true, '{}'",
@@ -73,7 +73,6 @@ const OF_WORK: [(&str, &str); 38] = [
     ("deliveries/bring_back", "1, '{}', now(), now()"),
     ("deliveries/cancel_all", "1, ENDPOINT, '{}', 'gone'"),
     ("deliveries/request_cancel_all", "1, ENDPOINT, '{}', 'gone'"),
-    ("deliveries/endpoint", "DELIVERY"),
     ("endpoints/by_ids", "'{}'"),
     ("endpoints/note_used", "'{}', '{}'"),
     ("endpoint_revisions/still_stands", "ENDPOINT, 1"),

@@ -1,3 +1,0 @@
-select endpoint_id
-from tenant.deliveries
-where id = $1

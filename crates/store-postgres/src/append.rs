@@ -30,7 +30,7 @@ use tokio::{
 use tokio_postgres::Row;
 
 use crate::{
-    batch::{Batcher, GroupEnd, Job, Places, Rhythm},
+    batch::{Batcher, GroupEnd, Job, Places, Rhythm, Trip},
     cache::EventCache,
     columns::{Columns, int},
     conn::{Connection, LockWait, Param},
@@ -137,7 +137,7 @@ impl Appends {
     pub(crate) fn start(writer: Writer, left_behind_max: usize, background: &mut JoinSet<()>) -> Self {
         let clock = Arc::clone(&writer.clock);
         let of_workers = writer.clone();
-        let run = move |group| of_workers.clone().store_together(group);
+        let run = move |group, trip| of_workers.clone().store_together(group, trip);
         let batcher = Batcher::start(left_behind_max, RHYTHM, background, run);
         let guarded = Semaphore::new(GUARDED_MAX);
         Self { batcher, writer, guarded, guarded_of_tenant: Places::of_each(GUARDED_OF_TENANT_MAX), clock }
@@ -200,11 +200,12 @@ pub(crate) struct Writer {
 impl Writer {
     /// Stores a tenant's events in one statement, or each publisher's alone if it may be the fault of one that they
     /// cannot be stored together.
-    async fn store_together(self, mut group: Vec<Append>) -> GroupEnd {
+    async fn store_together(self, mut group: Vec<Append>, trip: Arc<Trip>) -> GroupEnd {
         let now = group.iter().map(|append| append.now).max().unwrap_or(Timestamp::UNIX_EPOCH);
         let until = group.iter().flat_map(Append::lease_ends).max().map(|until| self.lease_ends.next(until));
         let failure = match self.write(&group, now, until).await {
             Ok(written) => {
+                trip.is_answered().await;
                 let mut written = written.into_iter();
                 for append in group {
                     let of_it = written.by_ref().take(append.arrivals.len()).collect();

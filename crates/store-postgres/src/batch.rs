@@ -2,7 +2,8 @@
 //! each tenant as a group of their own.
 //!
 //! A job that comes alone goes alone, at once. While a batch is on its way, the next one gathers what comes, for a few
-//! milliseconds at most: a statement for fifty costs the database little more than one for five. Where nobody is kept
+//! milliseconds at most: a statement for fifty costs the database little more than one for five. It leaves as soon as the
+//! database has answered, before the callers of the one before are told ([`Trip::is_answered`]). Where nobody is kept
 //! waiting by it, a batch also keeps a distance from the one before ([`Rhythm::distance`]).
 //!
 //! What holds up one tenant's groups, a lock on its tables perhaps, holds up nobody else's. A worker waits for the groups
@@ -16,8 +17,8 @@ use std::{
     collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::{
-        Arc, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +26,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{
     sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -84,12 +85,13 @@ struct Waiting<J> {
 }
 
 impl<J: Job> Batcher<J> {
-    /// Starts workers, each of which runs a batch at a time: `run` a group of it. So many groups may be left behind.
+    /// Starts workers, each of which runs a batch at a time: `run` a group of it, until which is answered the next batch
+    /// gathers. So many groups may be left behind.
     pub(crate) fn start<F>(
         left_behind_max: usize,
         rhythm: Rhythm,
         background: &mut JoinSet<()>,
-        run: impl Fn(Vec<J>) -> F + Clone + Send + 'static,
+        run: impl Fn(Vec<J>, Arc<Trip>) -> F + Clone + Send + 'static,
     ) -> Self
     where
         F: Future<Output = GroupEnd> + Send + 'static,
@@ -97,7 +99,7 @@ impl<J: Job> Batcher<J> {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let shared = Arc::new(Shared {
             waiting: Mutex::new(waiting),
-            on_its_way: OnItsWay::new(),
+            departures: Arc::new(Departures::new()),
             lanes: Lanes::new(),
             left_behind: Arc::new(Semaphore::new(left_behind_max)),
         });
@@ -138,7 +140,7 @@ impl Places {
 /// What the workers share.
 struct Shared<J> {
     waiting: Mutex<mpsc::Receiver<Waiting<J>>>,
-    on_its_way: OnItsWay,
+    departures: Arc<Departures>,
     lanes: Lanes<J>,
     /// For groups that no worker waits for.
     left_behind: Arc<Semaphore>,
@@ -148,33 +150,47 @@ struct Shared<J> {
 async fn work<J: Job, F>(
     shared: Arc<Shared<J>>,
     rhythm: Rhythm,
-    run: impl Fn(Vec<J>) -> F + Clone + Send + 'static,
+    run: impl Fn(Vec<J>, Arc<Trip>) -> F + Clone + Send + 'static,
 ) where
     F: Future<Output = GroupEnd> + Send + 'static,
 {
     let mut left_behind = JoinSet::new();
     while let Some(batch) = next(&shared, rhythm).await {
-        let mut groups = JoinSet::new();
-        for (tenant_no, group) in shared.lanes.begin(batch) {
-            let (shared, running) = (Arc::clone(&shared), run(group));
-            groups.spawn(async move {
-                // A group that panics takes its callers along, and nobody else.
-                let ended = AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!("a batch panicked");
-                    GroupEnd::Through
-                });
-                shared.lanes.end(tenant_no, ended);
-            });
-        }
+        let (mut groups, trip) = depart(&shared, batch, &run);
         if let Some(place) = leave_behind(&shared.left_behind, &mut groups).await {
+            trip.upgrade().inspect(|trip| trip.end());
             left_behind.spawn(async move {
                 all_end(&mut groups).await;
                 drop(place);
             });
         }
-        shared.on_its_way.has_arrived();
         while left_behind.try_join_next().is_some() {}
     }
+}
+
+/// Starts the groups of a batch.
+fn depart<J: Job, F>(
+    shared: &Arc<Shared<J>>,
+    batch: Vec<Waiting<J>>,
+    run: &impl Fn(Vec<J>, Arc<Trip>) -> F,
+) -> (JoinSet<()>, Weak<Trip>)
+where
+    F: Future<Output = GroupEnd> + Send + 'static,
+{
+    let trip = Arc::new(Trip { departures: Arc::clone(&shared.departures), is_over: AtomicBool::new(false) });
+    let mut groups = JoinSet::new();
+    for (tenant_no, group) in shared.lanes.begin(batch) {
+        let (shared, running) = (Arc::clone(shared), run(group, Arc::clone(&trip)));
+        groups.spawn(async move {
+            // A group that panics takes its callers along, and nobody else.
+            let ended = AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!("a batch panicked");
+                GroupEnd::Through
+            });
+            shared.lanes.end(tenant_no, ended);
+        });
+    }
+    (groups, Arc::downgrade(&trip))
 }
 
 /// Waits until all groups have ended, or have had their time and may be left behind: in the place returned.
@@ -283,15 +299,43 @@ impl<J: Job> Lanes<J> {
     }
 }
 
+/// A batch on its way to the database and back. It is over when all of its groups have let go of it.
+pub(crate) struct Trip {
+    departures: Arc<Departures>,
+    is_over: AtomicBool,
+}
+
+impl Trip {
+    /// The database has answered a group. Before its callers are told, which takes a while for many of them, the next
+    /// batch leaves: the database would have nothing to do meanwhile.
+    pub(crate) async fn is_answered(self: Arc<Self>) {
+        drop(self);
+        yield_now().await;
+    }
+
+    /// The next batch need not wait for it any more.
+    fn end(&self) {
+        if !self.is_over.swap(true, Ordering::Relaxed) {
+            self.departures.has_arrived();
+        }
+    }
+}
+
+impl Drop for Trip {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// How many batches are on their way.
-struct OnItsWay {
+struct Departures {
     batches: AtomicUsize,
     arrived: Notify,
     /// When the last one left.
     left_at: std::sync::Mutex<Instant>,
 }
 
-impl OnItsWay {
+impl Departures {
     fn new() -> Self {
         let left_at = std::sync::Mutex::new(Instant::now());
         Self { batches: AtomicUsize::new(0), arrived: Notify::new(), left_at }
@@ -321,7 +365,7 @@ impl OnItsWay {
 }
 
 async fn next<J: Job>(shared: &Shared<J>, rhythm: Rhythm) -> Option<Vec<Waiting<J>>> {
-    let Shared { waiting, on_its_way, lanes, .. } = shared;
+    let Shared { waiting, departures, lanes, .. } = shared;
     let mut waiting = waiting.lock().await;
     let mut batch = tokio::select! {
         biased;
@@ -335,7 +379,7 @@ async fn next<J: Job>(shared: &Shared<J>, rhythm: Rhythm) -> Option<Vec<Waiting<
             Ok(job) => job,
             Err(_) if batch.len() < COMPANY => tokio::select! {
                 biased;
-                () = on_its_way.is_over(rhythm.distance) => break,
+                () = departures.is_over(rhythm.distance) => break,
                 Some(job) = waiting.recv() => job,
                 () = sleep_until(deadline) => break,
             },
@@ -345,6 +389,55 @@ async fn next<J: Job>(shared: &Shared<J>, rhythm: Rhythm) -> Option<Vec<Waiting<
         batch.push(job);
     }
     // Counted before the next worker may look.
-    on_its_way.has_left();
+    departures.has_left();
     Some(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    struct Nothing;
+
+    impl Job for Nothing {
+        fn bytes(&self) -> usize {
+            1
+        }
+
+        fn tenant_no(&self) -> i32 {
+            1
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_batch_gathers_until_the_database_has_answered_and_not_until_callers_are_told() {
+        let (answer, told) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (began, mut beginnings) = mpsc::unbounded_channel();
+        let run = {
+            let (answer, told) = (Arc::clone(&answer), Arc::clone(&told));
+            move |group: Vec<Nothing>, trip: Arc<Trip>| {
+                let (answer, told, began) = (Arc::clone(&answer), Arc::clone(&told), began.clone());
+                async move {
+                    began.send(group.len()).unwrap();
+                    answer.notified().await;
+                    trip.is_answered().await;
+                    told.notified().await;
+                    GroupEnd::Through
+                }
+            }
+        };
+        let mut background = JoinSet::new();
+        let rhythm = Rhythm { gathering: Duration::from_secs(3600), distance: Duration::ZERO };
+        let batcher = Batcher::start(0, rhythm, &mut background, run);
+        assert!(batcher.leave(Nothing).await.is_ok());
+        assert_eq!(timeout(DEADLINE, beginnings.recv()).await, Ok(Some(1)));
+        for _ in 0..3 {
+            assert!(batcher.leave(Nothing).await.is_ok());
+        }
+        assert!(beginnings.try_recv().is_err());
+        answer.notify_one();
+        assert_eq!(timeout(DEADLINE, beginnings.recv()).await, Ok(Some(3)));
+    }
 }

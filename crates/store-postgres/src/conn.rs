@@ -30,6 +30,7 @@ use tokio::{
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
     config::{Host, SslMode},
+    error::{DbError, Severity},
     types::ToSql,
 };
 
@@ -83,6 +84,8 @@ impl Pool {
         let answer_timeout = statement_timeout + ANSWER_SLACK;
         let pool = managed::Pool::builder(Manager { config, tls, answer_timeout })
             .max_size(size)
+            // The one that was used last: its server's caches and pages are warm.
+            .queue_mode(managed::QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(CONNECTION_WAIT))
             .create_timeout(Some(CONNECTION_WAIT))
@@ -146,7 +149,7 @@ pub(crate) struct Connection {
     is_dirty: bool,
     /// How long an answer is waited for, if not for ever.
     answer_timeout: Option<Duration>,
-    /// An answer did not come in time.
+    /// An answer did not come in time, or it was that the server ends the connection.
     is_given_up: AtomicBool,
     /// Moves the bytes; ends with the connection.
     driver: JoinSet<()>,
@@ -273,18 +276,31 @@ impl Connection {
     async fn answer<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
         let Some(limit) = self.answer_timeout else { return Ok(answer.await?) };
         if let Ok(answer) = timeout(limit, answer).await {
+            if answer.as_ref().is_err_and(is_the_servers_last_word) {
+                self.give_up();
+            }
             return Ok(answer?);
         }
-        // Nobody is given it from here on, also before it is seen to be closed.
-        self.is_given_up.store(true, Ordering::Relaxed);
+        self.give_up();
         self.cut.abort();
         tracing::warn!("a statement had no answer in time; its connection is closed");
         Err(Failure::NoWord)
     }
 
+    /// Nobody is given it from here on, also before it is seen to be closed.
+    fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
     fn prepared(&self) -> std::sync::MutexGuard<'_, LruCache<Key, Statement>> {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the server closes the connection after it.
+fn is_the_servers_last_word(error: &Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
 
 fn is_local(config: &Config) -> bool {

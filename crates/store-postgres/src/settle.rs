@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
-    batch::{Batcher, GroupEnd, Job, Rhythm},
+    batch::{Batcher, GroupEnd, Job, Rhythm, Trip},
     columns::{Columns, headers_json, int},
     conn::{Connection, LockWait, Param},
     dispatches::token,
@@ -33,7 +33,7 @@ use crate::{
 
 /// Nobody waits for a settlement: its receiver has answered, and its endpoint is free for the next. But what is not
 /// recorded yet when the process is killed is sent again.
-const RHYTHM: Rhythm = Rhythm { gathering: Duration::from_millis(4), distance: Duration::from_millis(3) };
+const RHYTHM: Rhythm = Rhythm { gathering: Duration::from_millis(7), distance: Duration::from_millis(6) };
 /// How often a settlement is looked for whose delivery is being moved by hand.
 const TRIES_MAX: usize = 5;
 
@@ -66,7 +66,7 @@ impl Settlements {
         background: &mut JoinSet<()>,
     ) -> Self {
         let recorder = Recorder { connections: connections.clone(), wholes: Arc::default() };
-        let run = move |group| recorder.clone().settle_group(group);
+        let run = move |group, trip| recorder.clone().settle_group(group, trip);
         Self(Batcher::start(left_behind_max, RHYTHM, background, run))
     }
 
@@ -97,9 +97,10 @@ struct Recorder {
 }
 
 impl Recorder {
-    async fn settle_group(self, group: Vec<Ended>) -> GroupEnd {
+    async fn settle_group(self, group: Vec<Ended>, trip: Arc<Trip>) -> GroupEnd {
         let mut states = States::new();
         let recorded = self.record(&group, &mut states).await;
+        trip.is_answered().await;
         // What was recorded before a failure is recorded.
         let (done, open): (Vec<_>, Vec<_>) = group
             .into_iter()

@@ -112,6 +112,21 @@ fn one(words: &mut Words<'_>, allowed: &[String]) -> bool {
     }
 }
 
+/// Also those that a benchmark may have.
+#[test]
+fn no_program_has_a_crate_that_is_denied() {
+    let deny = read("deny.toml");
+    let (_, bans) = deny.split_once("\n[bans]\n").unwrap();
+    let denied: Vec<_> = bans.split("crate = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(denied.contains(&"openssl") && denied.contains(&"reqwest"), "{denied:?}");
+    let arguments = ["tree", "--workspace", "--all-features", "--edges=normal,build", "--prefix=none"];
+    let tree = output(env!("CARGO"), &[&arguments[..], &["--format={p}", "--locked", "--offline"]].concat());
+    let names: Vec<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains(&"hyper"));
+    let found: Vec<_> = denied.iter().filter(|name| names.contains(name)).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn licence_expressions_are_read_as_spdx_means_them() {
     let allowed = ["MIT", "ISC", "A WITH E"].map(str::to_owned);

@@ -429,7 +429,7 @@ mod tests {
             }
         };
         let mut background = JoinSet::new();
-        let rhythm = Rhythm { gathering: Duration::from_secs(3600), distance: Duration::ZERO };
+        let rhythm = Rhythm { gathering: Duration::from_hours(1), distance: Duration::ZERO };
         let batcher = Batcher::start(0, rhythm, &mut background, run);
         assert!(batcher.leave(Nothing).await.is_ok());
         assert_eq!(timeout(DEADLINE, beginnings.recv()).await, Ok(Some(1)));

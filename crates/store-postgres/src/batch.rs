@@ -2,7 +2,7 @@
 //! each tenant as a group of their own.
 //!
 //! A job that comes alone goes alone, at once. While a batch is on its way, the next one gathers what comes, for a few
-//! milliseconds at most: a statement for fifty costs the database little more than one for five. It leaves as soon as the
+//! milliseconds at most: a statement for fifty costs the database little more than one for five. It leaves when the
 //! database has answered, before the callers of the one before are told ([`Trip::is_answered`]). Where nobody is kept
 //! waiting by it, a batch also keeps a distance from the one before ([`Rhythm::distance`]).
 //!
@@ -306,11 +306,13 @@ pub(crate) struct Trip {
 }
 
 impl Trip {
-    /// The database has answered a group. Before its callers are told, which takes a while for many of them, the next
-    /// batch leaves: the database would have nothing to do meanwhile.
+    /// The database has answered a group. If it was the last, the next batch may leave, and does so before the group's
+    /// callers are told, which takes a while for many of them: the database would have nothing to do meanwhile.
     pub(crate) async fn is_answered(self: Arc<Self>) {
-        drop(self);
-        yield_now().await;
+        if let Some(trip) = Arc::into_inner(self) {
+            drop(trip);
+            yield_now().await;
+        }
     }
 
     /// The next batch need not wait for it any more.
@@ -435,6 +437,9 @@ mod tests {
         assert_eq!(timeout(DEADLINE, beginnings.recv()).await, Ok(Some(1)));
         for _ in 0..3 {
             assert!(batcher.leave(Nothing).await.is_ok());
+        }
+        for _ in 0..100 {
+            yield_now().await;
         }
         assert!(beginnings.try_recv().is_err());
         answer.notify_one();

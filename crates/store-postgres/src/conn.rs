@@ -4,7 +4,8 @@
 //! that died. So a connection of a pool also has a limit of its own to waiting for an answer ([`ANSWER_SLACK`] longer).
 //! Past it the connection is closed, and whoever waited is told [`Failure::NoWord`], which is as good as a connection
 //! that broke: it may have happened all the same. The exception are texts ([`Connection::batch`]): a migration takes as
-//! long as it takes.
+//! long as it takes. Nobody is given a connection whose answer somebody did not wait for, that was left in a
+//! transaction, or on which the server has said that it ends it.
 //!
 //! The server is not asked to cancel the statement. A commit that is cancelled while it waits for a standby is done, for
 //! everybody to see: whoever publishes the same id again would be told that it is stored, and a failover would lose it.
@@ -30,11 +31,14 @@ use tokio::{
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
     config::{Host, SslMode},
-    error::{DbError, Severity},
     types::ToSql,
 };
 
-use crate::{failure::Failure, sql::Sql, tls::Tls};
+use crate::{
+    failure::{Failure, is_the_last_word},
+    sql::Sql,
+    tls::Tls,
+};
 
 /// Statements that a connection keeps prepared; the least used one makes room. A thousand tenants with a hundred
 /// statements each would otherwise fill the memory of every backend.
@@ -135,7 +139,7 @@ impl managed::Manager for Manager {
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Failure> {
         let is_given_up = connection.is_given_up.load(Ordering::Relaxed);
         if connection.client.is_closed() || connection.is_dirty || is_given_up {
-            return Err(RecycleError::message("it is closed, hangs, or was left in a transaction"));
+            return Err(RecycleError::message("it is closed, or given up"));
         }
         Ok(())
     }
@@ -149,7 +153,7 @@ pub(crate) struct Connection {
     is_dirty: bool,
     /// How long an answer is waited for, if not for ever.
     answer_timeout: Option<Duration>,
-    /// An answer did not come in time, or it was that the server ends the connection.
+    /// An answer did not come while somebody waited for it, or was the last, or a transaction was left.
     is_given_up: AtomicBool,
     /// Moves the bytes; ends with the connection.
     driver: JoinSet<()>,
@@ -275,21 +279,27 @@ impl Connection {
     /// What the server answers, if it does so in time.
     async fn answer<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
         let Some(limit) = self.answer_timeout else { return Ok(answer.await?) };
-        if let Ok(answer) = timeout(limit, answer).await {
-            if answer.as_ref().is_err_and(is_the_servers_last_word) {
-                self.give_up();
-            }
-            return Ok(answer?);
+        let mut unanswered = Unanswered(Some(self));
+        let Ok(answer) = timeout(limit, answer).await else {
+            self.close();
+            tracing::warn!("a statement had no answer in time; its connection is closed");
+            return Err(Failure::NoWord);
+        };
+        if !answer.as_ref().is_err_and(is_the_last_word) {
+            unanswered.0 = None;
         }
-        self.give_up();
-        self.cut.abort();
-        tracing::warn!("a statement had no answer in time; its connection is closed");
-        Err(Failure::NoWord)
+        Ok(answer?)
     }
 
-    /// Nobody is given it from here on, also before it is seen to be closed.
+    /// Nobody else is given it from here on.
     fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// At once, and not when it comes back to its pool.
+    fn close(&self) {
+        self.give_up();
+        self.cut.abort();
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, LruCache<Key, Statement>> {
@@ -297,10 +307,17 @@ impl Connection {
     }
 }
 
-/// Whether the server closes the connection after it.
-fn is_the_servers_last_word(error: &Error) -> bool {
-    let severity = error.as_db_error().and_then(DbError::parsed_severity);
-    matches!(severity, Some(Severity::Fatal | Severity::Panic))
+/// A connection that has not answered yet. If nobody waits for that any more it is given up: whoever was given it next would
+/// wait in their place. Whoever has it may go on with it, for of two statements that were sent together the other is left
+/// when one fails.
+struct Unanswered<'a>(Option<&'a Connection>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0 {
+            connection.give_up();
+        }
+    }
 }
 
 fn is_local(config: &Config) -> bool {
@@ -342,6 +359,14 @@ impl Transaction<'_> {
         self.answer(self.client.batch_execute("rollback")).await?;
         self.connection.is_dirty = false;
         Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.connection.is_dirty {
+            self.connection.close();
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use neo_events_domain::tenant::Schema;
 use neo_events_store::{Cause, StoreError};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::batch::GroupEnd;
 
@@ -39,6 +39,12 @@ fn said(error: &tokio_postgres::Error) -> String {
         Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
         None => error.to_string(),
     }
+}
+
+/// Whether the server ends the connection after it.
+pub(crate) fn is_the_last_word(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
 
 impl Failure {
@@ -85,10 +91,14 @@ impl Failure {
         if self.is_a_lock() { GroupEnd::Locked } else { GroupEnd::Through }
     }
 
-    /// Whether a statement of its own transaction may have been carried out all the same: not if the server refused it,
-    /// and not if it was never sent.
+    /// Whether a statement of its own transaction may have been carried out all the same: not if the server refused it
+    /// (what it says as it goes down is no refusal), and not if it was never sent.
     pub(crate) fn may_have_happened(&self) -> bool {
-        self.code().is_none() && !matches!(self, Self::NoConnectionFree | Self::Pool(_))
+        match self {
+            Self::Sql(error) => error.code().is_none() || is_the_last_word(error),
+            Self::NoConnectionFree | Self::Pool(_) => false,
+            _ => true,
+        }
     }
 
     /// What somebody else's equal failure is told.

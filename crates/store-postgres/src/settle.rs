@@ -100,7 +100,10 @@ impl Recorder {
     async fn settle_group(self, group: Vec<Ended>, trip: Arc<Trip>) -> GroupEnd {
         let mut states = States::new();
         let recorded = self.record(&group, &mut states).await;
-        trip.is_answered().await;
+        // What follows a failure is still of this trip.
+        if recorded.is_ok() {
+            trip.is_answered().await;
+        }
         // What was recorded before a failure is recorded.
         let (done, open): (Vec<_>, Vec<_>) = group
             .into_iter()

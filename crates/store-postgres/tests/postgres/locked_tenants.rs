@@ -13,14 +13,14 @@ use neo_events_store::{Appended, Catalogue, EventLog, Inserted, Settled, Settlem
 use neo_events_store_postgres::PostgresStore;
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use crate::{
     invariants,
     scene::{
-        Beside, PATIENCE, Scene, at, claim, claim_dispatches, draft, event, id, new_endpoint, settle_at_last,
-        settlement, to_all,
+        PATIENCE, Scene, at, claim, claim_dispatches, draft, event, id, new_endpoint, settle_at_last,
+        settlement, to_all, until_blocked,
     },
 };
 
@@ -82,17 +82,6 @@ async fn leased(scene: &Scene, schema: &Schema, count: usize) -> Vec<Settlement>
     leases.into_iter().map(|lease| settlement(lease, Verdict::Succeeded, 1)).collect()
 }
 
-/// Waits until somebody of the store's stands before a lock.
-async fn until_blocked(beside: &Beside) {
-    let blocked = "select count(*) from pg_stat_activity \
-                   where wait_event_type = 'Lock' and datname = current_database()";
-    let deadline = Instant::now() + PATIENCE;
-    while beside.number(blocked).await == 0 {
-        assert!(Instant::now() < deadline, "nobody comes to the lock");
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_locked_holds_up_no_other_tenants_publishes() {
     let (scene, locked) = scene().await;
@@ -100,7 +89,7 @@ async fn a_table_that_is_locked_holds_up_no_other_tenants_publishes() {
     holding.batch_execute(&format!("begin; lock table {locked}.events in share mode")).await.unwrap();
     let events = (0..WAITING).map(|_| event(draft())).collect();
     let publishing = all_publish(&scene, &locked, events);
-    until_blocked(&beside).await;
+    until_blocked(&beside, 1).await;
     let others = async {
         for _ in 0..OTHERS {
             scene.publish(1).await;
@@ -121,7 +110,7 @@ async fn a_table_that_is_locked_holds_up_no_other_tenants_guarded_publishes() {
     let (holding, beside) = (scene.beside().await, scene.beside().await);
     holding.batch_execute(&format!("begin; lock table {locked}.events in share mode")).await.unwrap();
     let publishing = all_publish(&scene, &locked, (0..WAITING).map(|_| guarded()).collect());
-    until_blocked(&beside).await;
+    until_blocked(&beside, 1).await;
     let others = async {
         for _ in 0..OTHERS {
             scene.store().append(&scene.schema, vec![guarded()], at(1)).await.unwrap();
@@ -145,7 +134,7 @@ async fn a_table_that_is_locked_holds_up_no_other_tenants_settlements() {
         let store = scene.store().clone();
         settling.spawn(async move { settle_at_last(&store, settlement).await });
     }
-    until_blocked(&beside).await;
+    until_blocked(&beside, 1).await;
     let others = async {
         for settlement in of_others {
             let settled = scene.store().settle(settlement).await;
@@ -177,7 +166,7 @@ async fn an_id_that_is_not_committed_holds_up_nobody_else() {
     holding.batch_execute(&insert).await.unwrap();
     let again = event(EventDraft { id: Some(taken.uuid()), ..draft() });
     let repeating = all_publish(&scene, &schema, vec![again; 5]);
-    until_blocked(&beside).await;
+    until_blocked(&beside, 1).await;
     let events = (0..WAITING).map(|_| event(draft())).collect();
     let of_the_same = async {
         all_stored(all_publish(&scene, &schema, events)).await;

@@ -11,7 +11,10 @@ use std::{
 use neo_events_domain::{
     endpoint::Endpoint, event::EventDraft, id::DeliveryId, retry::Verdict, tenant::Schema,
 };
-use neo_events_store::{Catalogue, DeliveryLog, EventLog, Health, StoreError, WorkQueue};
+use neo_events_store::{
+    Appended, Catalogue, DeliveryLog, EndpointQuery, EventLog, EventQuery, Health, PageRequest, StoreError,
+    WorkQueue,
+};
 use neo_events_store_postgres::PostgresStore;
 use tokio::{
     task::JoinSet,
@@ -23,7 +26,7 @@ use crate::{
     random::Random,
     scene::{
         Beside, PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, id, settle_all,
-        settlement, to_all,
+        settlement, to_all, until_blocked,
     },
 };
 
@@ -31,6 +34,8 @@ use crate::{
 const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 /// What the machine may add to it.
 const SLACK: Duration = Duration::from_secs(4);
+/// Shorter than any limit of the server's: an open transaction's, a statement's, a lock's.
+const OTHERS_TIME: Duration = Duration::from_millis(1500);
 
 /// Answers within a time, and says nothing worse than that the database is not available.
 async fn answered<T>(call: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
@@ -144,18 +149,6 @@ async fn drain(scene: &Scene, endpoint: &Endpoint, beside: &Beside) {
     invariants::check(beside).await;
 }
 
-/// Waits until so many connections stand before a lock.
-async fn until_blocked(scene: &Scene, connections: i64) {
-    let beside = scene.beside().await;
-    let blocked = "select count(*) from pg_stat_activity \
-                   where wait_event_type = 'Lock' and datname = current_database()";
-    let deadline = Instant::now() + PATIENCE;
-    while beside.number(blocked).await < connections {
-        assert!(Instant::now() < deadline, "they never get there");
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// Where every connection stands before a lock, calls are answered within the time for which a connection is waited
 /// for, however many there are; and the lock itself is not waited for longer than that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +165,7 @@ async fn a_full_pool_is_unavailable_in_time() {
         let store = scene.store().clone();
         stuck.spawn(async move { claim_dispatches(&store, 1, 10).await.map(|owed| owed.len()) });
     }
-    until_blocked(&scene, 8).await;
+    until_blocked(&scene.beside().await, 8).await;
 
     let mut calls: JoinSet<(&str, Duration, Result<(), StoreError>)> = JoinSet::new();
     let began = Instant::now();
@@ -232,7 +225,7 @@ async fn slow_reads_of_users_do_not_hold_up_the_passes() {
         let (store, schema) = (scene.store().clone(), scene.schema.clone());
         reads.spawn(async move { store.delivery(&schema, delivery_id).await.map(|found| found.is_some()) });
     }
-    until_blocked(&scene, 6).await;
+    until_blocked(&scene.beside().await, 6).await;
     let passes = async {
         for second in 1..20 {
             scene.publish(1).await;
@@ -251,4 +244,55 @@ async fn slow_reads_of_users_do_not_hold_up_the_passes() {
     }
     let settled = scene.store().settle(settlement(lease, Verdict::Succeeded, 30)).await;
     assert!(settled.is_ok());
+}
+
+/// What is begun and left when it stands before a lock.
+async fn leave_at_a_lock<T>(
+    call: impl Future<Output = Result<T, StoreError>>,
+    beside: &Beside,
+    blocked: i64,
+) {
+    tokio::select! {
+        _ = call => panic!("there is no lock in the way"),
+        () = until_blocked(beside, blocked) => {}
+    }
+}
+
+/// A read that nobody waits for any more is in nobody's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_does_not_wait_for_a_read_that_was_left() {
+    let scene = Scene::of(1).await;
+    let (store, schema) = (scene.store(), &scene.schema);
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    let (all_events, all_endpoints) = (EventQuery::default(), EndpointQuery::default());
+    holding.batch_execute("begin; lock table admin.events in access exclusive mode").await.unwrap();
+    for left in 1..=3 {
+        leave_at_a_lock(store.events(schema, &all_events, PageRequest::first(1)), &beside, left).await;
+        let read = store.endpoints(schema, &all_endpoints, PageRequest::first(1));
+        assert!(timeout(OTHERS_TIME, read).await.expect("it goes before others").is_ok());
+    }
+    holding.batch_execute("rollback").await.unwrap();
+}
+
+/// A transaction that was left holds its locks no longer than its statement takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_publishes_does_not_wait_for_a_publish_that_was_left() {
+    let scene = Scene::of(1).await;
+    let (store, schema) = (scene.store(), &scene.schema);
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    let aggregate_id = Some(id::<()>(0).uuid());
+    let left = vec![event(EventDraft { aggregate_id, expected_version: Some(0), ..draft() })];
+    holding.batch_execute("begin; lock table admin.events in share mode").await.unwrap();
+    // Whose connection is given back after that of the one who leaves.
+    let plain = store.append(schema, vec![event(draft())], at(0));
+    tokio::pin!(plain);
+    tokio::select! {
+        _ = &mut plain => panic!("there is no lock in the way"),
+        () = leave_at_a_lock(store.append(schema, left.clone(), at(0)), &beside, 2) => {}
+    }
+    holding.batch_execute("rollback").await.unwrap();
+    assert!(plain.await.is_ok());
+    let again = timeout(OTHERS_TIME, store.append(schema, left, at(1))).await.expect("the lock is free");
+    assert!(matches!(again.as_deref(), Ok([Appended::Stored { .. }])), "{again:?}");
+    invariants::check(&beside).await;
 }

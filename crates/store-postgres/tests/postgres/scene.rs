@@ -26,7 +26,10 @@ use neo_events_store_postgres::{
     tokio_postgres::{self, Client, NoTls, Transaction},
 };
 use neo_events_test_postgres::{Database, database};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 /// Longer than anything that is waited for takes, also on a machine that is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -170,6 +173,17 @@ impl Scene {
         let events = (0..count).map(|_| event(draft())).collect();
         let appended = self.store().append(&self.schema, events, at(0)).await.unwrap();
         assert!(appended.iter().all(|one| matches!(one, Appended::Stored { .. })));
+    }
+}
+
+/// Waits until so many of the store's statements stand before a lock.
+pub(crate) async fn until_blocked(beside: &Beside, count: i64) {
+    let blocked = "select count(*) from pg_stat_activity \
+                   where wait_event_type = 'Lock' and datname = current_database()";
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(blocked).await < count {
+        assert!(Instant::now() < deadline, "they never get to the lock");
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -189,16 +189,6 @@ impl<'a> Json<'a> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
-    /// The number, if this is one.
-    pub fn as_number(&self) -> Option<&Number<'a>> {
-        if let Self::Number(number) = self { Some(number) } else { None }
-    }
-
-    /// The truth value, if this is one.
-    pub fn as_bool(&self) -> Option<bool> {
-        if let Self::Bool(value) = self { Some(*value) } else { None }
-    }
-
     /// Whether this is neither an array nor an object.
     pub fn is_scalar(&self) -> bool {
         !matches!(self, Self::Array(_) | Self::Object(_))

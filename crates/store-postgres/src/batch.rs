@@ -85,8 +85,8 @@ struct Waiting<J> {
 }
 
 impl<J: Job> Batcher<J> {
-    /// Starts workers, each of which runs a batch at a time: `run` a group of it, until which is answered the next batch
-    /// gathers. So many groups may be left behind.
+    /// Starts workers, each of which runs a batch at a time: `run` a group of it, which says when the database has answered
+    /// ([`Trip::is_answered`]). So many groups may be left behind.
     pub(crate) fn start<F>(
         left_behind_max: usize,
         rhythm: Rhythm,
@@ -158,6 +158,7 @@ async fn work<J: Job, F>(
     while let Some(batch) = next(&shared, rhythm).await {
         let (mut groups, trip) = depart(&shared, batch, &run);
         if let Some(place) = leave_behind(&shared.left_behind, &mut groups).await {
+            // Nobody waits for its groups any more, the next batch neither.
             trip.upgrade().inspect(|trip| trip.end());
             left_behind.spawn(async move {
                 all_end(&mut groups).await;
@@ -354,7 +355,7 @@ impl Departures {
     }
 
     /// Until the next batch may leave, crowd or not.
-    async fn is_over(&self, distance: Duration) {
+    async fn next_may_leave(&self, distance: Duration) {
         let left_at = *self.left_at.lock().unwrap_or_else(PoisonError::into_inner);
         let until = left_at + distance;
         if until > Instant::now() {
@@ -381,7 +382,7 @@ async fn next<J: Job>(shared: &Shared<J>, rhythm: Rhythm) -> Option<Vec<Waiting<
             Ok(job) => job,
             Err(_) if batch.len() < COMPANY => tokio::select! {
                 biased;
-                () = departures.is_over(rhythm.distance) => break,
+                () = departures.next_may_leave(rhythm.distance) => break,
                 Some(job) = waiting.recv() => job,
                 () = sleep_until(deadline) => break,
             },

@@ -35,7 +35,7 @@ const WAITING_MAX: usize = 1024;
 /// Most jobs of one batch.
 const JOBS_MAX: usize = 512;
 /// What the jobs of a batch may weigh together, in bytes; the last one may exceed it.
-const BYTES_MAX: usize = 4 * 1024 * 1024;
+const BYTES_MAX: usize = 1024 * 1024;
 /// Jobs that are worth a statement though another is on its way.
 const COMPANY: usize = 64;
 /// Batches that are waited for at once: while one waits for the disk another is sent.

@@ -18,14 +18,15 @@ use std::{
 };
 
 use neo_events_test_postgres::Cluster;
-use process::{Client, Receiver, ServerProcess};
-use tokio::task::JoinSet;
+use process::{
+    Client, Receiver, ServerProcess,
+    load::{delivered_per_second, event},
+};
 
 const BACKLOG_EVENTS: usize = 1_000_000;
 const BATCH: usize = 1000;
 /// What is published beside it, one by one, to an endpoint that answers.
 const EVENTS_BESIDE: usize = 20_000;
-const PUBLISHERS: usize = 32;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -56,7 +57,7 @@ async fn backlog(name: &str, server: ServerProcess) {
     println!(
         "{name}: a backlog of {BACKLOG_EVENTS} events of 256 bytes to an endpoint that refuses connections"
     );
-    let alone = rate_beside(&server, &receiver).await;
+    let alone = delivered_per_second(server.address, &receiver, "beside.test", EVENTS_BESIDE).await;
 
     let batch: Arc<str> =
         format!(r#"{{"events":[{}]}}"#, vec![event("backlog.test", 256); BATCH].join(",")).into();
@@ -76,41 +77,10 @@ async fn backlog(name: &str, server: ServerProcess) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("  published in {published:.1?}, dispatched in {:.1?}", began.elapsed());
-    let beside = rate_beside(&server, &receiver).await;
+    let beside = delivered_per_second(server.address, &receiver, "beside.test", EVENTS_BESIDE).await;
     most = most.max(server.resident_mib());
     println!("  delivered beside it: {beside:.0}/s; before it: {alone:.0}/s; ratio {:.2}", beside / alone);
     println!("  server at most {most} MiB, at the end {} MiB resident", server.resident_mib());
-}
-
-fn event(event_type: &str, bytes: usize) -> String {
-    let text = "x".repeat(bytes - 11);
-    format!(r#"{{"event_type":"{event_type}","event_data":{{"text":"{text}"}}}}"#)
-}
-
-/// How many events per second are published one by one and delivered.
-async fn rate_beside(server: &ServerProcess, receiver: &Receiver) -> f64 {
-    let (began, before) = (Instant::now(), receiver.arrivals.events());
-    let mut publishers = JoinSet::new();
-    for _ in 0..PUBLISHERS {
-        let address = server.address;
-        publishers.spawn(async move {
-            let mut client = Client::connect(address).await.unwrap();
-            for _ in 0..EVENTS_BESIDE / PUBLISHERS {
-                let (status, answer) = client.post("/v1/events", event("beside.test", 1024)).await.unwrap();
-                assert_eq!(status, 202, "{answer}");
-            }
-        });
-    }
-    publishers.join_all().await;
-    let (events, deadline) =
-        (EVENTS_BESIDE / PUBLISHERS * PUBLISHERS, Instant::now() + Duration::from_mins(5));
-    while receiver.arrivals.events() - before < events {
-        assert!(Instant::now() < deadline, "{} of {events} arrived", receiver.arrivals.events() - before);
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = events as f64 / began.elapsed().as_secs_f64();
-    rate
 }
 
 /// Registers an endpoint for the types of a pattern.

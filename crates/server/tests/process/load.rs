@@ -17,6 +17,8 @@ use tokio::{
 use super::{Client, Receiver};
 
 const PUBLISHERS: usize = 32;
+/// Of an event's data, where it is measured.
+pub(crate) const EVENT_BYTES: usize = 1024;
 /// Longer than anything that is waited for takes on a machine that has other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -95,6 +97,43 @@ impl Load {
     pub(crate) async fn ended(self) {
         timeout(PATIENCE, self.publishers.join_all()).await.expect("publishing ends");
     }
+}
+
+/// How many events a second are delivered, of so many that are published one by one. The receiver has nothing else to
+/// get meanwhile.
+pub(crate) async fn delivered_per_second(
+    server: SocketAddr,
+    receiver: &Receiver,
+    event_type: &str,
+    events: usize,
+) -> f64 {
+    let (began, before) = (Instant::now(), receiver.arrivals.events());
+    let (each, mut publishers) = (events / PUBLISHERS, JoinSet::new());
+    for _ in 0..PUBLISHERS {
+        let event = event(event_type, EVENT_BYTES);
+        publishers.spawn(async move {
+            let mut client = Client::connect(server).await.unwrap();
+            for _ in 0..each {
+                let (status, answer) = client.post("/v1/events", event.clone()).await.unwrap();
+                assert_eq!(status, 202, "{answer}");
+            }
+        });
+    }
+    publishers.join_all().await;
+    let deadline = Instant::now() + PATIENCE;
+    while receiver.arrivals.events() < before + each * PUBLISHERS {
+        assert!(Instant::now() < deadline, "of {events} {} arrived", receiver.arrivals.events() - before);
+        sleep(Duration::from_millis(2)).await;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = (each * PUBLISHERS) as f64 / began.elapsed().as_secs_f64();
+    rate
+}
+
+/// A call's body: an event with so many bytes of data.
+pub(crate) fn event(event_type: &str, bytes: usize) -> String {
+    let text = "x".repeat(bytes - r#"{"text":""}"#.len());
+    format!(r#"{{"event_type":"{event_type}","event_data":{{"text":"{text}"}}}}"#)
 }
 
 /// Waits until something is so, and says how long it took.

@@ -28,6 +28,7 @@ const BAD: u16 = 503;
 pub(crate) struct Arrivals {
     all: Mutex<HashMap<String, Vec<Instant>>>,
     held: Mutex<Held>,
+    requests: AtomicUsize,
     /// Requests whose signature is not by [`SECRET`].
     forged: AtomicUsize,
     /// The highest number of an attempt.
@@ -43,8 +44,15 @@ struct Held {
 }
 
 impl Arrivals {
-    fn add(&self, id: String, at: Instant) {
+    /// Answers how many came before.
+    fn add(&self, id: String, at: Instant) -> usize {
         self.all.lock().unwrap().entry(id).or_default().push(at);
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// However often each event came.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 
     pub(crate) fn events(&self) -> usize {
@@ -124,6 +132,8 @@ struct Orders {
     holding: Holding,
     /// Those held before the n-th release are answered by it: badly if their ids are in it.
     releases: Vec<Arc<HashSet<String>>>,
+    /// Of so many requests one is answered badly.
+    bad_one_in: Option<usize>,
 }
 
 /// Whose answers are held back.
@@ -153,6 +163,11 @@ impl Receiver {
         let mut server = JoinSet::new();
         server.spawn(accept(listener, log, given));
         Self { url, arrivals, orders, _server: server }
+    }
+
+    /// From now on the last of so many requests is answered badly.
+    pub(crate) fn fail_one_in(&self, many: usize) {
+        self.orders.send_modify(|orders| orders.bad_one_in = Some(many));
     }
 
     /// From now on no request is answered.
@@ -187,8 +202,8 @@ async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>, orders: watch::R
         let service = service_fn(move |request: Request<Incoming>| {
             let at = Instant::now();
             let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
-            arrivals.add(id.clone(), at);
-            let answering = answer(orders.clone(), Arc::clone(&arrivals), id);
+            let before = arrivals.add(id.clone(), at);
+            let answering = answer(orders.clone(), Arc::clone(&arrivals), id, before);
             let judges = Arc::clone(&arrivals);
             async move {
                 let (head, body) = request.into_parts();
@@ -209,7 +224,12 @@ async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>, orders: watch::R
     }
 }
 
-async fn answer(mut orders: watch::Receiver<Orders>, arrivals: Arc<Arrivals>, id: String) -> u16 {
+async fn answer(
+    mut orders: watch::Receiver<Orders>,
+    arrivals: Arc<Arrivals>,
+    id: String,
+    before: usize,
+) -> u16 {
     let now = orders.borrow().clone();
     let is_held = match now.holding {
         Holding::Nothing => false,
@@ -217,7 +237,8 @@ async fn answer(mut orders: watch::Receiver<Orders>, arrivals: Arc<Arrivals>, id
         Holding::These(ids) => ids.contains(&id),
     };
     if !is_held {
-        return GOOD;
+        let is_bad = now.bad_one_in.is_some_and(|many| before % many == many - 1);
+        return if is_bad { BAD } else { GOOD };
     }
     let mut waiting = Waiting::new(arrivals, id);
     let next = now.releases.len();

@@ -232,7 +232,7 @@ impl Deliverer {
         }
         place.answered(bearing(&attempt));
         self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
-        place.retry_at = self.settle(Settlement { lease, attempt, verdict }, &ends.abort).await;
+        place.retry_at = self.settle(Settlement { lease, attempt, verdict }, ends).await;
     }
 
     /// What was in hand and is not attempted: it waits in the database, where others find it too.
@@ -246,7 +246,7 @@ impl Deliverer {
 
     /// Records until it is recorded: the attempt was made, and forgetting it would make it again. Answers when the
     /// next one is due.
-    async fn settle(&self, mut settlement: Settlement, abort: &CancellationToken) -> Option<Timestamp> {
+    async fn settle(&self, mut settlement: Settlement, ends: &Ends) -> Option<Timestamp> {
         loop {
             match self.store.settle(settlement).await {
                 Ok(Settled::Recorded(DeliveryState::Retrying { next_retry_at })) => {
@@ -258,9 +258,13 @@ impl Deliverer {
                     return None;
                 }
                 Err(Unsettled { work, error })
-                    if abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
+                    if ends.abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
                 {
                     tracing::error!(%error, delivery_id = %work.lease.work().delivery_id, "an attempt was not recorded");
+                    // A store may keep for its holder what was performed, until it is told. As it closes it gives all back.
+                    if !ends.abort.is_cancelled() {
+                        self.give_back(work.lease, ends).await;
+                    }
                     return None;
                 }
                 Err(Unsettled { work, error }) => {

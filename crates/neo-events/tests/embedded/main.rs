@@ -12,4 +12,5 @@ mod receiver;
 mod stopping;
 mod targets;
 mod transactions;
+mod unrecorded;
 mod world;

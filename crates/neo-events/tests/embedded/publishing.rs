@@ -1,19 +1,13 @@
 //! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
-
 use neo_events::{
-    Clock, Conflict, Error, EventDraft, EventQuery, Schema, Sources, StoreError, SystemClock, SystemRandom,
-    Timestamp, Uuid, domain::id::EventId, rusqlite,
+    Conflict, Error, EventDraft, EventQuery, Schema, Sources, StoreError, Uuid, domain::id::EventId, rusqlite,
 };
 
-use crate::{receiver::Receiver, world::World};
+use crate::{
+    receiver::Receiver,
+    world::{JumpingClock, World},
+};
 
 fn given(id: Uuid, data: &str) -> EventDraft {
     EventDraft { id: Some(id), ..EventDraft::new("user.created", data) }
@@ -147,28 +141,15 @@ async fn other_tenants_are_not_there() {
     assert!(matches!(refused, Err(Error::Store(StoreError::UnknownSchema(_)))));
 }
 
-/// Stands still at a second, but for its jumps.
-struct JumpingClock(AtomicI64, SystemClock);
-
-impl Clock for JumpingClock {
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.1.elapsed()
-    }
-}
-
 #[tokio::test]
 async fn a_clock_that_jumps_back_loses_and_reorders_nothing() {
-    let clock = Arc::new(JumpingClock(AtomicI64::new(1_800_000_000), SystemClock::new()));
-    let sources = Sources::new(Arc::clone(&clock) as Arc<dyn Clock>, Arc::new(SystemRandom::new()));
+    let clock = JumpingClock::start();
+    let sources = clock.sources();
     let (world, receiver) = (World::with(|builder| builder.sources(sources)).await, Receiver::start().await);
     world.endpoint(&receiver.url).await;
     let mut created = vec![];
     for (n, back) in [0, 3600, 86_400].into_iter().enumerate() {
-        clock.0.fetch_sub(back, Ordering::Relaxed);
+        clock.jump(-back);
         created.push(world.publish(&format!("{{\"n\":{n}}}")).await.created_at);
     }
     assert!(created.is_sorted(), "{created:?}");

@@ -1,10 +1,18 @@
 //! An embedded neo-events in a folder of its own.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use neo_events::{
-    Builder, CreatedEndpoint, Delivery, DeliveryHistory, DeliveryQuery, DeliveryStatus, EndpointDraft,
-    EventDraft, NeoEvents, PageRequest, Published, Shutdown, SubscriptionDraft, Tenant,
+    Builder, Clock, CreatedEndpoint, Delivery, DeliveryHistory, DeliveryQuery, DeliveryStatus, EndpointDraft,
+    EventDraft, NeoEvents, PageRequest, Published, Shutdown, Sources, SubscriptionDraft, SystemClock,
+    SystemRandom, Tenant, Timestamp,
 };
 
 use crate::receiver::eventually;
@@ -78,5 +86,36 @@ impl World {
             deliveries.into_iter().find(|delivery| delivery.state.status() == status)
         });
         self.tenant().delivery(found.await.id).await.unwrap()
+    }
+}
+
+/// A wall that stands still at a second, but for its jumps.
+pub(crate) struct JumpingClock {
+    second: AtomicI64,
+    system: SystemClock,
+}
+
+impl JumpingClock {
+    pub(crate) fn start() -> Arc<Self> {
+        Arc::new(Self { second: AtomicI64::new(1_800_000_000), system: SystemClock::new() })
+    }
+
+    pub(crate) fn sources(self: &Arc<Self>) -> Sources {
+        Sources::new(Arc::clone(self) as Arc<dyn Clock>, Arc::new(SystemRandom::new()))
+    }
+
+    /// By so many seconds.
+    pub(crate) fn jump(&self, by: i64) {
+        self.second.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+impl Clock for JumpingClock {
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_second(self.second.load(Ordering::Relaxed)).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.system.elapsed()
     }
 }

@@ -210,12 +210,30 @@ fn prepare_file(path: &Path) -> io::Result<(PathBuf, File)> {
         private_directory(&mut builder);
         builder.create(directory)?;
     }
-    private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(path)?;
+    make_file(path)?;
     let path = path.canonicalize()?;
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock = private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(lock_path)?;
     Ok((path, lock))
+}
+
+/// Makes the file unless it is there. One that is there is not opened: closing it again would end all locks that this
+/// process has on it (`fcntl(2)`), those of the embedding program's own connections among them, which SQLite takes to be
+/// held as long as any of them is open. Another program would then take itself for the last one, and remove the log.
+fn make_file(path: &Path) -> io::Result<()> {
+    let create = |options: &mut OpenOptions| private_file(options.write(true)).open(path).map(drop);
+    match create(OpenOptions::new().create_new(true)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match path.metadata() {
+            Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            // A link that leads to where nothing is yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create(OpenOptions::new().create(true).truncate(false))
+            }
+            there => there.map(drop),
+        },
+        made => made,
+    }
 }
 
 #[cfg(unix)]

@@ -96,6 +96,51 @@ async fn a_file_has_one_store_at_a_time() {
     next.ping().await.unwrap();
 }
 
+/// Whether this process has a lock on a file, as every connection to a database with a write-ahead log must as long as it
+/// lives: who closes such a file and finds nobody else's lock removes the log.
+#[cfg(target_os = "linux")]
+fn is_locked_by_us(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (process, inode) = (std::process::id().to_string(), path.metadata().unwrap().ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    locks.lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[1] == "POSIX" && fields[4] == process && fields[5].ends_with(&format!(":{inode}"))
+    })
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn opening_a_file_ends_nobodys_lock_on_it() {
+    let (_directory, path) = place();
+    drop(open(&path).unwrap());
+    let own = Connection::open(&path).unwrap();
+    own.query_row("select count(*) from events", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert!(is_locked_by_us(&path), "the program's own connection has one");
+    let store = open(&path).unwrap();
+    assert!(is_locked_by_us(&path), "beside a connection of the program's own");
+    assert!(matches!(open(&path), Err(OpenError::Locked { .. })));
+    assert!(is_locked_by_us(&path), "after a second store was refused");
+    store.close().await;
+    assert!(
+        is_locked_by_us(&path),
+        "after the store was closed: the program's own connection is still there"
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_may_be_made_behind_a_link() {
+    let (directory, path) = place();
+    let link = directory.path().join("link.db");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let store = open(&link).unwrap();
+    append(&store, vec![small(1)]).await.unwrap();
+    assert!(path.exists());
+    assert!(matches!(open(&path), Err(OpenError::Locked { .. })), "one file, one lock");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn files_are_private() {

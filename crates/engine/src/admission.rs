@@ -11,6 +11,9 @@
 //! fails until its bound is at its least, what stands in line is given back. If it goes on failing, it rests between two
 //! turns, longer each time: a receiver that refuses at once would else be claimed for as often as the database bears.
 //!
+//! What has been answered keeps its place on the node until it is recorded. A tenant whose attempts are not, for a lock or a
+//! damaged table, gets nothing new once those hold half of what the other tenants leave of the node.
+//!
 //! What is known here about who is due is a hint: the store's own answer, read every now and then, is the truth.
 
 mod state;
@@ -116,9 +119,7 @@ impl Admission {
 
     /// Whoever stands in line for an endpoint of this tenant gives back what it has in hand.
     pub(crate) fn send_lines_away_of(&self, schema: &Schema) {
-        let mut state = self.state();
-        let of_it = state.flows.iter_mut().filter(|(key, _)| key.0 == *schema);
-        of_it.for_each(|(_, flow)| flow.line.clear());
+        self.state().send_lines_away_of(schema);
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
@@ -132,6 +133,7 @@ impl Admission {
         let mut state = self.state();
         state.learn(key, bearing);
         state.end_attempt(key);
+        state.await_record(&key.0);
         let is_more_due = state.leave_endpoint(key, 1);
         drop(state);
         self.wake_claims_if(is_more_due);
@@ -145,6 +147,7 @@ impl Admission {
     fn finished(&self, key: &Key, retry_at: Option<Timestamp>) {
         let mut state = self.state();
         state.leave_node(1);
+        state.end_record(&key.0);
         if let Some(at) = retry_at {
             state.owe(key.clone(), at);
         }
@@ -234,7 +237,7 @@ enum Stage {
 pub(crate) enum Turn {
     /// The attempt may begin.
     Come,
-    /// The endpoint bears no more: give it back.
+    /// The endpoint bears no more, or its tenant's attempts are not recorded: give it back.
     Gone,
 }
 
@@ -251,7 +254,13 @@ impl Place {
 
     /// Resolves when the endpoint may have one attempt more, for this delivery, in the order of calls.
     pub(crate) async fn turn(&mut self, id: DeliveryId) -> Turn {
-        let joined = self.admission.state().join_line(&self.key, id);
+        let joined = {
+            let mut state = self.admission.state();
+            if state.unrecorded.bars(&self.key.0) {
+                return Turn::Gone;
+            }
+            state.join_line(&self.key, id)
+        };
         if let Some(called) = joined {
             let mut waiting = InLine { admission: &self.admission, key: &self.key, called };
             // The one who calls counts the attempt.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId};
+use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId, tenant::Schema};
 use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
@@ -48,12 +48,48 @@ pub(super) struct State {
     pub(super) later: BTreeSet<(Timestamp, Key)>,
     /// Endpoints in [`Due::Ready`], in turn.
     pub(super) ready: VecDeque<Key>,
-    /// Endpoints in [`Due::Ready`] whose turn must wait until a place of their part is free.
+    /// Endpoints in [`Due::Ready`] whose turn must wait until a place of their part is free, or their tenant is no longer
+    /// barred.
     pub(super) blocked: VecDeque<Key>,
+    pub(super) unrecorded: Unrecorded,
+}
+
+/// Attempts that have been answered and are not recorded yet, of each tenant that has any. They keep their places on the
+/// node: one tenant whose attempts cannot be recorded, for a lock or a damaged table, must not come to hold all of them.
+#[derive(Default, Debug)]
+pub(super) struct Unrecorded {
+    of_tenant: HashMap<Schema, u32>,
+    all: u32,
+}
+
+impl Unrecorded {
+    /// Whether a tenant has half of what the others leave of the node: nothing new is begun for it.
+    pub(super) fn bars(&self, schema: &Schema) -> bool {
+        let own = self.of_tenant.get(schema).copied().unwrap_or(0);
+        own > 0 && own >= (IN_HAND_MAX - (self.all - own)) / 2
+    }
+
+    fn count(&mut self, schema: &Schema) {
+        self.all += 1;
+        match self.of_tenant.get_mut(schema) {
+            Some(own) => *own += 1,
+            None => drop(self.of_tenant.insert(schema.clone(), 1)),
+        }
+    }
+
+    fn discount(&mut self, schema: &Schema) {
+        if let Some(own) = self.of_tenant.get_mut(schema) {
+            self.all -= 1;
+            *own -= 1;
+            if *own == 0 {
+                self.of_tenant.remove(schema);
+            }
+        }
+    }
 }
 
 /// What is in hand for endpoints that are not proven.
-#[derive(Default, Debug, PartialEq, Eq)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Parts {
     pub(super) unproven: u32,
     pub(super) slow: u32,
@@ -164,8 +200,13 @@ impl State {
     fn take_turn(&mut self, key: Key, share: u32, now: Timestamp) -> Option<EndpointQuota> {
         let flow = self.flows.get_mut(&key)?;
         let allowed = share.min(self.parts.free(flow, 1));
-        let max = flow.in_hand_max().saturating_sub(flow.in_hand).min(allowed);
-        if max == 0 {
+        if !flow.has_room() {
+            // It has failed since it joined the turns, and bears less.
+            flow.due = Due::Full;
+            return None;
+        }
+        let max = (flow.in_hand_max() - flow.in_hand).min(allowed);
+        if max == 0 || self.unrecorded.bars(&key.0) {
             self.blocked.push_back(key);
             return None;
         }
@@ -185,7 +226,7 @@ impl State {
     pub(super) fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
         let share = if self.ready.is_empty() { 1 } else { 2 };
         let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        let is_barred = self.parts.free(flow, share) == 0;
+        let is_barred = self.parts.free(flow, share) == 0 || self.unrecorded.bars(&key.0);
         if self.in_hand >= IN_HAND_MAX / share || is_barred || !flow.has_room_ahead(now) {
             return false;
         }
@@ -234,6 +275,7 @@ impl State {
     }
 
     pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {
+        let before = self.parts;
         let Some(flow) = self.flows.get_mut(key) else { return };
         self.parts.discount(flow);
         let proven = bearing == Bearing::Well;
@@ -253,6 +295,38 @@ impl State {
         flow.slow = bearing == Bearing::Slowly;
         flow.dismiss_line_of_the_dead();
         self.parts.count(flow);
+        self.unblock_since(before);
+    }
+
+    /// Whoever waits for a place of a part joins the turns if there are more of them than before. Most answers free none.
+    fn unblock_since(&mut self, before: Parts) {
+        if self.parts.unproven < before.unproven || self.parts.slow < before.slow {
+            self.ready.append(&mut self.blocked);
+        }
+    }
+
+    /// An attempt of this tenant's is over and about to be recorded. If that bars the tenant, nothing that stands in line is
+    /// begun either.
+    pub(super) fn await_record(&mut self, schema: &Schema) {
+        let was_barred = self.unrecorded.bars(schema);
+        self.unrecorded.count(schema);
+        if !was_barred && self.unrecorded.bars(schema) {
+            self.send_lines_away_of(schema);
+        }
+    }
+
+    /// It is recorded, or never will be.
+    pub(super) fn end_record(&mut self, schema: &Schema) {
+        let was_barred = self.unrecorded.bars(schema);
+        self.unrecorded.discount(schema);
+        if was_barred && !self.unrecorded.bars(schema) {
+            self.ready.append(&mut self.blocked);
+        }
+    }
+
+    pub(super) fn send_lines_away_of(&mut self, schema: &Schema) {
+        let of_it = self.flows.iter_mut().filter(|(key, _)| key.0 == *schema);
+        of_it.for_each(|(_, flow)| flow.line.clear());
     }
 
     /// The right to one attempt, or else a place in line.
@@ -292,8 +366,7 @@ impl State {
 
     /// Answers whether there is something to claim now, or earlier than was known.
     pub(super) fn leave_endpoint(&mut self, key: &Key, places: u32) -> bool {
-        self.ready.append(&mut self.blocked);
-        let remembered = self.flows.len();
+        let (before, remembered) = (self.parts, self.flows.len());
         let mut is_due_later = false;
         let Some(flow) = self.flows.get_mut(key) else { return !self.ready.is_empty() };
         self.parts.discount(flow);
@@ -313,6 +386,7 @@ impl State {
         if flow.in_hand == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
             self.flows.remove(key);
         }
+        self.unblock_since(before);
         is_due_later || !self.ready.is_empty()
     }
 }

@@ -59,11 +59,7 @@ fn places(admission: &Arc<Admission>, n: u128, now: i64) -> Vec<Place> {
 
 /// Answers well until its bound is at its most.
 fn proven(admission: &Arc<Admission>, n: u128) {
-    for _ in 0..8 {
-        let mut place = places(admission, n, 0).swap_remove(0);
-        assert_eq!(come(&mut place), Some(Turn::Come));
-        place.answered(Bearing::Well);
-    }
+    (0..8).for_each(|_| finish_one(admission, n));
 }
 
 /// An endpoint with as many in flight as it may have, and one more in hand.
@@ -90,6 +86,66 @@ fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded()
     assert_eq!(admission.state().in_hand, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
     drop(first);
     assert_eq!(admission.state().in_hand, ENDPOINT_IN_FLIGHT_MIN);
+}
+
+#[test]
+fn a_tenant_whose_attempts_are_not_recorded_leaves_half_of_the_node_to_others() {
+    let admission = Arc::new(Admission::default());
+    let theirs: Key = (Schema::tenant("theirs").unwrap(), EndpointId::from_uuid(Uuid::from_u128(1)));
+    let mut unrecorded = Vec::new();
+    loop {
+        let mut claimed = places(&admission, 1, 0);
+        let mut attempted = 0;
+        for place in &mut claimed {
+            if come(place) == Some(Turn::Come) {
+                place.answered(Bearing::Well);
+                attempted += 1;
+            }
+        }
+        claimed.truncate(attempted);
+        unrecorded.append(&mut claimed);
+        if attempted == 0 {
+            break;
+        }
+    }
+    assert_eq!(unrecorded.len(), IN_HAND_MAX as usize / 2, "nothing is begun beyond that");
+    assert!(admission.place_ahead(key(2), at(1)).is_none(), "for no other endpoint of it");
+    let mut other = admission.place_ahead(theirs.clone(), at(1)).unwrap();
+    assert_eq!(come(&mut other), Some(Turn::Come), "others go on");
+    other.answered(Bearing::Well);
+    drop(other);
+
+    admission.owe(theirs, at(1));
+    assert_eq!(quotas(&admission, 1).len(), 1, "the other tenant's alone: it is still due and waits");
+    drop(unrecorded.pop());
+    assert_eq!(quotas(&admission, 1)[0].0, 1, "once one is recorded, it goes on");
+}
+
+#[test]
+fn who_waits_for_a_place_of_its_part_has_its_turn_when_one_is_free_and_not_before() {
+    let admission = Arc::new(Admission::default());
+    proven(&admission, 0);
+    let mut unproven: Vec<_> = (1..=200).flat_map(|n| places(&admission, n, 0)).collect();
+    assert_eq!(unproven.len(), UNPROVEN_IN_HAND_MAX as usize);
+    let waiting = admission.state().blocked.len();
+    assert!(waiting > 0);
+    finish_one(&admission, 0);
+    assert_eq!(
+        admission.state().blocked.len(),
+        waiting,
+        "the answer of who needs no place of the part frees none"
+    );
+    let mut place = unproven.pop().unwrap();
+    assert_eq!(come(&mut place), Some(Turn::Come));
+    place.answered(Bearing::Badly);
+    assert_eq!(quotas(&admission, 0).len(), 1, "one place, one turn");
+}
+
+/// One delivery of an endpoint is claimed, attempted and answered well.
+fn finish_one(admission: &Arc<Admission>, n: u128) {
+    let mut place = places(admission, n, 0).swap_remove(0);
+    assert_eq!(come(&mut place), Some(Turn::Come));
+    place.answered(Bearing::Well);
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
-use http_body_util::Full;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -190,7 +189,7 @@ impl Shared {
         *progress = Progress::default();
         let Request { method, target, headers, body, total_timeout, verify_tls, .. } = request;
         let place = Place { origin: target.origin().clone(), verify_tls };
-        let mut message = Message::new(Full::new(body));
+        let mut message = Message::new(body);
         *message.method_mut() = method;
         *message.headers_mut() = headers;
 
@@ -213,6 +212,11 @@ impl Shared {
         progress.timings.response = Some(begun.elapsed());
         progress.status = Some(response.status());
         let reply = self.read_reply(&mut connection, response).await?;
+        if let Connection::Http2(http2) = &connection
+            && http2.hoards()
+        {
+            self.pool.retire(&place, http2);
+        }
         self.release(&place, connection, &reply.body);
         Ok(reply)
     }
@@ -239,7 +243,7 @@ impl Shared {
         progress: &mut Progress,
     ) -> Result<StatusCode, Fault> {
         self.counters.requests.increment();
-        let mut message = Message::new(Full::default());
+        let mut message = Message::new(Bytes::new());
         *message.method_mut() = Method::HEAD;
         let way = (Dns::Anew, &mut progress.timings);
         let mut connection = self.connector.connect(target, verify_tls, total_timeout, way).await?;

@@ -34,21 +34,25 @@ const H2_PING_INTERVAL: Duration = Duration::from_secs(15);
 /// … and given up without one after this time.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) type Message = http::Request<Full<Bytes>>;
+/// Bodies that an HTTP/2 connection may keep beyond the exchanges that it has.
+const H2_BODIES_LEFT_MAX: usize = 8;
+
+pub(crate) type Message = http::Request<Bytes>;
 
 /// A request that got no head of a response.
 pub(crate) enum Undelivered {
-    /// Not a byte of it was written. Here it is back.
+    /// Not a byte of it was written, or the receiver says that it has done nothing with it. Here it is back.
     Unsent(Box<Message>, Fault),
     /// It may have arrived.
     Lost(Fault),
 }
 
-impl From<TrySendError<Message>> for Undelivered {
-    fn from(mut error: TrySendError<Message>) -> Self {
+impl Undelivered {
+    /// By what hyper says, of a message with this body.
+    fn of(mut error: TrySendError<http::Request<Full<Bytes>>>, body: Bytes) -> Self {
         let fault = Fault::from_exchange(error.error());
         match error.take_message() {
-            Some(message) => Self::Unsent(Box::new(message), fault),
+            Some(message) => Self::Unsent(Box::new(message.map(|_| body)), fault),
             None => Self::Lost(fault),
         }
     }
@@ -131,14 +135,15 @@ impl Http1 {
     async fn send(&mut self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
         self.allowance.set(self.allowance_bytes);
         let Self { sender, driver, .. } = self;
+        let body = message.body().clone();
         // The answer comes by nothing but the driver, which has just run: nobody need be woken for it, this task least of
         // all, which would be polled once more for nothing. Unconstrained, since a budget that is used up would wake.
-        let mut answer = pin!(unconstrained(sender.try_send_request(message)));
+        let mut answer = pin!(unconstrained(sender.try_send_request(message.map(Full::new))));
         let answer = poll_fn(|cx| {
             drive(driver, cx);
             answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         });
-        answer.await.map_err(Undelivered::from)
+        answer.await.map_err(|error| Undelivered::of(error, body))
     }
 
     async fn next_frame(&mut self, body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>> {
@@ -174,6 +179,8 @@ pub(crate) struct Http2 {
     sender: http2::SendRequest<Full<Bytes>>,
     born: Instant,
     used: Mutex<Instant>,
+    /// Shared with each body of a request that is not written yet.
+    bodies: Arc<()>,
     /// The driver and the streams. Dropped with the connection, and they with it.
     _tasks: Tasks,
 }
@@ -204,7 +211,7 @@ impl Http2 {
             }
         });
         let now = Instant::now();
-        Ok(Self { sender, born: now, used: Mutex::new(now), _tasks: tasks })
+        Ok(Self { sender, born: now, used: Mutex::new(now), bodies: Arc::default(), _tasks: tasks })
     }
 
     pub(crate) fn born(&self) -> Instant {
@@ -219,10 +226,37 @@ impl Http2 {
         !self.sender.is_closed()
     }
 
+    /// Whether it holds more bodies than its exchanges account for. A receiver may answer without ever letting a request's
+    /// body come, and the connection then keeps it: the exchange is over, and the stream is not.
+    pub(crate) fn hoards(self: &Arc<Self>) -> bool {
+        Arc::strong_count(&self.bodies) > Arc::strong_count(self) + H2_BODIES_LEFT_MAX
+    }
+
     async fn send(&self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let mut sender = self.sender.clone();
-        sender.try_send_request(message).await.map_err(Undelivered::from)
+        let kept = message.clone();
+        let watched =
+            |bytes| Full::new(Bytes::from_owner(Watched { bytes, _among: Arc::clone(&self.bodies) }));
+        sender.try_send_request(message.map(watched)).await.map_err(|error| {
+            if Fault::is_of_the_unprocessed(error.error()) {
+                Undelivered::Unsent(Box::new(kept), Fault::from_exchange(error.error()))
+            } else {
+                Undelivered::of(error, kept.into_body())
+            }
+        })
+    }
+}
+
+/// A body of a request, counted until nobody has it any more.
+struct Watched {
+    bytes: Bytes,
+    _among: Arc<()>,
+}
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

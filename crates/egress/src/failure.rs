@@ -187,6 +187,17 @@ impl Fault {
         Self::protocol()
     }
 
+    /// Whether the receiver says that it has not done anything with the request (RFC 9113, 8.7): it is closing the
+    /// connection and took no further streams, or took this one not.
+    pub(crate) fn is_of_the_unprocessed(error: &hyper::Error) -> bool {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+        cause.is_some_and(|error| {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            error.is_remote() && (refused || leaving)
+        })
+    }
+
     fn from_h2(error: &h2::Error) -> Self {
         if let Some(error) = error.get_io() {
             Self::from_stream(error)

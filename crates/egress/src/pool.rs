@@ -161,7 +161,7 @@ impl Pool {
         in_use
     }
 
-    /// Takes an HTTP/2 connection out of use that refused a request. Exchanges in flight end as they may.
+    /// Takes an HTTP/2 connection out of use that refused a request, or keeps too much. Exchanges in flight end as they may.
     pub(crate) fn retire(&self, place: &Place, connection: &Arc<Http2>) {
         let mut shard = self.shard(&place.origin);
         let Some(lanes) = shard.get_mut(&place.origin) else { return };

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use neo_events_egress::{Egress, FailureKind, Request, Target};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
@@ -275,6 +276,174 @@ async fn http2_deadlines_hold_and_spare_the_connection() {
     let prompt = Request { method: http::Method::PUT, ..post(&receiver.target()) };
     assert!(egress.send(prompt).await.unwrap().connection_reused);
     assert_eq!(receiver.connections(), 1);
+}
+
+/// A receiver that speaks HTTP/2 frame by frame.
+struct Framed {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+type Requests = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Bytes>;
+
+impl Framed {
+    /// `serve` gets each connection, with its number.
+    async fn start<S, F>(acceptor: TlsAcceptor, window: u32, serve: S) -> Self
+    where
+        S: Fn(usize, Requests) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound socket").port();
+        let (connections, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+        let seen = connections.clone();
+        tasks.spawn(async move {
+            let mut peers = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                let Ok(tls) = acceptor.accept(tcp).await else { continue };
+                let mut builder = h2::server::Builder::new();
+                let Ok(requests) = builder.initial_window_size(window).handshake(tls).await else { continue };
+                peers.spawn(serve(seen.fetch_add(1, Ordering::SeqCst), requests));
+            }
+        });
+        Self { port, connections, _tasks: tasks }
+    }
+
+    fn target(&self) -> Target {
+        target(&format!("https://hooks.example:{}/hook", self.port))
+    }
+}
+
+/// Counts how many of its kind there are.
+struct Counted(Vec<u8>, #[expect(dead_code, reason = "only its number counts")] Arc<()>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_no_bodies_does_not_make_us_keep_them() {
+    const REQUESTS: usize = 60;
+    let authority = Authority::new("ours");
+    for window in [0, 1] {
+        let acceptor = authority.acceptor("hooks.example", &["h2"]);
+        let receiver = Framed::start(acceptor, window, |_, mut requests| async move {
+            let mut kept = Vec::new();
+            while let Some(Ok((request, mut respond))) = requests.accept().await {
+                respond.send_response(http::Response::new(()), true).expect("an open stream");
+                // Whoever drops them tells the sender to stop.
+                kept.push((request, respond));
+            }
+        })
+        .await;
+        let (egress, bodies) = (egress(Some(&authority)), Arc::new(()));
+        for _ in 0..REQUESTS {
+            let body = Bytes::from_owner(Counted(vec![b'x'; 10_000], bodies.clone()));
+            let response = egress.send(Request { body, ..post(&receiver.target()) }).await.unwrap();
+            assert_eq!(response.status, StatusCode::OK);
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while Arc::strong_count(&bodies) > REQUESTS / 4 {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{} bodies are kept, window {window}",
+                Arc::strong_count(&bodies) - 1
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(receiver.connections.load(Ordering::SeqCst) > 1, "connections that keep them are given up");
+    }
+}
+
+#[tokio::test]
+async fn what_a_receiver_refuses_to_begin_with_is_sent_again() {
+    let authority = Authority::new("ours");
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let receiver = Framed::start(acceptor, 65_535, |number, mut requests| async move {
+        let mut answered = 0;
+        while let Some(Ok((_, mut respond))) = requests.accept().await {
+            if number == 0 && answered == 1 {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            } else {
+                respond.send_response(http::Response::new(()), true).expect("an open stream");
+                answered += 1;
+            }
+        }
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    for _ in 0..3 {
+        assert_eq!(egress.send(post(&receiver.target())).await.unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(receiver.connections.load(Ordering::SeqCst), 2);
+}
+
+const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
+const ACK: u8 = 1;
+const END_STREAM_AND_HEADERS: u8 = 1 | 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Answers the first request with 200 and the second by leaving: a GOAWAY that says that it took none after the first.
+async fn answer_one_and_leave(mut peer: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+    peer.read_exact(&mut [0; 24]).await?;
+    peer.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    let mut requests = 0;
+    loop {
+        let mut head = [0; 9];
+        peer.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        peer.read_exact(&mut payload).await?;
+        match kind {
+            SETTINGS if flags & ACK == 0 => peer.write_all(&frame(SETTINGS, ACK, 0, &[])).await?,
+            HEADERS => {
+                requests += 1;
+                let answer = if requests == 1 {
+                    // In HPACK's static table 8 is `:status: 200`.
+                    frame(HEADERS, END_STREAM_AND_HEADERS, u32::from_be_bytes(stream), &[0x88])
+                } else {
+                    frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])
+                };
+                peer.write_all(&answer).await?;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As proxies do after so many requests.
+#[tokio::test]
+async fn what_a_leaving_receiver_did_not_take_is_sent_to_its_successor() {
+    let authority = Authority::new("ours");
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let hook = target(&format!("https://hooks.example:{}/", listener.local_addr().expect("bound").port()));
+    let mut receiver = JoinSet::new();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = connections.clone();
+    receiver.spawn(async move {
+        let mut peers = JoinSet::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            seen.fetch_add(1, Ordering::SeqCst);
+            if let Ok(tls) = acceptor.accept(tcp).await {
+                peers.spawn(answer_one_and_leave(tls));
+            }
+        }
+    });
+    let egress = egress(Some(&authority));
+    for connection in 1..=3 {
+        let response = egress.send(post(&hook)).await.unwrap();
+        assert_eq!((response.status, response.connection_reused), (StatusCode::OK, false));
+        assert_eq!(connections.load(Ordering::SeqCst), connection, "the first of each is answered there");
+    }
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ impl WorkQueue for SqliteStore {
         let Some(schema) = dispatched.first().map(|first| &first.lease.work().schema) else { return Ok(0) };
         let file = match self.file(schema).await {
             Ok(file) => file,
-            Err(failure) => return Err(Unsettled { work: dispatched, error: failure.into() }),
+            Err(error) => return Err(Unsettled { work: dispatched, error }),
         };
         let dispatched = Arc::new(dispatched);
         let settle = SettleDispatches::new(&file, &dispatched, now);
@@ -159,7 +159,7 @@ impl WorkQueue for SqliteStore {
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
         let file = match self.file(&settlement.lease.work().schema).await {
             Ok(file) => file,
-            Err(failure) => return Err(Unsettled { work: settlement, error: failure.into() }),
+            Err(error) => return Err(Unsettled { work: settlement, error }),
         };
         let settlement = Arc::new(settlement);
         file.write(Settle::new(&file.delivery_leases, &settlement))
@@ -170,7 +170,7 @@ impl WorkQueue for SqliteStore {
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
         let file = match self.file(&lease.work().schema).await {
             Ok(file) => file,
-            Err(failure) => return Err(Unsettled { work: lease, error: failure.into() }),
+            Err(error) => return Err(Unsettled { work: lease, error }),
         };
         file.delivery_leases.release(lease.key(), lease.token());
         Ok(())

@@ -22,11 +22,13 @@ use crate::{
     events,
     failure::Failure,
     open::{OpenError, SqliteOptions, is_current},
+    scope::Scope,
     sql,
     tenant_file::TenantFile,
     tenant_files::TenantFiles,
     tenants,
     turn::Turn,
+    writer::Step,
 };
 
 /// The embedded store. Cloning is cheap; all clones are the same store.
@@ -113,7 +115,7 @@ impl SqliteStore {
     }
 
     /// The file of a schema.
-    pub(crate) async fn file(&self, schema: &Schema) -> Result<Arc<TenantFile>, Failure> {
+    pub(crate) async fn file(&self, schema: &Schema) -> Result<Arc<TenantFile>, StoreError> {
         if *schema == self.inner.admin.schema {
             return Ok(Arc::clone(&self.inner.admin));
         }
@@ -138,14 +140,29 @@ impl SqliteStore {
             return Ok(Inserted::Exists);
         }
         tenants.make(&tenant.schema).await?;
-        let row = tenant.clone();
-        let inserted = self.admin().write(move |conn: &Connection| tenants::insert(conn, &row)).await?;
-        tenants.add(&tenant.schema);
-        Ok(inserted)
+        self.admin().write(Listing { tenant: tenant.clone(), files: Arc::clone(tenants) }).await
     }
 
     pub(crate) async fn appended(&self) {
         self.inner.appended.notified().await;
+    }
+}
+
+/// Lists a tenant whose file is there: in the database and here, also if nobody waits for it any more.
+struct Listing {
+    tenant: Tenant,
+    files: Arc<TenantFiles>,
+}
+
+impl Step for Listing {
+    type Answer = Inserted;
+
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Inserted, Failure> {
+        tenants::insert(scope.connection(), &self.tenant)
+    }
+
+    fn committed(self) {
+        self.files.add(&self.tenant.schema);
     }
 }
 

@@ -27,7 +27,7 @@ use neo_events_domain::{Timestamp, tenant::Schema};
 use neo_events_store::StoreError;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, again},
     open::{OpenError, SqliteOptions},
     readers::ended,
     tenant_file::TenantFile,
@@ -72,6 +72,14 @@ struct Tenant {
     gate: Mutex<()>,
     /// Opened since the start: its tables are up to date, and what it owes is known.
     is_seen: AtomicBool,
+    /// Held while a caller has the file opened; what came of it last, if that was in vain.
+    opening: Arc<tokio::sync::Mutex<Option<Failed>>>,
+}
+
+/// That a file could not be opened.
+struct Failed {
+    at: Instant,
+    error: StoreError,
 }
 
 impl TenantFiles {
@@ -96,13 +104,26 @@ impl TenantFiles {
         self.lock().listed.contains_key(schema)
     }
 
-    /// The file of a tenant, opened if it is not.
-    pub(crate) async fn file(self: &Arc<Self>, schema: &Schema) -> Result<Arc<TenantFile>, Failure> {
+    /// The file of a tenant, opened if it is not. However many ask for one that takes long, one of the threads that may block
+    /// waits for it: they are all tenants'. Whoever asked while it was opened in vain hears what came of that.
+    pub(crate) async fn file(self: &Arc<Self>, schema: &Schema) -> Result<Arc<TenantFile>, StoreError> {
         if let Some(file) = self.lock().used(schema) {
             return Ok(file);
         }
+        let asked_at = Instant::now();
+        let tenant = self.lock().listed.get(schema).cloned();
+        let tenant = tenant.ok_or_else(|| Failure::Schema(schema.clone()))?;
+        let mut turn = Arc::clone(&tenant.opening).lock_owned().await;
+        if let Some(failed) = turn.as_ref().filter(|failed| failed.at >= asked_at) {
+            return Err(again(&failed.error));
+        }
         let (files, schema) = (Arc::clone(self), schema.clone());
-        let opening = tokio::task::spawn_blocking(move || files.open(&schema));
+        // The turn is the thread's: whoever gives up waiting leaves it there.
+        let opening = tokio::task::spawn_blocking(move || {
+            let opened = files.open(&schema).map_err(StoreError::from);
+            *turn = opened.as_ref().err().map(|error| Failed { at: Instant::now(), error: again(error) });
+            opened
+        });
         opening.await.map_err(|error| ended(&error))?
     }
 

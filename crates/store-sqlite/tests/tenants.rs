@@ -164,6 +164,63 @@ async fn a_thousand_idle_tenants_cost_nothing() {
     assert!(open.iter().all(|path| path.to_str().unwrap().contains("tenant_t777.db")), "{open:?}");
 }
 
+/// Whoever asks for a file that cannot be opened waits without a thread of its own: those are all tenants'.
+#[test]
+fn many_who_wait_for_a_locked_file_do_not_hold_up_another_tenant() {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    threads.block_on(async {
+        let place = Place::new();
+        let store = place.with_tenants(2).await;
+        let (locked, other) = (tenant(0).schema, tenant(1).schema);
+        let mut callers = place.callers(&locked);
+        let lock = callers.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let mut waiting = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let (store, schema) = (store.clone(), locked.clone());
+            waiting.spawn(async move { store.append(&schema, vec![event(n)], at(0)).await.err() });
+        }
+        // Those that have asked are on their way before the other asks.
+        tokio::task::yield_now().await;
+        append(&store, &other, 0..3).await;
+        assert_eq!(store.count_events(&other, &EventQuery::default()).await.unwrap(), 3);
+        assert!(waiting.try_join_next().is_none(), "they wait for the lock meanwhile");
+        let begun = Instant::now();
+        let refused = waiting.join_all().await;
+        assert!(refused.iter().all(|error| matches!(error, Some(StoreError::Unavailable(_)))), "{refused:?}");
+        assert!(begun.elapsed() < DEADLINE / 2, "together, and not one after the other");
+        drop(lock);
+        append(&store, &locked, 0..1).await;
+    });
+}
+
+/// Who gave up waiting for it has made a tenant all the same, and it can be used.
+#[tokio::test]
+async fn a_tenant_that_nobody_waited_for_is_there() {
+    let place = Place::new();
+    let store = place.open();
+    let mut callers = Connection::open(&place.path).unwrap();
+    callers.busy_timeout(DEADLINE).unwrap();
+    let lock = callers.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    {
+        let made = tenant(0);
+        let mut making = std::pin::pin!(store.create_tenant(&made));
+        // Until its row waits for the lock.
+        let row = tokio::time::timeout(Duration::from_secs(1), &mut making).await;
+        assert!(row.is_err() && place.file_of(&made.schema).exists());
+    }
+    drop(lock);
+    let begun = Instant::now();
+    while store.append(&tenant(0).schema, vec![event(1)], at(0)).await.is_err() {
+        assert!(begun.elapsed() < DEADLINE, "it is in the list and cannot be used");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn what_tenants_were_owed_before_a_start_is_found_without_a_call() {
     let place = Place::new();

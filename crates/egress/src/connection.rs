@@ -174,7 +174,7 @@ fn drive<D: Future + Unpin>(driver: &mut Option<D>, cx: &mut Context<'_>) {
     }
 }
 
-/// An HTTP/2 connection, shared by all exchanges with its origin.
+/// An HTTP/2 connection, shared by exchanges with its origin.
 pub(crate) struct Http2 {
     sender: http2::SendRequest<Full<Bytes>>,
     born: Instant,

@@ -1,7 +1,8 @@
 //! Connections that wait for their next request.
 //!
-//! Each origin has a stack of idle HTTP/1.1 connections (the warmest is taken first, so that surplus ones age out) and
-//! at most one HTTP/2 connection. Origins are spread over shards with a lock each, which is never held across an
+//! Each origin has a stack of idle HTTP/1.1 connections (the warmest is taken first, so that surplus ones age out), or
+//! HTTP/2 connections that are shared: one, and another beside it when that has as many exchanges as it is to have. A
+//! receiver lets only so many begin on a connection, and endpoints that hang must not use up what others need. Origins are spread over shards with a lock each, which is never held across an
 //! await. One pool serves one policy; connections whose certificates were not checked are kept apart.
 //!
 //! A pool that holds more than it should keeps the surplus for a moment: a burst ends when its last answer comes, and
@@ -23,6 +24,10 @@ use crate::stats::Counters;
 use crate::target::Origin;
 
 const SHARDS: usize = 16;
+/// Exchanges on an HTTP/2 connection, after which another one is made beside it. Receivers commonly allow 100 or more.
+const H2_EXCHANGES_MAX: usize = 64;
+/// HTTP/2 connections to an origin.
+const H2_CONNECTIONS_MAX: usize = 16;
 
 /// What connections are pooled by.
 #[derive(Clone, Debug)]
@@ -66,7 +71,8 @@ struct Lanes([Lane; 2]);
 #[derive(Default)]
 struct Lane {
     idle: VecDeque<Idle>,
-    http2: Option<Arc<Http2>>,
+    /// The first that has room is used, so that surplus ones age out.
+    http2: Vec<Arc<Http2>>,
     http2_gate: Option<Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -99,11 +105,9 @@ impl Pool {
         let mut shard = self.shard(&place.origin);
         let Some(lanes) = shard.get_mut(&place.origin) else { return Found::Nothing };
         let lane = lanes.lane(place.verify_tls);
-        if let Some(http2) = &lane.http2 {
-            if self.limits.admits_http2(http2, now) {
-                return Found::Ready(Connection::Http2(http2.clone()));
-            }
-            lane.http2 = None;
+        lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
+        if let Some(http2) = lane.http2_with_room() {
+            return Found::Ready(Connection::Http2(http2));
         }
         while let Some(mut idle) = lane.idle.pop_back() {
             self.idle_total.fetch_sub(1, Ordering::Relaxed);
@@ -143,16 +147,17 @@ impl Pool {
         (0..count).for_each(|_| self.counters.pool_exhausted.increment());
     }
 
-    /// Lets others share an HTTP/2 connection. If there is one already, that one is returned for use instead.
+    /// Lets others share an HTTP/2 connection. If there is one already that has room, that one is returned for use instead.
     pub(crate) fn share(&self, place: &Place, connection: Arc<Http2>) -> Arc<Http2> {
         let now = Instant::now();
         let mut shard = self.shard(&place.origin);
         let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
         lane.http2_gate.get_or_insert_default();
-        let in_use = match &lane.http2 {
-            Some(present) if self.limits.admits_http2(present, now) => present.clone(),
-            _ => lane.http2.insert(connection).clone(),
-        };
+        lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
+        let in_use = lane.http2_with_room().unwrap_or_else(|| {
+            lane.http2.push(connection.clone());
+            connection
+        });
         let evicted = pop_unused_http2(&mut shard, self.limits.idle_total_max.div_ceil(SHARDS));
         drop(shard);
         if evicted.is_some() {
@@ -166,9 +171,7 @@ impl Pool {
         let mut shard = self.shard(&place.origin);
         let Some(lanes) = shard.get_mut(&place.origin) else { return };
         let lane = lanes.lane(place.verify_tls);
-        if lane.http2.as_ref().is_some_and(|present| Arc::ptr_eq(present, connection)) {
-            lane.http2 = None;
-        }
+        lane.http2.retain(|present| !Arc::ptr_eq(present, connection));
     }
 
     /// Closes what is not to be used again or is too much, and forgets origins without connections.
@@ -182,13 +185,13 @@ impl Pool {
                     let before = lane.idle.len();
                     lane.idle.retain_mut(|idle| self.limits.admits(idle, now) && idle.connection.is_ready());
                     self.idle_total.fetch_sub(before - lane.idle.len(), Ordering::Relaxed);
-                    lane.http2.take_if(|http2| {
-                        let unused = Arc::strong_count(http2) == 1
+                    lane.http2.retain(|http2| {
+                        let unused = exchanges_of(http2) == 0
                             && now.duration_since(http2.used()) >= self.limits.idle_timeout;
-                        unused || !self.limits.admits_http2(http2, now)
+                        !unused && self.limits.admits_http2(http2, now)
                     });
                 }
-                lanes.0.iter().any(|lane| !lane.idle.is_empty() || lane.http2.is_some())
+                lanes.0.iter().any(|lane| !lane.idle.is_empty() || !lane.http2.is_empty())
             });
         }
         for shard in &self.shards {
@@ -252,6 +255,15 @@ impl Lanes {
 }
 
 impl Lane {
+    /// A shared connection on which another exchange may begin; where there are as many as there are to be, the one with
+    /// the fewest.
+    fn http2_with_room(&self) -> Option<Arc<Http2>> {
+        let with_room = self.http2.iter().find(|http2| exchanges_of(http2) < H2_EXCHANGES_MAX);
+        let fewest = || self.http2.iter().min_by_key(|http2| exchanges_of(http2));
+        let is_full = self.http2.len() >= H2_CONNECTIONS_MAX;
+        with_room.or_else(|| if is_full { fewest() } else { None }).cloned()
+    }
+
     fn idle_since(&mut self) -> Option<Instant> {
         self.idle.front().map(|idle| idle.since)
     }
@@ -278,20 +290,22 @@ fn pop_longest_idle(shard: &mut HashMap<Arc<Origin>, Lanes>) -> Option<Idle> {
 }
 
 /// The HTTP/2 connection that nobody has used for longest, if there are more than `kept_max` of them in a shard: they
-/// count for the total per shard, since every origin has at most one.
+/// count for the total per shard.
 fn pop_unused_http2(shard: &mut HashMap<Arc<Origin>, Lanes>, kept_max: usize) -> Option<Arc<Http2>> {
-    let kept = shard.values().flat_map(|lanes| &lanes.0).filter(|lane| lane.http2.is_some()).count();
-    if kept <= kept_max {
+    let lanes = || shard.values().flat_map(|lanes| &lanes.0).flat_map(|lane| &lane.http2);
+    if lanes().count() <= kept_max {
         return None;
     }
-    let unused = |lane: &&mut Lane| lane.http2.as_ref().is_some_and(|http2| Arc::strong_count(http2) == 1);
-    shard
-        .values_mut()
-        .flat_map(|lanes| &mut lanes.0)
-        .filter(unused)
-        .min_by_key(|lane| lane.http2.as_ref().map(|http2| http2.used()))?
-        .http2
-        .take()
+    let unused = lanes().filter(|http2| exchanges_of(http2) == 0).min_by_key(|http2| http2.used())?.clone();
+    for lane in shard.values_mut().flat_map(|lanes| &mut lanes.0) {
+        lane.http2.retain(|present| !Arc::ptr_eq(present, &unused));
+    }
+    Some(unused)
+}
+
+/// How many exchanges a connection of the pool has now.
+fn exchanges_of(pooled: &Arc<Http2>) -> usize {
+    Arc::strong_count(pooled) - 1
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -205,6 +205,22 @@ mod tests {
         }
     }
 
+    /// The same byte again and again.
+    struct Byte(u8);
+
+    impl Random for Byte {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(self.0);
+        }
+    }
+
+    #[test]
+    fn jitter_is_between_nothing_and_all() {
+        let jitter = |byte| Sources::new(Arc::new(SystemClock::new()), Arc::new(Byte(byte))).jitter();
+        let near = |of: f64, wanted: f64| (of - wanted).abs() < 1e-9;
+        assert!(near(jitter(0), 0.0) && near(jitter(0xff), 1.0) && near(jitter(0x80), 128.0 / 255.0));
+    }
+
     #[test]
     fn nothing_is_drawn_twice() {
         let random = SystemRandom::new();

@@ -289,7 +289,7 @@ type Requests = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::ne
 
 impl Framed {
     /// `serve` gets each connection, with its number.
-    async fn start<S, F>(acceptor: TlsAcceptor, window: u32, serve: S) -> Self
+    async fn start<S, F>(acceptor: TlsAcceptor, settings: h2::server::Builder, serve: S) -> Self
     where
         S: Fn(usize, Requests) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -302,8 +302,7 @@ impl Framed {
             let mut peers = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 let Ok(tls) = acceptor.accept(tcp).await else { continue };
-                let mut builder = h2::server::Builder::new();
-                let Ok(requests) = builder.initial_window_size(window).handshake(tls).await else { continue };
+                let Ok(requests) = settings.handshake(tls).await else { continue };
                 peers.spawn(serve(seen.fetch_add(1, Ordering::SeqCst), requests));
             }
         });
@@ -330,7 +329,9 @@ async fn a_receiver_that_takes_no_bodies_does_not_make_us_keep_them() {
     let authority = Authority::new("ours");
     for window in [0, 1] {
         let acceptor = authority.acceptor("hooks.example", &["h2"]);
-        let receiver = Framed::start(acceptor, window, |_, mut requests| async move {
+        let mut settings = h2::server::Builder::new();
+        settings.initial_window_size(window);
+        let receiver = Framed::start(acceptor, settings, |_, mut requests| async move {
             let mut kept = Vec::new();
             while let Some(Ok((request, mut respond))) = requests.accept().await {
                 respond.send_response(http::Response::new(()), true).expect("an open stream");
@@ -358,11 +359,53 @@ async fn a_receiver_that_takes_no_bodies_does_not_make_us_keep_them() {
     }
 }
 
+/// Endpoints of several tenants may share an origin.
+#[tokio::test]
+async fn requests_that_hang_do_not_hold_up_others_to_the_same_origin() {
+    const HANGING: usize = 150;
+    let authority = Authority::new("ours");
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(64);
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let seen = arrived.clone();
+    let receiver = Framed::start(acceptor, settings, move |_, mut requests| {
+        let seen = seen.clone();
+        async move {
+            let mut kept = Vec::new();
+            while let Some(Ok((request, mut respond))) = requests.accept().await {
+                if request.method() == http::Method::PUT {
+                    respond.send_response(http::Response::new(()), true).expect("an open stream");
+                } else {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    kept.push((request, respond));
+                }
+            }
+        }
+    })
+    .await;
+    let (egress, mut hanging) = (egress(Some(&authority)), JoinSet::new());
+    let first = Request { method: http::Method::PUT, ..post(&receiver.target()) };
+    egress.send(first.clone()).await.unwrap();
+    for _ in 0..HANGING {
+        let (egress, target) = (egress.clone(), receiver.target());
+        hanging.spawn(async move { egress.send(post(&target)).await });
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while arrived.load(Ordering::SeqCst) < HANGING {
+        assert!(tokio::time::Instant::now() < deadline, "{} arrived", arrived.load(Ordering::SeqCst));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    egress.send(first).await.unwrap();
+    assert_eq!(receiver.connections.load(Ordering::SeqCst), 3);
+}
+
 #[tokio::test]
 async fn what_a_receiver_refuses_to_begin_with_is_sent_again() {
     let authority = Authority::new("ours");
     let acceptor = authority.acceptor("hooks.example", &["h2"]);
-    let receiver = Framed::start(acceptor, 65_535, |number, mut requests| async move {
+    let settings = h2::server::Builder::new();
+    let receiver = Framed::start(acceptor, settings, |number, mut requests| async move {
         let mut answered = 0;
         while let Some(Ok((_, mut respond))) = requests.accept().await {
             if number == 0 && answered == 1 {

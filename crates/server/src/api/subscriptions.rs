@@ -11,6 +11,7 @@ use neo_events::{
 
 use super::{
     Answer,
+    access::Caller,
     body::Input,
     created, no_content, ok,
     path::PathId,
@@ -73,7 +74,15 @@ async fn delete(Extension(tenant): Extension<Tenant>, PathId(id): SubscriptionId
     Ok(no_content())
 }
 
-async fn explain(Extension(tenant): Extension<Tenant>, Input(question): Input<ExplainIn>) -> Answer {
+/// It says what is in an event, so a stored one is for those who may read it.
+async fn explain(
+    Extension(caller): Extension<Caller>,
+    Extension(tenant): Extension<Tenant>,
+    Input(question): Input<ExplainIn>,
+) -> Answer {
+    if question.event_id.is_some() && !caller.may(Scope::EventsRead) {
+        return Err(Refusal::insufficient_scope(Scope::EventsRead));
+    }
     let (filter, event) = sources(question)?;
     ok(&Explanation::from(tenant.explain(filter, event).await?))
 }

@@ -46,6 +46,32 @@ async fn every_route_asks_for_its_scope_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_stored_event_is_explained_to_those_who_may_read_it() {
+    let server = Server::start().await;
+    server.make_tenant("acme").await;
+    let endpoints_alone = server.make_key("acme", json!({"scopes": ["endpoints:read"]})).await;
+    let events_too = server.make_key("acme", json!({"scopes": ["endpoints:read", "events:read"]})).await;
+    let event = json!({"event_type": "a.b", "event_data": {"salary": 70_000}});
+    let published = Call::new("POST", "/v1/events").json(&event).tenant("acme");
+    let published = server.send(published).await.expect(202);
+    let filter = json!({"salary": {"$gt": 1}});
+    let explain = async |key: &str, question: Value| {
+        server.send(Call::new("POST", "/v1/subscriptions/explain").json(&question).key(key)).await
+    };
+
+    for event_id in [&published["id"], &json!(NOBODY)] {
+        let question = json!({"event_filters": filter, "event_id": event_id});
+        let refused = explain(&endpoints_alone, question).await;
+        assert!(!refused.text.contains("70000"), "{}", refused.text);
+        assert!(refused.refused(403, "insufficient_scope").contains("`events:read`"));
+    }
+    let question = json!({"event_filters": filter, "event_id": published["id"]});
+    assert_eq!(explain(&events_too, question).await.expect(200)["clauses"][0]["actual"], 70_000);
+    let question = json!({"event_filters": filter, "event": event});
+    assert_eq!(explain(&endpoints_alone, question).await.expect(200)["matches"], true);
+}
+
+#[tokio::test]
 async fn what_is_everybodys_needs_an_admin_key() {
     let server = Server::start().await;
     server.make_tenant("acme").await;

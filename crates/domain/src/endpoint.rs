@@ -353,8 +353,7 @@ impl Endpoint {
             self.change_url(url);
         }
         if !patch.custom_headers.is_empty() {
-            let merged = self.custom_headers.merged(patch.custom_headers);
-            self.custom_headers = CustomHeaders::try_new(merged, &mut faults);
+            self.custom_headers = self.custom_headers.merged(&patch.custom_headers, &mut faults);
         }
         set(&mut self.http_method, patch.http_method);
         set(&mut self.signature_header, patch.signature_header);

@@ -43,20 +43,8 @@ pub struct CustomHeaders(Vec<(String, String)>);
 impl CustomHeaders {
     /// Checks names and values.
     pub fn try_new(headers: Vec<(String, String)>, faults: &mut Faults) -> Self {
-        let actual = headers.len();
-        faults.require(actual <= CUSTOM_HEADERS_MAX, "/custom_headers", || Rule::TooMany {
-            actual,
-            max: CUSTOM_HEADERS_MAX,
-            unit: "headers",
-        });
-        for (index, (name, value)) in headers.iter().enumerate() {
-            let twice = headers[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-            let found = if twice { Err(refused(name, "it is given twice")) } else { judge(name, value) };
-            if let Err(rule) = found {
-                faults.add(format!("/custom_headers/{}", pointer_token(name)), rule);
-            }
-        }
-        Self(headers)
+        let added: Vec<_> = headers.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        Self::default().merged(&added, faults)
     }
 
     /// Headers that were checked before they were stored.
@@ -69,14 +57,37 @@ impl CustomHeaders {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// These, with others added or replaced, and removed where the new value is `None`.
-    pub fn merged(&self, changes: Vec<(String, Option<String>)>) -> Vec<(String, String)> {
-        let mut merged = self.0.clone();
-        for (name, value) in changes {
-            merged.retain(|(kept, _)| !kept.eq_ignore_ascii_case(&name));
-            merged.extend(value.map(|value| (name, value)));
+    /// These, with others added or replaced, and removed where the new value is `None`; checks what is new.
+    pub fn merged(&self, changes: &[(String, Option<String>)], faults: &mut Faults) -> Self {
+        let mut merged = self.clone();
+        for (index, (name, value)) in changes.iter().enumerate() {
+            let twice = changes[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+            let changed = if twice {
+                Err(refused(name, "it is given twice"))
+            } else {
+                merged.change(name, value.as_deref())
+            };
+            if let Err(rule) = changed {
+                faults.add(format!("/custom_headers/{}", pointer_token(name)), rule);
+            }
         }
+        let actual = merged.0.len();
+        faults.require(actual <= CUSTOM_HEADERS_MAX, "/custom_headers", || Rule::TooMany {
+            actual,
+            max: CUSTOM_HEADERS_MAX,
+            unit: "headers",
+        });
         merged
+    }
+
+    fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), Rule> {
+        let present = self.0.iter().position(|(kept, _)| kept.eq_ignore_ascii_case(name));
+        if let Some(index) = present {
+            self.0.remove(index);
+        }
+        let Some(value) = value else { return Ok(()) };
+        self.0.push((name.to_owned(), value.to_owned()));
+        judge(name, value)
     }
 
     /// These, with values that could be credentials replaced: what may be shown and stored with an attempt.
@@ -226,6 +237,21 @@ mod tests {
         let mut faults = Faults::new();
         CustomHeaders::try_new(vec![("A".into(), "1".into()), ("a".into(), "2".into())], &mut faults);
         assert!(faults.found().is_err());
+    }
+
+    #[test]
+    fn a_change_names_each_header_once() {
+        let change = |changes: &[(&str, Option<&str>)]| {
+            let owned = changes.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)));
+            let mut faults = Faults::new();
+            let present = CustomHeaders::from_stored(vec![("X-A".into(), "0".into())]);
+            present.merged(&owned.collect::<Vec<_>>(), &mut faults);
+            faults.found().err().map(|found| found.to_string())
+        };
+        let twice = "/custom_headers/x-a must not set the header x-a: it is given twice";
+        assert_eq!(change(&[("X-A", Some("1")), ("x-a", Some("2"))]).as_deref(), Some(twice));
+        assert_eq!(change(&[("X-A", None), ("x-a", Some("2"))]).as_deref(), Some(twice));
+        assert_eq!(change(&[("x-a", Some("2")), ("X-B", None)]), None);
     }
 
     #[test]

@@ -119,6 +119,10 @@ async fn rules_are_kept() {
     let created = server.post("/v1/endpoints", with("secret_token", json!(""))).await.expect(201);
     assert_eq!(created["secret_token"], created["signing_secret"], "a generated secret has one form");
     let path = format!("/v1/endpoints/{}", created["id"].as_str().unwrap());
+    server
+        .patch(&path, r#"{"custom_headers":{"X-A":"1","x-a":"2"}}"#)
+        .await
+        .invalid_at(&["/custom_headers/x-a"]);
     for (field, value) in [
         ("name", Value::Null),
         ("endpoint_url", Value::Null),

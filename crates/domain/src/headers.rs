@@ -57,7 +57,8 @@ impl CustomHeaders {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// These, with others added or replaced, and removed where the new value is `None`; checks what is new.
+    /// These, with others added or replaced, and removed where the new value is `None`; checks what is new. A credential
+    /// whose new value is what is shown of it stays: an endpoint may be written back as it was read.
     pub fn merged(&self, changes: &[(String, Option<String>)], faults: &mut Faults) -> Self {
         let mut merged = self.clone();
         for (index, (name, value)) in changes.iter().enumerate() {
@@ -82,6 +83,9 @@ impl CustomHeaders {
 
     fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), Rule> {
         let present = self.0.iter().position(|(kept, _)| kept.eq_ignore_ascii_case(name));
+        if present.is_some() && value.is_some_and(|value| is_placeholder(name, value)) {
+            return Ok(());
+        }
         if let Some(index) = present {
             self.0.remove(index);
         }
@@ -115,6 +119,11 @@ pub fn is_secret(name: &str) -> bool {
     SECRET_WORDS.iter().any(|word| lower.contains(word))
 }
 
+/// Whether a value is what is shown in place of this header's own.
+fn is_placeholder(name: &str, value: &str) -> bool {
+    value == REDACTED && is_secret(name)
+}
+
 /// Checks the name that an endpoint chose for the signature of its bodies.
 pub fn judge_signature_header(name: &str) -> Result<(), Rule> {
     judge_syntax(name)?;
@@ -132,6 +141,12 @@ fn judge(name: &str, value: &str) -> Result<(), Rule> {
     let lower = name.to_ascii_lowercase();
     if let Some(reason) = forbidden(&lower) {
         return Err(Rule::Header { name: lower, reason });
+    }
+    if is_placeholder(name, value) {
+        return Err(Rule::Header {
+            name: lower,
+            reason: "its value is what is shown in place of a credential",
+        });
     }
     let chars = value.chars().count();
     if chars > HEADER_VALUE_CHARS_MAX {
@@ -263,6 +278,29 @@ mod tests {
         assert_eq!(headers.redacted()[0].1, REDACTED);
         assert_eq!(headers.redacted()[1].1, "high");
         assert_eq!(format!("{headers:?}"), r#"{"Authorization": "[redacted]", "X-Priority": "high"}"#);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_credential_is_not_stored_in_its_place() {
+        let present = CustomHeaders::from_stored(vec![
+            ("Authorization".into(), "Bearer x".into()),
+            ("X-Priority".into(), "high".into()),
+        ]);
+        let changed = |headers: Vec<(String, String)>| {
+            let mut faults = Faults::new();
+            let changes: Vec<_> = headers.into_iter().map(|(name, value)| (name, Some(value))).collect();
+            let merged = present.merged(&changes, &mut faults);
+            (merged, faults.found().err().map(|found| found.to_string()))
+        };
+        let header = |name: &str| vec![(name.to_owned(), REDACTED.to_owned())];
+        assert_eq!(changed(present.redacted()), (present.clone(), None));
+        assert_eq!(changed(header("authorization")), (present.clone(), None));
+        let (_, found) = changed(header("X-Token"));
+        assert!(found.is_some_and(|found| found.starts_with("/custom_headers/X-Token must not set")));
+        // A name that is shown with its value may have this one.
+        let (merged, found) = changed(header("X-Priority"));
+        assert_eq!((merged.0[1].1.as_str(), found), (REDACTED, None));
+        check("X-Api-Key", REDACTED, false);
     }
 
     #[test]

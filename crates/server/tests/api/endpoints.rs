@@ -105,6 +105,7 @@ async fn rules_are_kept() {
         ("custom_headers", json!({"Host": "x"}), "/custom_headers/Host"),
         ("custom_headers", json!({"a/b": "x"}), "/custom_headers/a~1b"),
         ("custom_headers", json!({"X-A": 1}), "/custom_headers/X-A"),
+        ("custom_headers", json!({"X-Api-Key": "[redacted]"}), "/custom_headers/X-Api-Key"),
         ("custom_headers", json!([]), "/custom_headers"),
         ("signature_header", json!("Host"), "/signature_header"),
         ("secret_token", json!("whsec_short"), "/secret_token"),
@@ -252,6 +253,26 @@ async fn a_test_delivers_at_once_and_is_counted() {
     }
     server.post(&format!("{path}/deactivate"), "").await.expect(200);
     server.post(&format!("{path}/test"), "").await.refused(409, "endpoint_inactive");
+}
+
+#[tokio::test]
+async fn an_endpoint_may_be_written_back_as_it_was_read() {
+    let server = Server::start().await;
+    let mut receiver = Receiver::answering(ANSWER_OK).await;
+    let headers = json!({"Authorization": "Bearer s3cret", "X-Priority": "high"});
+    let endpoint = json!({"name": "n", "endpoint_url": receiver.url, "custom_headers": headers});
+    let created = server.post("/v1/endpoints", endpoint).await.expect(201);
+    let path = format!("/v1/endpoints/{}", created["id"].as_str().unwrap());
+
+    let read = server.get(&path).await.expect(200);
+    let changes = json!({"name": "renamed", "custom_headers": read["custom_headers"]});
+    let changed = server.patch(&path, changes).await.expect(200);
+    assert_eq!(changed["custom_headers"], read["custom_headers"]);
+    server.post(&format!("{path}/test"), "").await.expect(201);
+    assert!(receiver.next().await.to_ascii_lowercase().contains("authorization: bearer s3cret\r\n"));
+
+    let new = json!({"custom_headers": {"X-Token": "[redacted]"}});
+    server.patch(&path, new).await.invalid_at(&["/custom_headers/X-Token"]);
 }
 
 #[tokio::test]

@@ -261,6 +261,14 @@ fn rejected_lines_are_named_and_the_others_published() {
         "{\n  \"event_type\": \"a.b\",\n  \"event_data\": {}\n}\n",
     );
     assert_eq!(whole.code, DONE, "{whole:?}");
+    fs::write(
+        folder.path("latin1.json"),
+        b"{\n \"event_type\": \"a.b\",\n \"event_data\": {\"x\": \"\xe9\"}\n}\n",
+    )
+    .unwrap();
+    let refused = folder.run(&["publish", "--file", "latin1.json"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (FAILED, "0 published, 1 rejected\n"), "{refused:?}");
+    assert!(refused.stderr.contains("is not valid UTF-8"), "{refused:?}");
 }
 
 #[test]

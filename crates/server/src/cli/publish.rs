@@ -42,6 +42,7 @@ const BATCH_EVENTS_MAX: usize = 1000;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest line: data and metadata at their limits, and the rest.
 const LINE_BYTES_MAX: usize = 512 * 1024;
+const NOT_UTF8: &str = "is not valid UTF-8";
 
 #[derive(Debug, Args)]
 #[group(id = "source", required = true, multiple = true, args = ["event_type", "file"])]
@@ -233,7 +234,7 @@ impl Lines<'_> {
                 }));
             }
             let Ok(text) = String::from_utf8(bytes) else {
-                return Ok(Some(Line { number, event: Err("is not valid UTF-8".to_owned()) }));
+                return Ok(Some(Line { number, event: Err(NOT_UTF8.to_owned()) }));
             };
             if text.trim().is_empty() {
                 continue;
@@ -253,8 +254,12 @@ impl Lines<'_> {
         let rest_max = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
         let mut rest = Vec::new();
         self.reader.by_ref().take(rest_max + 1).read_to_end(&mut rest)?;
-        let text = format!("{first}\n{}", String::from_utf8_lossy(&rest));
-        if rest.len() <= LINE_BYTES_MAX && matches!(parse_event(&text), Parsed::Event) {
+        let is_whole = rest.len() <= LINE_BYTES_MAX;
+        // The limit may have cut a character in two, and the second line may be well where a later one is not.
+        let valid = rest.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let is_text = valid.len() == rest.len();
+        let text = format!("{first}\n{valid}");
+        if is_whole && is_text && matches!(parse_event(&text), Parsed::Event) {
             // White space between tokens means nothing; on one line it can go into a batch.
             return Ok(Ok(text.replace(['\n', '\r'], " ")));
         }
@@ -265,7 +270,8 @@ impl Lines<'_> {
             return Ok(Err(reason));
         }
         Ok(Err(match parse_event(&text) {
-            _ if rest.len() > LINE_BYTES_MAX => format!("begins an event longer than {LINE_BYTES_MAX} bytes"),
+            _ if !is_whole => format!("begins an event longer than {LINE_BYTES_MAX} bytes"),
+            _ if !is_text => NOT_UTF8.to_owned(),
             Parsed::Refused(reason) | Parsed::Unfinished(reason) => reason,
             Parsed::Event => reason,
         }))
@@ -460,8 +466,8 @@ impl<'a> Import<'a> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Vec<(u64, Result<String, String>)> {
-        let mut lines = Lines { reader: Box::new(text.as_bytes()), number: 0 };
+    fn read(text: impl AsRef<[u8]>) -> Vec<(u64, Result<String, String>)> {
+        let mut lines = Lines { reader: Box::new(text.as_ref()), number: 0 };
         let mut read = Vec::new();
         while let Some(Line { number, event }) = lines.next().unwrap() {
             read.push((number, event));
@@ -487,6 +493,25 @@ mod tests {
         assert_eq!(read("{\n  \"a\": 1\n}\n"), [(1, Ok("{   \"a\": 1 }".to_owned()))]);
         assert!(matches!(read("{\n \"a\": 1\n}\n{}").as_slice(), [(1, Err(_))]));
         assert!(matches!(read("{\"a\": \n{\"b\": 1}\n").as_slice(), [(1, Err(_)), (2, Ok(_))]));
+    }
+
+    #[test]
+    fn an_event_that_is_not_text_is_refused() {
+        let not_utf8 = || Err(NOT_UTF8.to_owned());
+        assert_eq!(read(b"{\n \"a\": \"\xff\"\n}\n"), [(1, not_utf8())]);
+        assert_eq!(read(b"{\n \"a\": 1\n}\n\xe2\x82"), [(1, not_utf8())]);
+        // The second line is an event: only the first and the third are faulty.
+        let found = read(b"{\"a\": \n{\"b\": 1}\n{\"c\": \"\xff\"}\n{\"d\": 1}\n");
+        let [(1, Err(_)), (2, Ok(_)), (3, third), (4, Ok(_))] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(*third, not_utf8());
+        // The limit cuts a character of a later line in two.
+        for space in ["", " "] {
+            let third = format!("{{\"c\":{space}\"{}\"}}", "é".repeat(LINE_BYTES_MAX / 2));
+            let found = read(format!("{{\"a\": \n{{\"b\":1}}\n{third}\n{{}}"));
+            assert!(matches!(found.as_slice(), [(1, Err(_)), (2, Ok(_)), (3, Err(_)), (4, Ok(_))]));
+        }
+        let long = read(format!("{{\n \"a\":\"{}\"\n}}", "é".repeat(LINE_BYTES_MAX)));
+        assert!(matches!(long.as_slice(), [(1, Err(reason)), ..] if reason.contains("longer than")));
     }
 
     #[test]

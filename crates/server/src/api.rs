@@ -26,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::body::Body as HttpBody;
 use neo_events::{
     Directory, Sources,
@@ -118,7 +118,7 @@ impl Api {
         let is_public = !request.uri().path().starts_with("/v1/");
         let Some(gate) = self.gate.as_ref().filter(|_| !is_public) else { return Ok(()) };
         let (caller, tenant) = gate.admit(request.headers()).await?;
-        if request.method() == Method::POST && request.headers().contains_key(IDEMPOTENCY_KEY) {
+        if !request.method().is_safe() && request.headers().contains_key(IDEMPOTENCY_KEY) {
             return Err(Refusal::idempotency_key());
         }
         request.extensions_mut().insert(caller);

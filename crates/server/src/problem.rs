@@ -165,7 +165,7 @@ impl Refusal {
     }
 
     pub(crate) fn idempotency_key() -> Self {
-        let detail = "Idempotency-Key is not supported by this version; give the event an `id` (a UUIDv7) instead: \
+        let detail = "Idempotency-Key is not supported by this version; an event may have an `id` (a UUIDv7) instead: \
                       publishing the same id again is harmless";
         Self::new(&IDEMPOTENCY_KEY_UNSUPPORTED, detail)
     }

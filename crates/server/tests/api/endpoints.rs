@@ -114,6 +114,13 @@ async fn rules_are_kept() {
     ] {
         server.post("/v1/endpoints", with(field, value)).await.invalid_at(&[pointer]);
     }
+    for number in ["1e400", "-1e400", "99999999999999999999999"] {
+        for field in ["retry_backoff_multiplier", "timeout_seconds"] {
+            let endpoint =
+                format!(r#"{{"name":"n","endpoint_url":"http://127.0.0.1:1/","{field}":{number}}}"#);
+            server.post("/v1/endpoints", endpoint).await.invalid_at(&[&format!("/{field}")]);
+        }
+    }
     let twice = r#"{"name":"n","endpoint_url":"http://127.0.0.1:1/","custom_headers":{"A":"1","a":"2"}}"#;
     server.post("/v1/endpoints", twice).await.invalid_at(&["/custom_headers/a"]);
 

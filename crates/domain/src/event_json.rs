@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt::Write, str::FromStr};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     event_type::EventType,
     id::EventId,
     json::{self, Member},
+    time,
     violation::{Faults, Rule, Violations},
 };
 
@@ -33,7 +35,7 @@ impl EventDraft {
             causation_id: fields.parse("causation_id", UUID),
             triggered_by_user_id: fields.parse("triggered_by_user_id", UUID),
             context_id: fields.parse("context_id", UUID),
-            occurred_at: fields.parse("occurred_at", TIME),
+            occurred_at: fields.time("occurred_at"),
             expected_version: fields.number("expected_version"),
         };
         fields.end()?;
@@ -100,8 +102,8 @@ impl DomainEvent {
             fields.judge("aggregate_version", version.map(Ok)),
             fields.judge("event_data", data),
             fields.judge("event_metadata", metadata),
-            fields.require("occurred_at", |fields| fields.parse("occurred_at", TIME)),
-            fields.require("created_at", |fields| fields.parse("created_at", TIME)),
+            fields.require("occurred_at", |fields| fields.time("occurred_at")),
+            fields.require("created_at", |fields| fields.time("created_at")),
         );
         let (event_name, correlation_id, causation_id, triggered_by_user_id, context_id) = (
             fields.text("event_name"),
@@ -145,7 +147,6 @@ impl DomainEvent {
 }
 
 const UUID: &str = "a UUID";
-const TIME: &str = "an RFC 3339 time";
 
 /// The fields of an object that are not taken yet, with the faults of those that were.
 struct Fields<'a> {
@@ -191,6 +192,11 @@ impl<'a> Fields<'a> {
     fn parse<T: FromStr>(&mut self, name: &'static str, expected: &'static str) -> Option<T> {
         let text = self.text(name)?;
         self.malformed_unless(text.parse().ok(), name, expected)
+    }
+
+    fn time(&mut self, name: &'static str) -> Option<Timestamp> {
+        let text = self.text(name)?;
+        time::parse(&text).map_err(|rule| self.faults.add(format!("/{name}"), rule)).ok()
     }
 
     fn number(&mut self, name: &'static str) -> Option<i64> {
@@ -278,6 +284,10 @@ mod tests {
         );
         assert_eq!(faults("[]"), "the input must be a JSON object");
         assert!(faults("{").contains("not acceptable JSON"));
+        assert!(
+            faults(r#"{"occurred_at":"2026-11-21T12Z"}"#)
+                .starts_with("/occurred_at must be an RFC 3339 time")
+        );
         let missing = DomainEvent::from_json("{}").unwrap_err();
         assert_eq!(missing.iter().count(), 9);
     }

@@ -19,6 +19,7 @@ pub mod signing;
 pub mod stats;
 pub mod subscription;
 pub mod tenant;
+pub mod time;
 pub mod violation;
 
 pub use jiff::{SignedDuration, Timestamp};

@@ -20,10 +20,10 @@ mod subscriptions;
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use neo_events::{Cursor, Page};
+use neo_events::{Cursor, Page, Timestamp, domain::time};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
+    de::{Error, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -154,6 +154,12 @@ pub(crate) fn into_text(raw: Box<RawValue>) -> String {
 /// Raw JSON of text that was checked before it was stored.
 fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).expect("JSON that was checked before it was stored")
+}
+
+/// For a time in an input: RFC 3339 alone.
+fn input_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| time::parse(&text)).transpose().map_err(D::Error::custom)
 }
 
 /// For a field that a change may set: `null` is not a value of it.

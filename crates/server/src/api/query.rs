@@ -10,7 +10,7 @@ use std::{borrow::Cow, convert::Infallible, str::FromStr};
 use axum::extract::FromRequestParts;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{Uri, request::Parts};
-use neo_events::{Cursor, Page, PageRequest, Schema, Tenant, TimeRange, Timestamp, Uuid};
+use neo_events::{Cursor, Page, PageRequest, Schema, Tenant, TimeRange, Timestamp, Uuid, domain::time};
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
@@ -106,9 +106,12 @@ impl Query {
 
     /// `from` and `to`.
     pub(super) fn take_range(&mut self) -> Result<TimeRange, Refusal> {
-        let from: Option<Timestamp> = self.take("from", TIME)?;
-        let to: Option<Timestamp> = self.take("to", TIME)?;
-        Ok(TimeRange { from, to })
+        Ok(TimeRange { from: self.take_time("from")?, to: self.take_time("to")? })
+    }
+
+    fn take_time(&mut self, name: &str) -> Result<Option<Timestamp>, Refusal> {
+        let Some(text) = self.take_text(name)? else { return Ok(None) };
+        time::parse(&text).map(Some).map_err(|_| Refusal::invalid_parameter(name, TIME))
     }
 
     /// `limit`, 1…1000, 100 if absent.

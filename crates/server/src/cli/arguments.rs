@@ -3,7 +3,10 @@
 use jiff::SignedDuration;
 use neo_events::{
     Sources, Timestamp,
-    domain::event::{EVENT_DATA_BYTES_MAX, JsonObject},
+    domain::{
+        event::{EVENT_DATA_BYTES_MAX, JsonObject},
+        time::parse,
+    },
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -21,7 +24,7 @@ pub(crate) fn json_object(text: &str) -> Result<Box<RawValue>, String> {
 
 /// A time: RFC 3339, or how long ago.
 pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse() {
+    if let Ok(at) = parse(text) {
         return Ok(at);
     }
     let ago: SignedDuration = text
@@ -32,7 +35,7 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
 
 /// A time that lies ahead: RFC 3339, or how long from now.
 pub(crate) fn later(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse() {
+    if let Ok(at) = parse(text) {
         return Ok(at);
     }
     let ahead: SignedDuration = text
@@ -59,7 +62,9 @@ mod tests {
         assert!((ago - SignedDuration::from_mins(150)).abs() < SignedDuration::from_secs(60), "{ago}");
         let ahead = later("2h30m").unwrap().duration_since(now);
         assert!((ahead - SignedDuration::from_mins(150)).abs() < SignedDuration::from_secs(60), "{ahead}");
-        for wrong in ["", "yesterday", "2026-01-31"] {
+        for wrong in
+            ["", "yesterday", "2026-01-31", "2026-01-31T12Z", "2026-01-31T12:00:60Z", "20260131T120000Z"]
+        {
             assert!(time(wrong).is_err() && later(wrong).is_err(), "{wrong}");
         }
     }

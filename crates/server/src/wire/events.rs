@@ -38,7 +38,7 @@ pub(crate) struct EventIn {
     pub(crate) triggered_by_user_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) context_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::input_time", skip_serializing_if = "Option::is_none")]
     pub(crate) occurred_at: Option<Timestamp>,
     /// The newest version that the publisher knows, 0 if none.
     #[serde(skip_serializing_if = "Option::is_none")]

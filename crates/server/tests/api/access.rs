@@ -206,6 +206,8 @@ async fn a_keys_fields_have_limits() {
         (json!({"scopes": ["events:write", "actions:write"]}), "/scopes/1"),
         (json!({"scopes": "admin"}), "/scopes"),
         (json!({"expires_at": "2020-01-01T00:00:00Z"}), "/expires_at"),
+        (json!({"expires_at": "2999-01-01T00:00Z"}), "/expires_at"),
+        (json!({"expires_at": "+002999-01-01T00:00:00Z"}), "/expires_at"),
         (json!({"key": "mine"}), "/key"),
     ] {
         key(more.clone()).await.invalid_at(&[pointer]);

@@ -134,6 +134,15 @@ async fn broken_rules_are_named_with_their_places() {
         ),
         (r#"{"event_type":"a.b","event_data":{},"context_id":"x"}"#.to_owned(), "/context_id"),
         (r#"{"event_type":"a.b","event_data":{},"occurred_at":"now"}"#.to_owned(), "/occurred_at"),
+        (
+            r#"{"event_type":"a.b","event_data":{},"occurred_at":"2026-11-21T12:00:60Z"}"#.to_owned(),
+            "/occurred_at",
+        ),
+        (
+            r#"{"event_type":"a.b","event_data":{},"occurred_at":"2026-11-21T12:00:00Z[America/New_York]"}"#
+                .to_owned(),
+            "/occurred_at",
+        ),
         (r#"{"event_type":"a.b","event_data":{},"expected_version":0}"#.to_owned(), "/aggregate_id"),
     ] {
         server.post("/v1/events", body).await.invalid_at(&[pointer]);

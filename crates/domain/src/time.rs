@@ -1,0 +1,115 @@
+//! Times as text: RFC 3339, and nothing more.
+//!
+//! The parser beneath reads further forms (without seconds, with a time zone's name, with a sign before the year), which
+//! whoever sends them means otherwise or did not mean at all, and which the next program refuses.
+
+use jiff::Timestamp;
+
+use crate::violation::Rule;
+
+/// Reads a time of RFC 3339 §5.6: `2026-11-21T12:00:00.5+01:00`. As there, `T` and `Z` may be lower case, and a space may
+/// stand for `T`. The 60th second is refused: no store's calendar has it.
+pub fn parse(text: &str) -> Result<Timestamp, Rule> {
+    let malformed = Rule::Malformed { expected: "an RFC 3339 time such as 2026-11-21T12:00:00Z" };
+    if !has_form(text.as_bytes()) {
+        return Err(malformed);
+    }
+    // Whether there is such a day.
+    text.parse().map_err(|_| malformed)
+}
+
+fn has_form(text: &[u8]) -> bool {
+    const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
+    let fits = |(byte, form): (&u8, &u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        other => byte == other,
+    };
+    let Some((date_time, rest)) = text.split_at_checked(DATE_TIME.len()) else { return false };
+    date_time.iter().zip(DATE_TIME).all(fits)
+        && date_time[17] <= b'5'
+        && without_fraction(rest).is_some_and(is_offset)
+}
+
+/// What comes after `.5`, if that is there.
+fn without_fraction(text: &[u8]) -> Option<&[u8]> {
+    let Some(fraction) = text.strip_prefix(b".") else { return Some(text) };
+    let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (digits > 0).then(|| &fraction[digits..])
+}
+
+fn is_offset(text: &[u8]) -> bool {
+    match text {
+        b"Z" | b"z" => true,
+        [b'+' | b'-', hours @ .., b':', tens @ b'0'..=b'5', ones] => {
+            let is_hour = matches!(hours, [b'0' | b'1', b'0'..=b'9'] | [b'2', b'0'..=b'3']);
+            is_hour && tens.is_ascii_digit() && ones.is_ascii_digit()
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_rfc_allows_is_read() {
+        for (text, expected) in [
+            ("2026-11-21T12:00:00Z", "2026-11-21T12:00:00Z"),
+            ("2026-11-21t12:00:00z", "2026-11-21T12:00:00Z"),
+            ("2026-11-21 12:00:00z", "2026-11-21T12:00:00Z"),
+            ("2026-11-21T12:00:00.5Z", "2026-11-21T12:00:00.5Z"),
+            ("2026-11-21T12:00:00.123456789+00:00", "2026-11-21T12:00:00.123456789Z"),
+            ("2026-11-21T12:00:00-00:00", "2026-11-21T12:00:00Z"),
+            ("2026-11-21T23:59:59+23:59", "2026-11-21T00:00:59Z"),
+            ("2026-11-21T12:00:00-05:30", "2026-11-21T17:30:00Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+            ("2024-02-29T00:00:00Z", "2024-02-29T00:00:00Z"),
+        ] {
+            assert_eq!(parse(text).map(|at| at.to_string()).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_forms_and_times_that_never_are_are_refused() {
+        for text in [
+            "",
+            "now",
+            "2026-11-21",
+            "2026-11-21T12Z",
+            "2026-11-21T12:00Z",
+            "2026-11-21T12:00:00",
+            "2026-11-21T12:00:60Z",
+            "2026-11-21T12:00:99Z",
+            "2026-11-21T12:60:00Z",
+            "2026-11-21T24:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-11-21T12:00:00,5Z",
+            "2026-11-21T12:00:00.Z",
+            "2026-11-21T12:00:00Z[America/New_York]",
+            "2026-11-21T12:00:00+01:00[Europe/Paris]",
+            "2026-11-21T12:00:00Z[u-ca=hebrew]",
+            "2026-11-21T12:00:00+01",
+            "2026-11-21T12:00:00+0100",
+            "2026-11-21T12:00:00+01:00:00",
+            "2026-11-21T12:00:00+24:00",
+            "2026-11-21T12:00:00+01:60",
+            "2026-11-21T12:00:00 01:00",
+            "20261121T120000Z",
+            "20261121T12:00:00Z",
+            "2026-W47-6T12:00:00Z",
+            "+002026-11-21T12:00:00Z",
+            "-000001-11-21T12:00:00Z",
+            "2026-11-21_12:00:00Z",
+            "2026-11-21  12:00:00Z",
+            " 2026-11-21T12:00:00Z",
+            "2026-11-21T12:00:00Z ",
+            "2026-11-21T12:00:00\u{2212}01:00",
+            "２026-11-21T12:00:00Z",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -357,6 +357,24 @@ fn catalogue_and_endpoints_make_the_round() {
 }
 
 #[test]
+fn a_field_is_set_or_cleared_not_both() {
+    const NOBODY: &str = "01930000-0000-7000-8000-000000000000";
+    let folder = Folder::new();
+    for (kind, named, field, value) in [
+        ("endpoints", NOBODY, "description", "new"),
+        ("event-types", "order.placed", "description", "new"),
+        ("event-types", "order.placed", "example-payload", "{}"),
+        ("subscriptions", NOBODY, "description", "new"),
+        ("subscriptions", NOBODY, "subscription-name", "new"),
+    ] {
+        let flag = format!("--{field}");
+        let refused = folder.run(&[kind, "update", named, &flag, value, "--clear", field]);
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains(&format!("--clear {field}")), "{refused:?}");
+    }
+}
+
+#[test]
 fn subscriptions_make_the_round_and_explain_themselves() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

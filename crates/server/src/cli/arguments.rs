@@ -11,6 +11,8 @@ use neo_events::{
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::cli::failure::Failure;
+
 /// An id.
 pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
     text.parse().map_err(|_| "an id is a UUID, 36 characters; copy the whole of it".to_owned())
@@ -42,6 +44,22 @@ pub(crate) fn later(text: &str) -> Result<Timestamp, String> {
         .parse()
         .map_err(|_| "a time is RFC 3339 (2027-01-31T12:00:00Z) or how long from now (90m, 24h, 2160h)")?;
     Sources::system().now().checked_add(ahead).map_err(|error| error.to_string())
+}
+
+/// The change of a field that may be set with `--FIELD` or emptied with `--clear FIELD`, but not both at once.
+#[expect(clippy::option_option, reason = "absent, cleared and set are three cases, as on the wire")]
+pub(crate) fn change<T>(
+    field: &str,
+    value: Option<T>,
+    is_cleared: bool,
+) -> Result<Option<Option<T>>, Failure> {
+    match (value, is_cleared) {
+        (Some(_), true) => {
+            Err(Failure::Usage(format!("--{field} and --clear {field} cannot be given together")))
+        }
+        (None, true) => Ok(Some(None)),
+        (value, false) => Ok(value.map(Some)),
+    }
 }
 
 /// A header, `Name: value`.

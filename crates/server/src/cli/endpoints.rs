@@ -262,7 +262,7 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
     let clears_description = args.clear.contains(&Clearable::Description);
     let changes = wire::EndpointChanges {
         name: args.name,
-        description: if clears_description { Some(None) } else { settings.description.map(Some) },
+        description: arguments::change("description", settings.description, clears_description)?,
         endpoint_url: args.endpoint_url,
         http_method: settings.http_method.map(wire::Method),
         signature_header: settings.signature_header,

@@ -144,13 +144,13 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
     let clears = |field| args.clear.contains(&field);
     let changes = wire::EventTypeChanges {
         display_name: args.display_name,
-        description: if clears(Clearable::Description) { Some(None) } else { args.description.map(Some) },
+        description: arguments::change("description", args.description, clears(Clearable::Description))?,
         is_enabled: args.is_enabled,
-        example_payload: if clears(Clearable::ExamplePayload) {
-            Some(None)
-        } else {
-            args.example_payload.map(Some)
-        },
+        example_payload: arguments::change(
+            "example-payload",
+            args.example_payload,
+            clears(Clearable::ExamplePayload),
+        )?,
     };
     session.show(Call::new(Method::PATCH, [PATH, &args.event_type]).json(to_json(&changes)?)).await
 }

@@ -198,12 +198,12 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
         event_type: args.event_type,
         event_filters: args.event_filters,
         is_active: args.is_active,
-        subscription_name: if clears(Clearable::SubscriptionName) {
-            Some(None)
-        } else {
-            args.subscription_name.map(Some)
-        },
-        description: if clears(Clearable::Description) { Some(None) } else { args.description.map(Some) },
+        subscription_name: arguments::change(
+            "subscription-name",
+            args.subscription_name,
+            clears(Clearable::SubscriptionName),
+        )?,
+        description: arguments::change("description", args.description, clears(Clearable::Description))?,
     };
     session.show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(to_json(&changes)?)).await
 }

@@ -511,6 +511,21 @@ fn listening_subscribes_verifies_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_listener_that_cannot_show_anything_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let listen = ["listen", "--subscribe", "*"];
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let nobody_reads = folder.run_into(&listen, writer);
+    assert_eq!(nobody_reads, Some(DONE), "as for every command whose reader had enough");
+    assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(folder.run_into(&listen, full), Some(FAILED));
+    assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
+}
+
+#[test]
 fn a_listener_tells_a_wrong_secret_and_ends_on_a_signal() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

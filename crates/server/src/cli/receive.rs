@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use neo_events::SigningSecret;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
@@ -101,21 +102,10 @@ pub(crate) async fn run(
     };
     let secret = subscribed.as_ref().map(|subscribed| &subscribed.secret).or(given.as_ref());
     let view = View { output: &output, secret, is_json, is_raw: args.raw };
-    view.show_start(&url, args.subscribe.as_deref())?;
-    let mut shown = 0;
-    let outcome = loop {
-        let webhook = tokio::select! {
-            webhook = webhooks.recv() => webhook,
-            () = signals.next() => break Ok(()),
-        };
-        let Some(webhook) = webhook else { break Ok(()) };
-        if let Err(failure) = view.show(&webhook) {
-            break Err(failure);
-        }
-        shown += 1;
-        if args.max.is_some_and(|max| shown >= max) {
-            break Ok(());
-        }
+    // However it ends, the endpoint is removed. A signal that came while it was made ends this at once.
+    let outcome = match view.show_start(&url, args.subscribe.as_deref()) {
+        Ok(()) => view.show_all(&mut webhooks, &mut signals, args.max).await,
+        failed => failed,
     };
     // First the answers, then the endpoint: what was received is to count as delivered.
     drop(webhooks);
@@ -167,17 +157,17 @@ async fn subscribe(
         event_filters: args.event_filters.clone(),
         ..wire::SubscriptionIn::default()
     };
-    let subscribed = match to_json(&subscription) {
-        Ok(input) => {
-            session.read_answer::<wire::Subscription>(Call::post(["subscriptions"]).json(input)).await
-        }
-        Err(failure) => Err(failure),
+    let completed = async {
+        let secret = session.secret_of(&endpoint)?;
+        let call = Call::post(["subscriptions"]).json(to_json(&subscription)?);
+        session.read_answer::<wire::Subscription>(call).await?;
+        Ok(Subscribed { endpoint_id: endpoint.id, secret })
     };
-    if let Err(failure) = subscribed {
+    let completed = completed.await;
+    if completed.is_err() {
         unsubscribe(session, endpoint.id).await?;
-        return Err(failure);
     }
-    Ok(Subscribed { endpoint_id: endpoint.id, secret: session.secret_of(&endpoint)? })
+    completed
 }
 
 async fn unsubscribe(session: &Session, endpoint_id: Uuid) -> Result<(), Failure> {
@@ -222,6 +212,26 @@ impl View<'_> {
             self.output.line(format_args!("{}  {}", style.dim("subscribed"), printable(pattern)))?;
         }
         Ok(self.output.line(style.dim("Ctrl-C ends it."))?)
+    }
+
+    /// Shows webhooks as they come, until there were enough or a signal ends it.
+    async fn show_all(
+        &self,
+        webhooks: &mut mpsc::Receiver<Received>,
+        signals: &mut Signals,
+        max: Option<u64>,
+    ) -> Result<(), Failure> {
+        let mut shown = 0;
+        while max.is_none_or(|max| shown < max) {
+            let webhook = tokio::select! {
+                webhook = webhooks.recv() => webhook,
+                () = signals.next() => None,
+            };
+            let Some(webhook) = webhook else { break };
+            self.show(&webhook)?;
+            shown += 1;
+        }
+        Ok(())
     }
 
     fn show(&self, webhook: &Received) -> Result<(), Failure> {

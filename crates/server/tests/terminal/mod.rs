@@ -75,6 +75,14 @@ impl Folder {
         finish(command, "")
     }
 
+    /// Runs the program to its end with its output into this; answers its exit code.
+    pub(crate) fn run_into(&self, arguments: &[&str], stdout: impl Into<Stdio>) -> Option<i32> {
+        let mut command = self.command(arguments);
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null()).spawn().unwrap();
+        let unread = self.path("unread");
+        Running { child, stdout: unread.clone(), stderr: unread }.wait()
+    }
+
     /// Runs a command that must succeed, and answers what it printed.
     pub(crate) fn done(&self, arguments: &[&str]) -> String {
         let finished = self.run(arguments);

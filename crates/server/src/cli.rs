@@ -114,6 +114,30 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
+impl Command {
+    /// The name of a command that calls no server but its own, and whether it has an answer for programs.
+    const fn alone(&self) -> Option<(&'static str, bool)> {
+        match self {
+            Self::Serve(_) => Some(("serve", false)),
+            Self::Demo(_) => Some(("demo", false)),
+            Self::Bench(_) => Some(("bench", true)),
+            Self::Migrate(_) => Some(("migrate", true)),
+            _ => None,
+        }
+    }
+}
+
+impl CommandLine {
+    /// Refuses a flag that its command would pass over: whoever gives it expects it to do something.
+    fn judge_flags(&self) -> Result<(), Failure> {
+        let Some((name, has_json)) = self.command.alone() else { return Ok(()) };
+        match self.server.flag().or((self.json && !has_json).then_some("--json")) {
+            None => Ok(()),
+            Some(flag) => Err(Failure::Usage(format!("`neo-events {name}` does not take {flag}"))),
+        }
+    }
+}
+
 /// Reads the command line, does what it says and answers with the process's exit code.
 pub fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -137,6 +161,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
+    command_line.judge_flags()?;
     let CommandLine { command, server, json, .. } = command_line;
     let open = |server, output| Session::open(server, output, json);
     match command {

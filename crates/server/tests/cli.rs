@@ -171,6 +171,33 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
 }
 
 #[test]
+fn flags_that_a_command_would_pass_over_are_refused() {
+    let folder = Folder::new();
+    let (url, key, tenant) = (["--url", "http://127.0.0.1:1"], ["--key", "k"], ["--tenant", "acme"]);
+    for command in [&["serve"][..], &["demo", "--exit"], &["bench"], &["migrate", "status"]] {
+        for flag in [&url[..], &key, &tenant] {
+            for arguments in [[command, flag].concat(), [flag, command].concat()] {
+                let refused = folder.run(&arguments);
+                assert_eq!(refused.code, USAGE, "{arguments:?}: {refused:?}");
+                let named = format!("{}` does not take {}", command[0], flag[0]);
+                assert!(refused.stderr.contains(&named), "{arguments:?}: {refused:?}");
+            }
+        }
+    }
+    for command in [&["serve"][..], &["demo", "--exit"]] {
+        let refused = folder.run(&[command, &["--json"]].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains("--json"), "{refused:?}");
+    }
+    let environment =
+        [("NEO_EVENTS_URL", url[1]), ("NEO_EVENTS_KEY", key[1]), ("NEO_EVENTS_TENANT", tenant[1])];
+    let demo = folder.run_with_environment(&["demo", "--exit"], &environment);
+    assert_eq!(demo.code, DONE, "{demo:?}");
+    let serve = folder.run_with_environment(&["serve", "--profile", "prod"], &environment);
+    assert!(serve.stderr.contains("--profile must be"), "{serve:?}");
+}
+
+#[test]
 fn programs_get_the_answer_and_refusals_as_they_are() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

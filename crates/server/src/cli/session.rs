@@ -46,6 +46,12 @@ const TENANT_HELP: &str =
 const CA_FILE_HELP: &str = "Further TLS roots for https, in PEM [env: NEO_EVENTS_CA_FILE]";
 
 impl ServerArgs {
+    /// The first flag that names a server, or who asks it. The environment does not count: it is there for all commands.
+    pub(crate) fn flag(&self) -> Option<&'static str> {
+        let flags = [("--url", &self.url), ("--key", &self.key), ("--tenant", &self.tenant)];
+        flags.into_iter().find_map(|(flag, value)| value.as_ref().map(|_| flag))
+    }
+
     /// Further TLS roots.
     pub(crate) fn ca_file(&self) -> Option<String> {
         self.ca_file.as_ref().map(|path| path.display().to_string())

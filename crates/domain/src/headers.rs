@@ -59,16 +59,17 @@ impl CustomHeaders {
 
     /// These, with others added or replaced, and removed where the new value is `None`; checks what is new. A credential
     /// whose new value is what is shown of it stays: an endpoint may be written back as it was read.
+    #[must_use]
     pub fn merged(&self, changes: &[(String, Option<String>)], faults: &mut Faults) -> Self {
         let mut merged = self.clone();
         for (index, (name, value)) in changes.iter().enumerate() {
             let twice = changes[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-            let changed = if twice {
+            let judged = if twice {
                 Err(refused(name, "it is given twice"))
             } else {
                 merged.change(name, value.as_deref())
             };
-            if let Err(rule) = changed {
+            if let Err(rule) = judged {
                 faults.add(format!("/custom_headers/{}", pointer_token(name)), rule);
             }
         }
@@ -260,7 +261,7 @@ mod tests {
             let owned = changes.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)));
             let mut faults = Faults::new();
             let present = CustomHeaders::from_stored(vec![("X-A".into(), "0".into())]);
-            present.merged(&owned.collect::<Vec<_>>(), &mut faults);
+            let _ = present.merged(&owned.collect::<Vec<_>>(), &mut faults);
             faults.found().err().map(|found| found.to_string())
         };
         let twice = "/custom_headers/x-a must not set the header x-a: it is given twice";

@@ -11,6 +11,7 @@ mod deliveries;
 mod endpoints;
 mod event_types;
 mod events;
+mod leftover;
 mod operations;
 mod path;
 mod query;
@@ -40,6 +41,7 @@ pub use self::routes::{Needs, Route};
 use self::{
     access::{AdminKeyDigest, Gate},
     body::Rooms,
+    leftover::Leftover,
     routes::Routes,
 };
 use crate::problem::{self, Refusal};
@@ -103,13 +105,16 @@ impl Api {
 
     async fn route<B: RequestBody>(&self, mut request: Request<B>) -> Response {
         if let Err(refusal) = self.admit(&mut request).await {
+            leftover::discard_all(request).await;
             return refusal.into_response();
         }
         // Until the answer is made: what was parsed of a large body takes as much room as the body.
         let room = self.rooms.room();
         request.extensions_mut().insert(room.clone());
+        let (request, leftover) = Leftover::of(request);
         let Ok(response) = self.router.clone().call(request).await;
         drop(room);
+        leftover.discard_if_refused(response.status()).await;
         response
     }
 

@@ -41,9 +41,6 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 const ROOM_KIB: u32 = 32 * 1024;
 /// How long a body waits for room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is still read of a body that is too large, so that its sender gets to see the answer.
-const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What large bodies share, so that many at once do not take more memory than there is.
 #[derive(Clone)]
@@ -172,7 +169,6 @@ pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Byt
     let mut body = request.into_body();
     let declared = hyper::body::Body::size_hint(&body).upper().and_then(|bytes| usize::try_from(bytes).ok());
     if declared.is_some_and(|bytes| bytes > bytes_max) {
-        discard(body).await;
         return Err(Refusal::body_too_large(bytes_max));
     }
     let deadline = Instant::now() + BODY_TIMEOUT;
@@ -184,15 +180,12 @@ pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Byt
         let Ok(data) = frame.map_err(|_| Refusal::incomplete_body())?.into_data() else { continue };
         let bytes = read.len() + data.len();
         if bytes > bytes_max {
-            discard(body).await;
             return Err(Refusal::body_too_large(bytes_max));
         }
         if bytes > SMALL_BYTES_MAX
             && let Some(room) = room.take()
-            && let Err(refusal) = room.widen_to(declared.unwrap_or(bytes_max)).await
         {
-            discard(body).await;
-            return Err(refusal);
+            room.widen_to(declared.unwrap_or(bytes_max)).await?;
         }
         if read.is_empty() && hyper::body::Body::is_end_stream(&body) {
             return Ok(data);
@@ -202,21 +195,6 @@ pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Byt
         read.reserve(wanted - read.len());
         read.extend_from_slice(&data);
     }
-}
-
-/// A connection that is closed while its peer still sends is reset, and the peer never sees why.
-async fn discard(mut body: Body) {
-    let discarding = async {
-        let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > DISCARDED_BYTES_MAX {
-                return;
-            }
-        }
-    };
-    // Whatever happens, the answer is the same.
-    let _ = timeout(DISCARD_TIMEOUT, discarding).await;
 }
 
 /// An input from its JSON text.

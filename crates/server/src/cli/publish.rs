@@ -524,7 +524,7 @@ mod tests {
                 [(LINE_BYTES_MAX, true), (LINE_BYTES_MAX + 1, false), (LINE_BYTES_MAX + 2, false)]
             {
                 let line = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
-                let found = read(&format!("{line}{end}{{}}{end}"));
+                let found = read(format!("{line}{end}{{}}{end}"));
                 let [(1, first), (2, Ok(_))] = found.as_slice() else { panic!("{bytes}: {}", found.len()) };
                 assert_eq!(first.is_ok(), fits, "{bytes}");
             }

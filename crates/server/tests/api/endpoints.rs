@@ -273,8 +273,8 @@ async fn an_endpoint_may_be_written_back_as_it_was_read() {
 
     let read = server.get(&path).await.expect(200);
     let changes = json!({"name": "renamed", "custom_headers": read["custom_headers"]});
-    let changed = server.patch(&path, changes).await.expect(200);
-    assert_eq!(changed["custom_headers"], read["custom_headers"]);
+    let written = server.patch(&path, changes).await.expect(200);
+    assert_eq!(written["custom_headers"], read["custom_headers"]);
     server.post(&format!("{path}/test"), "").await.expect(201);
     assert!(receiver.next().await.to_ascii_lowercase().contains("authorization: bearer s3cret\r\n"));
 

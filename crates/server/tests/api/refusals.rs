@@ -2,6 +2,10 @@
 
 use neo_events_server::{Needs, route_table};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::support::{Call, NOBODY, Server};
 
@@ -207,6 +211,29 @@ async fn bodies_are_judged_before_they_are_read() {
         .send(Call::new("POST", "/v1/events").body("application/json", huge))
         .await
         .refused(413, "body_too_large");
+}
+
+/// Whoever sends everything before it reads sees why it was refused, and not a connection that was reset.
+#[tokio::test]
+async fn who_is_refused_before_its_body_was_read_sees_why() {
+    let server = Server::start().await;
+    let call = |path: &str| Call::new("POST", path).body("application/json", vec![b' '; 9 * 1024 * 1024]);
+    for _ in 0..3 {
+        let stranger = call("/v1/events/batch").header("authorization", "Bearer neo_wrong");
+        server.send(stranger).await.refused(401, "unauthorized");
+        server.send(call("/v1/nothing")).await.refused(404, "unknown_path");
+        server.send(call("/v1/events/batch?a=b")).await.refused(400, "unknown_parameter");
+        let text = call("/v1/events/batch").header("content-type", "text/plain");
+        server.send(text).await.refused(415, "unsupported_media_type");
+    }
+    // Nothing is sent before it is asked for, and it is not.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head =
+        "POST /v1/events HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(std::str::from_utf8(&answer), Ok("HTTP/1.1 401"));
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ use crate::violation::{Faults, Rule};
 
 /// Most custom headers on one endpoint.
 pub const CUSTOM_HEADERS_MAX: usize = 20;
+/// In a change: all that there may be removed, and as many others set. Each is looked for among the others.
+const CHANGES_MAX: usize = 2 * CUSTOM_HEADERS_MAX;
 /// Longest header name, in characters.
 pub const HEADER_NAME_CHARS_MAX: usize = 100;
 /// Longest header value, in characters.
@@ -62,6 +64,11 @@ impl CustomHeaders {
     #[must_use]
     pub fn merged(&self, changes: &[(String, Option<String>)], faults: &mut Faults) -> Self {
         let mut merged = self.clone();
+        if changes.len() > CHANGES_MAX {
+            let (actual, max) = (changes.len(), CUSTOM_HEADERS_MAX);
+            faults.add("/custom_headers", Rule::TooMany { actual, max, unit: "headers" });
+            return merged;
+        }
         for (index, (name, value)) in changes.iter().enumerate() {
             let twice = changes[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
             let judged = if twice {

@@ -12,7 +12,8 @@
 //! turns, longer each time: a receiver that refuses at once would else be claimed for as often as the database bears.
 //!
 //! What has been answered keeps its place on the node until it is recorded. A tenant whose attempts are not, for a lock or a
-//! damaged table, gets nothing new once those hold half of what the other tenants leave of the node.
+//! damaged table, gets nothing new once those hold three quarters of what the other tenants leave of the node; if that lasts,
+//! what it has in line is given back.
 //!
 //! What is known here about who is due is a hint: the store's own answer, read every now and then, is the truth.
 
@@ -111,7 +112,8 @@ impl Admission {
 
     /// To be called every now and then, not before an answer counts as slow: endpoints that have had attempts in flight since
     /// the last call, and have answered none, are slow, whatever comes of them. Until their timeouts they would else hold
-    /// what they were given when they answered well.
+    /// what they were given when they answered well. Lines of tenants whose attempts were not recorded all the time are sent
+    /// away.
     pub(crate) fn notice_silence(&self) {
         self.state().notice_silence();
         self.changed.notify_one();
@@ -254,13 +256,7 @@ impl Place {
 
     /// Resolves when the endpoint may have one attempt more, for this delivery, in the order of calls.
     pub(crate) async fn turn(&mut self, id: DeliveryId) -> Turn {
-        let joined = {
-            let mut state = self.admission.state();
-            if state.unrecorded.bars(&self.key.0) {
-                return Turn::Gone;
-            }
-            state.join_line(&self.key, id)
-        };
+        let joined = self.admission.state().join_line(&self.key, id);
         if let Some(called) = joined {
             let mut waiting = InLine { admission: &self.admission, key: &self.key, called };
             // The one who calls counts the attempt.

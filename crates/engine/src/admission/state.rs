@@ -60,13 +60,23 @@ pub(super) struct State {
 pub(super) struct Unrecorded {
     of_tenant: HashMap<Schema, u32>,
     all: u32,
+    /// Tenants that were barred at the last look.
+    barred_before: Vec<Schema>,
 }
 
 impl Unrecorded {
-    /// Whether a tenant has half of what the others leave of the node: nothing new is begun for it.
+    /// Whether a tenant has three quarters of what the others leave of the node: nothing new is begun for it. Less would
+    /// bar a busy tenant whenever the database takes a moment longer.
     pub(super) fn bars(&self, schema: &Schema) -> bool {
         let own = self.of_tenant.get(schema).copied().unwrap_or(0);
-        own > 0 && own >= (IN_HAND_MAX - (self.all - own)) / 2
+        own > 0 && own >= (IN_HAND_MAX - (self.all - own)) / 4 * 3
+    }
+
+    /// Who is barred now and was at the last look.
+    fn barred_for_long(&mut self) -> Vec<Schema> {
+        let barred: Vec<_> = self.of_tenant.keys().filter(|schema| self.bars(schema)).cloned().collect();
+        let before = std::mem::replace(&mut self.barred_before, barred.clone());
+        barred.into_iter().filter(|schema| before.contains(schema)).collect()
     }
 
     fn count(&mut self, schema: &Schema) {
@@ -272,6 +282,9 @@ impl State {
         }
         // Of the part that they are no longer counted in, places are free.
         self.ready.append(&mut self.blocked);
+        for schema in self.unrecorded.barred_for_long() {
+            self.send_lines_away_of(&schema);
+        }
     }
 
     pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {
@@ -305,14 +318,9 @@ impl State {
         }
     }
 
-    /// An attempt of this tenant's is over and about to be recorded. If that bars the tenant, nothing that stands in line is
-    /// begun either.
+    /// An attempt of this tenant's is over and about to be recorded.
     pub(super) fn await_record(&mut self, schema: &Schema) {
-        let was_barred = self.unrecorded.bars(schema);
         self.unrecorded.count(schema);
-        if !was_barred && self.unrecorded.bars(schema) {
-            self.send_lines_away_of(schema);
-        }
     }
 
     /// It is recorded, or never will be.
@@ -321,6 +329,8 @@ impl State {
         self.unrecorded.discount(schema);
         if was_barred && !self.unrecorded.bars(schema) {
             self.ready.append(&mut self.blocked);
+            let of_it = self.flows.iter_mut().filter(|(key, _)| key.0 == *schema);
+            of_it.for_each(|(_, flow)| flow.call_next());
         }
     }
 
@@ -331,8 +341,9 @@ impl State {
 
     /// The right to one attempt, or else a place in line.
     pub(super) fn join_line(&mut self, key: &Key, delivery_id: DeliveryId) -> Option<oneshot::Receiver<()>> {
+        let is_barred = self.unrecorded.bars(&key.0);
         let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        if flow.line.is_empty() && flow.in_flight < flow.bound {
+        if flow.line.is_empty() && flow.in_flight < flow.bound && !is_barred {
             flow.in_flight += 1;
             return None;
         }
@@ -347,10 +358,8 @@ impl State {
         flow.in_flight -= 1;
         flow.is_silent = false;
         flow.dismiss_line_of_the_dead();
-        while flow.in_flight < flow.bound
-            && let Some(next) = flow.line.pop_front()
-        {
-            flow.in_flight += u32::from(next.call.send(()).is_ok());
+        if !self.unrecorded.bars(&key.0) {
+            flow.call_next();
         }
     }
 
@@ -417,6 +426,15 @@ impl Flow {
     /// have: the dead would else keep others waiting until their attempts have timed out.
     fn charge(&self) -> u32 {
         self.in_hand.min(self.bound)
+    }
+
+    /// Whoever stands in line may go, as many as it bears.
+    fn call_next(&mut self) {
+        while self.in_flight < self.bound
+            && let Some(next) = self.line.pop_front()
+        {
+            self.in_flight += u32::from(next.call.send(()).is_ok());
+        }
     }
 
     /// An endpoint that has failed until its bound is at its least bears no line.

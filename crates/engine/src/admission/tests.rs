@@ -89,7 +89,7 @@ fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded()
 }
 
 #[test]
-fn a_tenant_whose_attempts_are_not_recorded_leaves_half_of_the_node_to_others() {
+fn a_tenant_whose_attempts_are_not_recorded_leaves_a_quarter_of_the_node_to_others() {
     let admission = Arc::new(Admission::default());
     let theirs: Key = (Schema::tenant("theirs").unwrap(), EndpointId::from_uuid(Uuid::from_u128(1)));
     let mut unrecorded = Vec::new();
@@ -108,7 +108,7 @@ fn a_tenant_whose_attempts_are_not_recorded_leaves_half_of_the_node_to_others() 
             break;
         }
     }
-    assert_eq!(unrecorded.len(), IN_HAND_MAX as usize / 2, "nothing is begun beyond that");
+    assert_eq!(unrecorded.len(), IN_HAND_MAX as usize / 4 * 3, "nothing is begun beyond that");
     assert!(admission.place_ahead(key(2), at(1)).is_none(), "for no other endpoint of it");
     let mut other = admission.place_ahead(theirs.clone(), at(1)).unwrap();
     assert_eq!(come(&mut other), Some(Turn::Come), "others go on");
@@ -119,6 +119,32 @@ fn a_tenant_whose_attempts_are_not_recorded_leaves_half_of_the_node_to_others() 
     assert_eq!(quotas(&admission, 1).len(), 1, "the other tenant's alone: it is still due and waits");
     drop(unrecorded.pop());
     assert_eq!(quotas(&admission, 1)[0].0, 1, "once one is recorded, it goes on");
+}
+
+#[test]
+fn who_stands_in_line_of_a_tenant_that_is_not_recorded_goes_on_with_it_or_is_sent_away_in_the_end() {
+    let admission = Arc::new(Admission::default());
+    proven(&admission, 1);
+    let mut in_hand = places(&admission, 1, 0);
+    let bar = || (0..IN_HAND_MAX).for_each(|_| admission.state().await_record(&Schema::admin()));
+    let unbar = || (0..IN_HAND_MAX).for_each(|_| admission.state().end_record(&Schema::admin()));
+    for is_for_long in [false, true] {
+        bar();
+        let mut place = in_hand.pop().unwrap();
+        let mut turn = std::pin::pin!(place.turn(NOBODY));
+        let mut poll = || turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll(), Poll::Pending, "nothing is begun");
+        admission.notice_silence();
+        assert_eq!(poll(), Poll::Pending, "it may be a moment");
+        if is_for_long {
+            admission.notice_silence();
+            assert_eq!(poll(), Poll::Ready(Turn::Gone));
+        } else {
+            unbar();
+            assert_eq!(poll(), Poll::Ready(Turn::Come));
+            admission.notice_silence();
+        }
+    }
 }
 
 #[test]

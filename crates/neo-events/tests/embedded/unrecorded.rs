@@ -60,7 +60,7 @@ async fn a_tenant_whose_attempts_cannot_be_recorded_does_not_hold_up_another() {
         let drafts = (0..1000).map(|_| EventDraft::new("user.created", "{}")).collect();
         world.tenant().publish_batch(drafts).await.unwrap();
     }
-    stuck.wait_for(NODE_MAX / 2).await;
+    stuck.wait_for(NODE_MAX / 4 * 3).await;
 
     let draft = TenantDraft { slug: Some("other".into()), ..TenantDraft::default() };
     let other = world.neo.directory().create_tenant(draft).await.unwrap();

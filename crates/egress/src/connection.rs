@@ -5,7 +5,8 @@
 //! HTTP/2 is shared, so it has a task of its own; that task and every stream's task belong to a set which ends with the
 //! connection.
 //!
-//! What hyper hands back untouched was never written to the socket; only that may be sent again.
+//! What hyper hands back untouched was never written to the socket; that may be sent again, and so may what an HTTP/2
+//! receiver says it has not begun with.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -33,7 +34,6 @@ const H2_STREAM_WINDOW_BYTES_MIN: u32 = 16 * 1024;
 const H2_PING_INTERVAL: Duration = Duration::from_secs(15);
 /// … and given up without one after this time.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Bodies that an HTTP/2 connection may keep beyond the exchanges that it has.
 const H2_BODIES_LEFT_MAX: usize = 8;
 
@@ -235,11 +235,12 @@ impl Http2 {
     async fn send(&self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let mut sender = self.sender.clone();
+        // Hyper gives back what it has not begun to write, and nothing of what was refused after that.
         let kept = message.clone();
         let watched =
             |bytes| Full::new(Bytes::from_owner(Watched { bytes, _among: Arc::clone(&self.bodies) }));
         sender.try_send_request(message.map(watched)).await.map_err(|error| {
-            if Fault::is_of_the_unprocessed(error.error()) {
+            if Fault::says_unprocessed(error.error()) {
                 Undelivered::Unsent(Box::new(kept), Fault::from_exchange(error.error()))
             } else {
                 Undelivered::of(error, kept.into_body())

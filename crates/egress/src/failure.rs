@@ -189,7 +189,7 @@ impl Fault {
 
     /// Whether the receiver says that it has not done anything with the request (RFC 9113, 8.7): it is closing the
     /// connection and took no further streams, or took this one not.
-    pub(crate) fn is_of_the_unprocessed(error: &hyper::Error) -> bool {
+    pub(crate) fn says_unprocessed(error: &hyper::Error) -> bool {
         let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
         cause.is_some_and(|error| {
             let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);

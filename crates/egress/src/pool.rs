@@ -2,8 +2,8 @@
 //!
 //! Each origin has a stack of idle HTTP/1.1 connections (the warmest is taken first, so that surplus ones age out), or
 //! HTTP/2 connections that are shared: one, and another beside it when that has as many exchanges as it is to have. A
-//! receiver lets only so many begin on a connection, and endpoints that hang must not use up what others need. Origins are spread over shards with a lock each, which is never held across an
-//! await. One pool serves one policy; connections whose certificates were not checked are kept apart.
+//! receiver lets only so many begin on a connection, and endpoints that hang must not use up what others need. Origins are
+//! spread over shards with a lock each, which is never held across an await. One pool serves one policy; connections whose certificates were not checked are kept apart.
 //!
 //! A pool that holds more than it should keeps the surplus for a moment: a burst ends when its last answer comes, and
 //! the next one needs all its connections again. What nobody took within that moment makes way, the longest idle first,

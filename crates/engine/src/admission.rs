@@ -135,7 +135,7 @@ impl Admission {
         let mut state = self.state();
         state.learn(key, bearing);
         state.end_attempt(key);
-        state.await_record(&key.0);
+        state.begin_record(&key.0);
         let is_more_due = state.leave_endpoint(key, 1);
         drop(state);
         self.wake_claims_if(is_more_due);

@@ -102,8 +102,8 @@ impl Ground {
                 Some(ended) = publishers.join_next() => ended.unwrap(),
             }
         }
-        let before = usize::try_from(each * u64::from(PUBLISHERS)).unwrap();
-        until("everything arrives", async || self.receiver.arrivals.events() >= before).await;
+        let all = usize::try_from(each * u64::from(PUBLISHERS)).unwrap();
+        until("everything arrives", async || self.receiver.arrivals.events() >= all).await;
     }
 
     async fn delivered_per_second(&self) -> f64 {
@@ -117,20 +117,17 @@ async fn hour(ground: &Ground, lasting: Duration) {
         "{RATE} events a second of {EVENT_BYTES} bytes for {lasting:?}; one request in {REFUSED_ONE_IN} is refused"
     );
     ground.receiver.fail_one_in(REFUSED_ONE_IN);
-    ground
-        .steadily(lasting, async |since| {
-            let events = ground.receiver.arrivals.events();
-            println!("after {:.0} s, {events} events arrived:", since.as_secs_f64());
-            for table in ground.database.sizes().await {
-                let Size { name, rows, table, indexes, dead } = table;
-                println!(
-                    "  {name:20} {rows:>9} rows, {dead:>7} dead, {table:>8} KiB, indexes {indexes:>8} KiB"
-                );
-            }
-        })
-        .await;
-    let (events, requests) = (ground.receiver.arrivals.events(), ground.receiver.arrivals.requests());
-    println!("{events} events arrived in {requests} requests; server {} MiB", ground.server.resident_mib());
+    let look = async |when: String| {
+        let arrivals = &ground.receiver.arrivals;
+        println!("{when}: {} events arrived in {} requests", arrivals.events(), arrivals.requests());
+        for table in ground.database.sizes().await {
+            let Size { name, rows, table, indexes, dead } = table;
+            println!("  {name:16} {rows:>9} rows, {dead:>7} dead; {table:>8} KiB, indexes {indexes:>8} KiB");
+        }
+    };
+    ground.steadily(lasting, async |since| look(format!("after {:.0} s", since.as_secs_f64())).await).await;
+    look("at the end".to_owned()).await;
+    println!("server {} MiB", ground.server.resident_mib());
 }
 
 /// How fast it is beside a transaction that is open, and afterwards.

@@ -205,20 +205,22 @@ async fn a_tenant_that_nobody_waited_for_is_there() {
     let store = place.open();
     let mut callers = Connection::open(&place.path).unwrap();
     callers.busy_timeout(DEADLINE).unwrap();
-    let lock = callers.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-    {
-        let made = tenant(0);
-        let mut making = std::pin::pin!(store.create_tenant(&made));
-        // Until its row waits for the lock.
-        let row = tokio::time::timeout(Duration::from_secs(1), &mut making).await;
-        assert!(row.is_err() && place.file_of(&made.schema).exists());
+    let made = tenant(0);
+    let mut patience = Duration::from_millis(250);
+    // Until it was given up with its row already waiting for the lock.
+    while store.tenant(&made.schema).await.unwrap().is_none() {
+        assert!(
+            patience < Duration::from_secs(5),
+            "after which it would be refused; its row never came to wait"
+        );
+        let lock = callers.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        assert!(tokio::time::timeout(patience, store.create_tenant(&made)).await.is_err());
+        drop(lock);
+        // Behind whatever waits.
+        store.ping().await.unwrap();
+        patience *= 2;
     }
-    drop(lock);
-    let begun = Instant::now();
-    while store.append(&tenant(0).schema, vec![event(1)], at(0)).await.is_err() {
-        assert!(begun.elapsed() < DEADLINE, "it is in the list and cannot be used");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    append(&store, &made.schema, 0..1).await;
 }
 
 #[tokio::test]

@@ -319,7 +319,7 @@ impl State {
     }
 
     /// An attempt of this tenant's is over and about to be recorded.
-    pub(super) fn await_record(&mut self, schema: &Schema) {
+    pub(super) fn begin_record(&mut self, schema: &Schema) {
         self.unrecorded.count(schema);
     }
 

@@ -126,7 +126,7 @@ fn who_stands_in_line_of_a_tenant_that_is_not_recorded_goes_on_with_it_or_is_sen
     let admission = Arc::new(Admission::default());
     proven(&admission, 1);
     let mut in_hand = places(&admission, 1, 0);
-    let bar = || (0..IN_HAND_MAX).for_each(|_| admission.state().await_record(&Schema::admin()));
+    let bar = || (0..IN_HAND_MAX).for_each(|_| admission.state().begin_record(&Schema::admin()));
     let unbar = || (0..IN_HAND_MAX).for_each(|_| admission.state().end_record(&Schema::admin()));
     for is_for_long in [false, true] {
         bar();

@@ -20,14 +20,13 @@ use tokio::time::timeout;
 use super::RequestBody;
 
 /// A body of so many bytes is not waited for.
-const SMALL_BYTES_MAX: u64 = 64 * 1024;
+const BUFFERED_BYTES_MAX: u64 = 64 * 1024;
 /// What is still read of a body: some of the largest batches.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a body that was lent comes back to.
-#[derive(Default)]
-pub(super) struct Leftover(Arc<Mutex<Option<Body>>>);
+pub(super) struct Leftover(Option<Arc<Mutex<Option<Body>>>>);
 
 /// A body that goes back when whoever had it is done with it.
 struct Lent {
@@ -38,19 +37,19 @@ struct Lent {
 impl Leftover {
     /// Lends a request's body. Small ones are given away, and so are those that the peer will not send unless it is asked to.
     pub(super) fn of<B: RequestBody>(request: Request<B>) -> (Request<Body>, Self) {
-        let leftover = Self::default();
         if !is_sent_anyway(&request) {
-            return (request.map(Body::new), leftover);
+            return (request.map(Body::new), Self(None));
         }
-        let lend = |body| Body::new(Lent { body: Body::new(body), back_to: Arc::clone(&leftover.0) });
-        (request.map(lend), leftover)
+        let place: Arc<Mutex<Option<Body>>> = Arc::default();
+        let lend = |body| Body::new(Lent { body: Body::new(body), back_to: Arc::clone(&place) });
+        (request.map(lend), Self(Some(place)))
     }
 
     /// To be called before an answer leaves and after the request is gone.
     pub(super) async fn discard_if_refused(self, status: StatusCode) {
         // Who took too long to send it is not waited for again.
         let is_refused = status.is_client_error() || status.is_server_error();
-        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let left = self.0.and_then(|place| place.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(body) = left.filter(|_| is_refused && status != StatusCode::REQUEST_TIMEOUT) {
             discard(body).await;
         }
@@ -66,7 +65,7 @@ pub(super) async fn discard_all<B: RequestBody>(request: Request<B>) {
 
 /// Whether a body is large, and on its way whatever is answered: who says `Expect: 100-continue` waits to be asked.
 fn is_sent_anyway<B: HttpBody>(request: &Request<B>) -> bool {
-    let is_large = request.body().size_hint().upper().is_none_or(|bytes| bytes > SMALL_BYTES_MAX);
+    let is_large = request.body().size_hint().upper().is_none_or(|bytes| bytes > BUFFERED_BYTES_MAX);
     is_large && !request.headers().contains_key(header::EXPECT)
 }
 

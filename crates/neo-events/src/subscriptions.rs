@@ -1,5 +1,7 @@
 //! Subscriptions, and why they match an event or do not.
 
+use std::sync::Arc;
+
 use neo_events_domain::{
     event::{EVENT_DATA_BYTES_MAX, EVENT_DEPTH_MAX, JsonObject},
     event_type::EventType,
@@ -143,11 +145,16 @@ impl Tenant {
         Ok(Explanation { matches: clauses.iter().all(|clause| clause.holds), clauses })
     }
 
-    /// One at a time and beside the threads that serve: the costliest filter takes tenths of a second.
+    /// One at a time and beside the threads that serve: the costliest filter takes tenths of a second. It goes on when
+    /// its caller has gone away, and so does its turn.
     async fn filter_clauses(&self, filter: Filter, data: JsonObject) -> Vec<Clause> {
-        let _turn = self.shared.explaining.acquire().await;
-        let explained = tokio::task::spawn_blocking(move || filter_clauses(&filter, &data)).await;
-        explained.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        let turn = Arc::clone(&self.shared.explaining).acquire_owned().await;
+        let explained = tokio::task::spawn_blocking(move || {
+            let clauses = filter_clauses(&filter, &data);
+            drop(turn);
+            clauses
+        });
+        explained.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn explained_event(&self, source: EventSource) -> Result<ExplainedEvent, Error> {
@@ -219,4 +226,43 @@ fn envelope_clauses(
         holds: is_active,
     });
     clauses
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin, sync::mpsc, task::Poll, time::Duration};
+
+    use super::*;
+    use crate::NeoEvents;
+
+    /// It occupies a thread, and whoever calls and goes away again would occupy all of them.
+    #[test]
+    fn an_explanation_keeps_its_turn_though_its_caller_is_gone() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let neo = NeoEvents::builder(folder.path().join("admin.db")).start().await.unwrap();
+            let (free, busy) = mpsc::channel::<()>();
+            // The only thread.
+            let occupied = tokio::task::spawn_blocking(move || busy.recv().is_ok());
+            let event =
+                EventSource::Given { event_type: None, context_id: None, event_data: r#"{"a":1}"#.into() };
+            let tenant = neo.platform();
+            {
+                let mut explaining = pin!(tenant.explain(FilterSource::Filter(r#"{"a":1}"#.into()), event));
+                let first = poll_fn(|context| Poll::Ready(explaining.as_mut().poll(context))).await;
+                assert!(first.is_pending());
+            }
+            let turns = Arc::clone(&tenant.shared.explaining);
+            assert_eq!(turns.available_permits(), 0);
+            drop(free);
+            occupied.await.unwrap();
+            let turn = tokio::time::timeout(Duration::from_secs(20), turns.acquire()).await;
+            assert!(turn.is_ok(), "it is over, and the turn is not given back");
+        });
+    }
 }

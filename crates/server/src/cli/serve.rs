@@ -28,7 +28,8 @@ Examples:
 
 With nothing given it serves on loopback, keeps its data in ./neo-events-data, makes an admin key, prints it once and
 leaves it with its URL in ./neo-events-data/credentials.json, where the other commands find it. SIGTERM or Ctrl-C ends
-it within 15 seconds, a second one at once; nothing that was acknowledged is lost either way.
+it within 15 seconds (21 if the database does not answer), a second one at once; nothing that was acknowledged is
+lost either way.
 
 Any number of servers may share a postgres: database: they find each other's work, and what one that dies has begun
 goes on elsewhere within five seconds. Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
@@ -134,7 +135,8 @@ fn start_log(format: LogFormat) -> Result<(), Failure> {
     let filter = settings::variable("RUST_LOG")?.unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| Failure::Usage(format!("RUST_LOG={filter} is no filter of logs: {error}")))?;
-    let log = fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Of a line that cannot be written it would tell standard error, and panic where that is what cannot be written.
+    let log = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
     let is_colour_wanted = settings::variable("NO_COLOR")?.is_none();
     // If somebody has set one already, theirs stays.

@@ -22,7 +22,11 @@ use neo_events_domain::{
 use neo_events_store::{
     DELIVERY_LEASE, DeliveryWork, EndpointClaim, Lease, Settled, Settlement, Store, StoreError, Unsettled,
 };
-use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet, time::Instant};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -103,7 +107,9 @@ impl Deliverer {
                 in_flight
                     .spawn(Box::pin(async move { deliverer.deliver(place, &endpoint, lease, &ends).await }));
             }
-            while in_flight.try_join_next().is_some() {}
+            while let Some(ended) = in_flight.try_join_next() {
+                log_panic(ended);
+            }
         }
         taken.close();
         while let Some(Taken { lease, .. }) = taken.recv().await {
@@ -145,7 +151,9 @@ impl Deliverer {
             if let Some(Woken::FromElsewhere) = stop.run_until_cancelled(self.wait()).await {
                 sweep_at = None;
             }
-            while in_flight.try_join_next().is_some() {}
+            while let Some(ended) = in_flight.try_join_next() {
+                log_panic(ended);
+            }
         }
         while in_flight.join_next().await.is_some() {}
     }
@@ -283,8 +291,12 @@ impl Deliverer {
         !error.is_transient() && lease.expires_at() <= self.sources.now()
     }
 
-    /// Until it is given back: while the lease lasts, nobody else may attempt it.
+    /// Until it is given back: while the lease lasts, nobody else may attempt it. What is cut off is given back by the
+    /// store as it closes, all at once.
     async fn give_back(&self, mut lease: Lease<DeliveryWork>, ends: &Ends) {
+        if ends.abort.is_cancelled() {
+            return;
+        }
         let delivery_id = lease.work().delivery_id;
         tracing::debug!(%delivery_id, "a delivery is given back; its attempt will be made, or made again");
         while let Err(Unsettled { work, error }) = self.store.release(lease).await {
@@ -296,6 +308,13 @@ impl Deliverer {
             lease = work;
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
+    }
+}
+
+/// Its lease runs out, and it is attempted again.
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a delivery panicked");
     }
 }
 

@@ -83,11 +83,18 @@ impl Registry {
         let known =
             |registry: &Self| registry.read().get(schema).map(|tenant| tenant.version).unwrap_or_default();
         // To the end, not only to `version`: a row that mattered at `version` may have changed again since, and so
-        // have moved behind it.
-        let mut behind = known(self) < version;
+        // have moved behind it. Who knows of more than there is has read on meanwhile, or knows what is not so any more.
+        let mut behind = known(self) != version;
         let mut touched = Vec::new();
         while behind {
-            let changes = store.catalogue_changes(schema, known(self), CHANGES_PER_READ).await?;
+            let since = known(self);
+            let changes = store.catalogue_changes(schema, since, CHANGES_PER_READ).await?;
+            if changes.version < since {
+                tracing::info!(%schema, "what is subscribed is read anew: the database was away");
+                let forgotten = self.write().remove(schema).unwrap_or_default();
+                touched.extend(forgotten.endpoints.into_keys());
+                continue;
+            }
             behind = changes.more;
             touched.extend(self.write().entry(schema.clone()).or_default().apply(changes));
         }

@@ -18,7 +18,7 @@ use tokio::{
         mpsc::{self, UnboundedReceiver},
     },
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,10 @@ use crate::{
 
 const TEND_INTERVAL: Duration = Duration::from_millis(500);
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
+/// What was answered when the passes are cut off may be recorded for so long: of a database that hangs nothing is heard.
+const CUT_OFF_MAX: Duration = Duration::from_secs(2);
+/// For the last-used times, at the end.
+const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// The running passes.
 pub struct Engine {
@@ -143,13 +147,21 @@ impl Engine {
         EngineHandle(Arc::clone(&self.parts))
     }
 
-    /// Stops: lets what is in flight end for up to `grace`, then cuts it off.
+    /// Stops: lets what is in flight end for up to `grace`, then cuts it off. Takes three seconds more at most. What is
+    /// leased then is given back by the store as it closes.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         self.stop.cancel();
-        let drained = tokio::time::timeout(grace, join_all(&mut self.passes)).await.is_ok();
+        let drained = timeout(grace, join_all(&mut self.passes)).await.is_ok();
         self.abort.cancel();
-        join_all(&mut self.passes).await;
-        self.parts.usage.flush(self.parts.store.as_ref()).await;
+        if timeout(CUT_OFF_MAX, join_all(&mut self.passes)).await.is_err() {
+            tracing::warn!(
+                "the database did not take in time what was answered last; it will be attempted again"
+            );
+            self.passes.shutdown().await;
+        }
+        if timeout(LAST_FLUSH_MAX, self.parts.usage.flush(self.parts.store.as_ref())).await.is_err() {
+            tracing::warn!("the database did not take the last-used times in time");
+        }
         if drained { Shutdown::Drained } else { Shutdown::CutOff }
     }
 }

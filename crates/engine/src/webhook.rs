@@ -1,8 +1,9 @@
 //! The effect of a delivery: build, sign and send one request. It never fails; every failure is an outcome.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use neo_events_domain::{
     Timestamp,
     delivery::{AttemptRecord, ReceivedResponse, describe},
@@ -50,7 +51,7 @@ impl Webhook {
         };
         let report = match facts.signatures {
             None => unsignable(),
-            Some(_) => self.transport.send(build(&facts, endpoint, Bytes::from(body))).await,
+            Some(_) => self.send(build(&facts, endpoint, Bytes::from(body)), endpoint).await,
         };
         let request_id = facts.request_id;
         let completed_at = self.sources.wall().max(attempted_at);
@@ -68,6 +69,23 @@ impl Webhook {
             completed_at,
             response_time: report.elapsed,
         }
+    }
+
+    /// A transport may be the embedding program's, in part. If it panics the attempt has failed: it is recorded, and there
+    /// is an end to trying again.
+    async fn send(&self, request: TransportRequest<'_>, endpoint: &Endpoint) -> TransportReport {
+        let sent = AssertUnwindSafe(self.transport.send(request)).catch_unwind().await;
+        sent.unwrap_or_else(|_| {
+            tracing::error!(endpoint_id = %endpoint.id, "a request panicked");
+            TransportReport {
+                result: Err(FailureCode::ConnectionError),
+                error_message: Some(
+                    "the request could not be made for a fault of this node; its log says more".into(),
+                ),
+                connection_reused: false,
+                elapsed: Duration::ZERO,
+            }
+        })
     }
 
     /// Every valid secret, newest first; `None` if one cannot be read.

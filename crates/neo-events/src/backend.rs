@@ -75,6 +75,15 @@ impl Backend {
         }
     }
 
+    /// Nobody attempts any more what this process had in hand: where there are others, they may have it soon.
+    pub(crate) fn abandon(&self) {
+        match self {
+            // Until the file is closed there are no others.
+            Self::Sqlite(_) => {}
+            Self::Postgres(store) => store.fall_silent(),
+        }
+    }
+
     pub(crate) async fn close(self) {
         match self {
             Self::Sqlite(store) => store.close().await,

@@ -169,11 +169,12 @@ impl Builder {
             limits: self.profile.endpoint_limits(),
             engine: engine.handle(),
             keys: KeyMemory::default(),
-            explaining: Semaphore::new(1),
+            explaining: Arc::new(Semaphore::new(1)),
         };
         let shared = Arc::new(shared);
         let upkeep = Upkeep::start(Arc::clone(&shared));
-        Ok(NeoEvents { shared, engine, upkeep })
+        let abandoned = Abandoned { backend: shared.backend.clone(), is_shut_down: false };
+        Ok(NeoEvents { shared, engine, upkeep, abandoned })
     }
 
     fn egress(&self) -> Result<Egress, EgressError> {
@@ -254,11 +255,30 @@ async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
     store.seed_event_types(&Schema::admin(), &entries).await
 }
 
-/// A running neo-events. Dropping it without [`NeoEvents::shutdown`] is like a crash: nothing acknowledged is lost.
+/// A running neo-events. Keep it for as long as anything is to be delivered: dropping it without [`NeoEvents::shutdown`] is
+/// like a crash. Nothing acknowledged is lost, and handles that are left go on publishing, but nothing is delivered until
+/// another process, or another start, does it; for the latter, a SQLite file is free when the last handle is gone.
+#[must_use = "nothing is delivered once it is dropped"]
 pub struct NeoEvents {
     shared: Arc<Shared>,
     engine: Engine,
     upkeep: Upkeep,
+    abandoned: Abandoned,
+}
+
+/// Says so when it is dropped, but for a shutdown.
+struct Abandoned {
+    backend: Backend,
+    is_shut_down: bool,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if !self.is_shut_down {
+            tracing::warn!("neo-events was dropped without a shutdown; nothing is delivered here any more");
+            self.backend.abandon();
+        }
+    }
 }
 
 pub(crate) struct Shared {
@@ -272,7 +292,7 @@ pub(crate) struct Shared {
     pub(crate) engine: EngineHandle,
     pub(crate) keys: KeyMemory,
     /// Whose turn it is to try a filter.
-    pub(crate) explaining: Semaphore,
+    pub(crate) explaining: Arc<Semaphore>,
 }
 
 impl NeoEvents {
@@ -316,11 +336,13 @@ impl NeoEvents {
         Directory::new(Arc::clone(&self.shared))
     }
 
-    /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again.
-    pub async fn shutdown(self, grace: Duration) -> Shutdown {
+    /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again. A PostgreSQL
+    /// that does not answer is given another seven seconds in all. Who drops the future half-way has dropped this.
+    pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         let shutdown = self.engine.shutdown(grace).await;
         self.upkeep.end().await;
         self.shared.backend.clone().close().await;
+        self.abandoned.is_shut_down = true;
         shutdown
     }
 }

@@ -88,6 +88,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// For what is left at the end.
+const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
+
 /// Writes last-used times until its end.
 pub(crate) struct Upkeep {
     tasks: JoinSet<()>,
@@ -102,10 +105,13 @@ impl Upkeep {
         Self { tasks, stop }
     }
 
-    /// Writes what is left.
+    /// Writes what is left, if the database takes it in time.
     pub(crate) async fn end(mut self) {
         drop(self.stop);
-        while self.tasks.join_next().await.is_some() {}
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_FLUSH_MAX, ended).await.is_err() {
+            tracing::warn!("the database did not take the last-used times of API keys in time");
+        }
     }
 }
 

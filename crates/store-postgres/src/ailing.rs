@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::failure::Failure;
 
-/// How long a tenant is left alone after one failed there.
+/// How long a tenant is left alone after one failed there: much longer than failing took.
 const AILING: Duration = Duration::from_secs(5);
 /// Tenants that are remembered at once. Of more, whatever comes then is met with every claim.
 const TENANTS_MAX: usize = 1000;

@@ -134,11 +134,11 @@ impl Append {
 
 impl Appends {
     /// So many groups may be left behind that somebody's lock holds up.
-    pub(crate) fn start(writer: Writer, left_behind_max: usize, background: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(writer: Writer, left_behind_max: usize, workers: &mut JoinSet<()>) -> Self {
         let clock = Arc::clone(&writer.clock);
         let of_workers = writer.clone();
         let run = move |group, trip| of_workers.clone().store_together(group, trip);
-        let batcher = Batcher::start(left_behind_max, RHYTHM, background, run);
+        let batcher = Batcher::start(left_behind_max, RHYTHM, workers, run);
         let guarded = Semaphore::new(GUARDED_MAX);
         Self { batcher, writer, guarded, guarded_of_tenant: Places::of_each(GUARDED_OF_TENANT_MAX), clock }
     }
@@ -156,11 +156,19 @@ impl Appends {
             // It may have to wait for whoever is at the same aggregate, and that nobody else has to.
             let _of_tenant = self.guarded_of_tenant.take(tenant_no).await.ok_or(Failure::Closed)?;
             let _place = self.guarded.acquire().await.map_err(|_| Failure::Closed)?;
-            self.writer.store_alone(job).await;
+            // Who takes the last place keeps others waiting.
+            let is_last = self.guarded.available_permits() == 0;
+            self.writer.store_alone(job, if is_last { LockWait::Alone } else { LockWait::Whole }).await;
         } else {
             self.batcher.leave(job).await.map_err(|_| Failure::Closed)?;
         }
-        Ok(answer.await.map_err(|_| Failure::Closed)??)
+        // Who leaves a job unanswered may have sent it.
+        Ok(answer.await.map_err(|_| Failure::NoWord)??)
+    }
+
+    /// Takes no more; what it has is stored yet.
+    pub(crate) fn close(&self) {
+        self.batcher.close();
     }
 
     /// Stores an event that goes to one endpoint alone, with its delivery.
@@ -272,10 +280,10 @@ impl Writer {
     }
 
     /// What cannot go with others: its dispatches are owed.
-    async fn store_alone(&self, mut append: Append) {
+    async fn store_alone(&self, mut append: Append, lock_wait: LockWait) {
         // What had been taken for them is free again.
         append.arrivals.iter_mut().for_each(|arrival| arrival.dispatch = None);
-        let stored = self.in_a_transaction(&append, LockWait::Whole).await;
+        let stored = self.in_a_transaction(&append, lock_wait).await;
         self.finish_alone(append, stored);
     }
 

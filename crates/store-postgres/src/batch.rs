@@ -76,6 +76,7 @@ pub(crate) struct Batcher<J> {
     jobs: mpsc::Sender<Waiting<J>>,
     /// Of each tenant's jobs.
     places: Places,
+    shared: Arc<Shared<J>>,
 }
 
 /// A job and its place among those of its tenant that wait.
@@ -90,7 +91,7 @@ impl<J: Job> Batcher<J> {
     pub(crate) fn start<F>(
         left_behind_max: usize,
         rhythm: Rhythm,
-        background: &mut JoinSet<()>,
+        workers: &mut JoinSet<()>,
         run: impl Fn(Vec<J>, Arc<Trip>) -> F + Clone + Send + 'static,
     ) -> Self
     where
@@ -102,11 +103,17 @@ impl<J: Job> Batcher<J> {
             departures: Arc::new(Departures::new()),
             lanes: Lanes::new(),
             left_behind: Arc::new(Semaphore::new(left_behind_max)),
+            closing: Notify::new(),
         });
         for _ in 0..WORKERS {
-            background.spawn(work(Arc::clone(&shared), rhythm, run.clone()));
+            workers.spawn(work(Arc::clone(&shared), rhythm, run.clone()));
         }
-        Self { jobs, places: Places::of_each(WAITING_MAX) }
+        Self { jobs, places: Places::of_each(WAITING_MAX), shared }
+    }
+
+    /// From now on takes no jobs. The workers end when those that it has are done.
+    pub(crate) fn close(&self) {
+        self.shared.closing.notify_one();
     }
 
     /// Leaves a job, or gives it back if nobody works any more.
@@ -144,9 +151,10 @@ struct Shared<J> {
     lanes: Lanes<J>,
     /// For groups that no worker waits for.
     left_behind: Arc<Semaphore>,
+    closing: Notify,
 }
 
-/// One worker, until nobody leaves jobs any more.
+/// One worker, until no jobs are taken any more and none is left.
 async fn work<J: Job, F>(
     shared: Arc<Shared<J>>,
     rhythm: Rhythm,
@@ -167,6 +175,7 @@ async fn work<J: Job, F>(
         }
         while left_behind.try_join_next().is_some() {}
     }
+    all_end(&mut left_behind).await;
 }
 
 /// Starts the groups of a batch.
@@ -283,6 +292,10 @@ impl<J: Job> Lanes<J> {
         }
     }
 
+    fn have_put_aside(&self) -> bool {
+        self.lanes().values().any(|lane| !lane.aside.is_empty())
+    }
+
     fn take_aside(&self) -> Option<Vec<Waiting<J>>> {
         let mut lanes = self.lanes();
         let lane = lanes.values_mut().find(|lane| !lane.aside.is_empty() && lane.has_room())?;
@@ -368,12 +381,19 @@ impl Departures {
 }
 
 async fn next<J: Job>(shared: &Shared<J>, rhythm: Rhythm) -> Option<Vec<Waiting<J>>> {
-    let Shared { waiting, departures, lanes, .. } = shared;
+    let Shared { waiting, departures, lanes, closing, .. } = shared;
     let mut waiting = waiting.lock().await;
-    let mut batch = tokio::select! {
-        biased;
-        aside = lanes.aside() => aside,
-        first = waiting.recv() => vec![first?],
+    let mut batch = loop {
+        tokio::select! {
+            biased;
+            aside = lanes.aside() => break aside,
+            first = waiting.recv() => match first {
+                Some(first) => break vec![first],
+                None if lanes.have_put_aside() => break lanes.aside().await,
+                None => return None,
+            },
+            () = closing.notified() => waiting.close(),
+        }
     };
     let mut bytes: usize = batch.iter().map(|waiting| waiting.job.bytes()).sum();
     let deadline = Instant::now() + rhythm.gathering;

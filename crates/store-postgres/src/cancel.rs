@@ -34,7 +34,7 @@ pub(crate) async fn cancel_delivery(
     reason: &str,
     now: Timestamp,
 ) -> Result<Changed, Failure> {
-    let (mut conn, tenant_no) = store.writing(schema).await?;
+    let (mut conn, tenant_no, _place) = store.changing(schema).await?;
     for _ in 0..TRIES_MAX {
         let tx = conn.begin().await?;
         let Some(row) = deliveries::by_id(&tx, schema, id).await? else {
@@ -68,7 +68,7 @@ pub(crate) async fn retry_delivery(
     id: DeliveryId,
     now: Timestamp,
 ) -> Result<Changed, Failure> {
-    let (mut conn, tenant_no) = store.writing(schema).await?;
+    let (mut conn, tenant_no, _place) = store.changing(schema).await?;
     let now = to_micros(now);
     for _ in 0..TRIES_MAX {
         let tx = conn.begin().await?;
@@ -105,7 +105,7 @@ pub(crate) async fn finish_request(
     id: DeliveryId,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let mut conn = store.inner.connections.work().await?;
+    let mut conn = store.inner.connections.brief().await?;
     let tx = conn.begin().await?;
     let place = Place { conn: &tx, schema, tenant_no };
     let row = deliveries::by_id(&tx, schema, id).await?;

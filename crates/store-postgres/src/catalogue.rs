@@ -38,12 +38,12 @@ impl Catalogue for PostgresStore {
         schema: &Schema,
         entry: &EventTypeEntry,
     ) -> Result<Inserted, StoreError> {
-        let (conn, _) = self.writing(schema).await?;
+        let (conn, _, _place) = self.changing(schema).await?;
         Ok(event_types::insert(&conn, schema, entry).await?)
     }
 
     async fn seed_event_types(&self, schema: &Schema, entries: &[EventTypeEntry]) -> Result<(), StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
+        let (mut conn, _, _place) = self.changing(schema).await?;
         Ok(event_types::seed(&mut conn, schema, entries).await?)
     }
 
@@ -76,17 +76,17 @@ impl Catalogue for PostgresStore {
         schema: &Schema,
         entry: &EventTypeEntry,
     ) -> Result<Updated, StoreError> {
-        let (conn, _) = self.writing(schema).await?;
+        let (conn, _, _place) = self.changing(schema).await?;
         Ok(event_types::update(&conn, schema, entry).await?)
     }
 
     async fn delete_event_type(&self, schema: &Schema, of: &EventType) -> Result<bool, StoreError> {
-        let (conn, _) = self.writing(schema).await?;
+        let (conn, _, _place) = self.changing(schema).await?;
         Ok(event_types::delete(&conn, schema, of).await?)
     }
 
     async fn insert_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Inserted, StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
+        let (mut conn, _, _place) = self.changing(schema).await?;
         Ok(endpoints::insert(&mut conn, schema, endpoint).await?)
     }
 
@@ -106,7 +106,7 @@ impl Catalogue for PostgresStore {
     }
 
     async fn update_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Updated, StoreError> {
-        let (mut conn, tenant_no) = self.writing(schema).await?;
+        let (mut conn, tenant_no, _place) = self.changing(schema).await?;
         let updated = endpoints::update(&mut conn, schema, endpoint).await?;
         // What it was owed while it was inactive can be claimed again.
         self.inner.floors.forget((tenant_no, endpoint.id.uuid()));
@@ -119,7 +119,7 @@ impl Catalogue for PostgresStore {
         id: EndpointId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
+        let (mut conn, _, _place) = self.changing(schema).await?;
         Ok(endpoints::delete(&mut conn, schema, id, now).await?)
     }
 
@@ -128,7 +128,7 @@ impl Catalogue for PostgresStore {
         schema: &Schema,
         subscription: &Subscription,
     ) -> Result<Inserted, StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
+        let (mut conn, _, _place) = self.changing(schema).await?;
         Ok(subscriptions::insert(&mut conn, schema, subscription).await?)
     }
 
@@ -156,12 +156,12 @@ impl Catalogue for PostgresStore {
         schema: &Schema,
         subscription: &Subscription,
     ) -> Result<Updated, StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
+        let (mut conn, _, _place) = self.changing(schema).await?;
         Ok(subscriptions::update(&mut conn, schema, subscription).await?)
     }
 
     async fn delete_subscription(&self, schema: &Schema, id: SubscriptionId) -> Result<bool, StoreError> {
-        let (mut conn, _) = self.writing(schema).await?;
+        let (mut conn, _, _place) = self.changing(schema).await?;
         Ok(subscriptions::delete(&mut conn, schema, id).await?)
     }
 
@@ -177,6 +177,10 @@ impl Catalogue for PostgresStore {
         since: CatalogueVersion,
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
+        let is_known = self.inner.told.is_since(schema, self.inner.session.losses());
+        if since > CatalogueVersion::default() && !is_known {
+            return Ok(CatalogueChanges::default());
+        }
         let (conn, _) = self.writing(schema).await?;
         Ok(changes(&conn, schema, since, limit).await?)
     }

@@ -35,8 +35,8 @@ use tokio_postgres::{
 };
 
 use crate::{
-    failure::{Failure, is_the_last_word},
-    sql::Sql,
+    failure::{Failure, is_of_a_standby, is_the_last_word},
+    sql::{self, Sql},
     tls::Tls,
 };
 
@@ -47,6 +47,9 @@ const PREPARED_MAX: NonZeroUsize = NonZeroUsize::new(400).expect("not zero");
 pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 /// How long at least, however long was waited for something else: connections are busy for milliseconds.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
+
+/// How long a server that was a primary is taken for one by whoever only reads.
+const PRIMARY_FOR: Duration = Duration::from_secs(2);
 
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
@@ -86,7 +89,22 @@ impl Pool {
         size: usize,
     ) -> Result<Self, Failure> {
         let answer_timeout = statement_timeout + ANSWER_SLACK;
-        let pool = managed::Pool::builder(Manager { config, tls, answer_timeout })
+        Self::of(Manager { config, tls, answer_timeout, only_reads: false }, size)
+    }
+
+    /// The same, of connections that only read: from time to time their server is asked whether it is a primary still.
+    /// Whoever writes finds out by that.
+    pub(crate) fn reading(
+        (config, statement_timeout): (Config, Duration),
+        tls: Tls,
+        size: usize,
+    ) -> Result<Self, Failure> {
+        let answer_timeout = statement_timeout + ANSWER_SLACK;
+        Self::of(Manager { config, tls, answer_timeout, only_reads: true }, size)
+    }
+
+    fn of(manager: Manager, size: usize) -> Result<Self, Failure> {
+        let pool = managed::Pool::builder(manager)
             .max_size(size)
             // The one that was used last: its server's caches and pages are warm.
             .queue_mode(managed::QueueMode::Lifo)
@@ -125,6 +143,7 @@ pub(crate) struct Manager {
     config: Config,
     tls: Tls,
     answer_timeout: Duration,
+    only_reads: bool,
 }
 
 impl managed::Manager for Manager {
@@ -141,6 +160,12 @@ impl managed::Manager for Manager {
         if connection.client.is_closed() || connection.is_dirty || is_given_up {
             return Err(RecycleError::message("it is closed, or given up"));
         }
+        if self.only_reads && connection.asked_at.elapsed() >= PRIMARY_FOR {
+            if connection.is_of_a_standby().await.map_err(RecycleError::Backend)? {
+                return Err(RecycleError::message("its server is not the primary any more"));
+            }
+            connection.asked_at = Instant::now();
+        }
         Ok(())
     }
 }
@@ -155,6 +180,8 @@ pub(crate) struct Connection {
     answer_timeout: Option<Duration>,
     /// An answer did not come while somebody waited for it, or was the last, or a transaction was left.
     is_given_up: AtomicBool,
+    /// When its server was the primary for sure.
+    asked_at: Instant,
     /// Moves the bytes; ends with the connection.
     driver: JoinSet<()>,
     /// Closes it at once.
@@ -183,6 +210,7 @@ impl Connection {
             is_dirty: false,
             answer_timeout: None,
             is_given_up: AtomicBool::new(false),
+            asked_at: Instant::now(),
             driver,
             cut,
         })
@@ -249,6 +277,11 @@ impl Connection {
         Ok(self.client.batch_execute(text).await?)
     }
 
+    async fn is_of_a_standby(&self) -> Result<bool, Failure> {
+        let row = self.query_one(sql::SESSIONS_IS_STANDBY, &Schema::admin(), &[]).await?;
+        Ok(row.try_get(0)?)
+    }
+
     /// Until the connection has ended.
     pub(crate) async fn ended(&mut self) {
         self.driver.join_next().await;
@@ -285,7 +318,7 @@ impl Connection {
             tracing::warn!("a statement had no answer in time; its connection is closed");
             return Err(Failure::NoWord);
         };
-        if !answer.as_ref().is_err_and(is_the_last_word) {
+        if !answer.as_ref().is_err_and(|error| is_the_last_word(error) || is_of_a_standby(error)) {
             unanswered.0 = None;
         }
         Ok(answer?)

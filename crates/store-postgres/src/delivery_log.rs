@@ -75,7 +75,8 @@ impl DeliveryLog for PostgresStore {
 
     /// Two statements, each its own transaction: locks of one are never waited for with those of the other in hand.
     async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError> {
-        let (conn, _) = self.writing(schema).await?;
+        self.tenant_no(schema).await?;
+        let conn = self.inner.connections.brief().await?;
         endpoints::note_used(&conn, schema, &usage.endpoints).await?;
         Ok(subscriptions::note_triggered(&conn, schema, &usage.subscriptions).await?)
     }

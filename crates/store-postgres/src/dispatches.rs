@@ -229,7 +229,8 @@ pub(crate) async fn claim(store: &PostgresStore, terms: ClaimTerms) -> Result<Ve
             return Ok(Vec::new());
         }
         store.inner.horizon.leased(terms.until);
-        load(store, conn, by_tenant(claimed), terms.until).await
+        let brief = store.inner.connections.brief().await?;
+        load(store, (conn, &brief), by_tenant(claimed), terms.until).await
     };
     let claims = further.await;
     if claims.is_err() {
@@ -314,7 +315,7 @@ fn by_tenant(mut claimed: Vec<Claimed>) -> BTreeMap<i32, Vec<Claimed>> {
 /// no claim, and is left alone for a while: its oldest, claimed in vain over and over, would keep all others waiting.
 async fn load(
     store: &PostgresStore,
-    conn: &Connection,
+    (conn, brief): (&Connection, &Connection),
     by_tenant: BTreeMap<i32, Vec<Claimed>>,
     until: Timestamp,
 ) -> Result<Vec<DispatchClaim>, Failure> {
@@ -328,7 +329,7 @@ async fn load(
             continue;
         };
         let ids: Vec<Uuid> = rows.iter().map(|row| row.event_id).collect();
-        let events = match events::in_hand(store, conn, (&schema, no), &ids).await {
+        let events = match events::in_hand(store, brief, (&schema, no), &ids).await {
             Ok(events) => events,
             // Others have nothing to do with it.
             Err(failure) if failure.is_one_tenants() => {

@@ -124,7 +124,7 @@ impl EventLog for PostgresStore {
         ids: &[EventId],
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        let (conn, tenant_no) = self.writing(schema).await?;
+        let (conn, tenant_no, _place) = self.changing(schema).await?;
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
         let row = conn.query_one(sql::DISPATCHES_MARK_PROCESSED, schema, &[&tenant_no, &ids, &now]).await?;
         Ok(row.try_get::<_, i64>(0).map_err(Failure::from)?.unsigned_abs())

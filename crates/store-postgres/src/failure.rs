@@ -47,6 +47,11 @@ pub(crate) fn is_the_last_word(error: &tokio_postgres::Error) -> bool {
     matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
 
+/// Whether the server is not, or no longer, the one that takes writes: another one is asked for the next time.
+pub(crate) fn is_of_a_standby(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+}
+
 impl Failure {
     /// The server's code, if it was the server that refused.
     pub(crate) fn code(&self) -> Option<&SqlState> {

@@ -3,11 +3,11 @@
 use std::{fmt, time::Duration};
 
 use neo_events_store::{MigrationStatus, MigrationStep};
-use tokio_postgres::{Config, error::SqlState};
+use tokio_postgres::{Config, config::TargetSessionAttrs, error::SqlState};
 use url::form_urlencoded;
 
 use crate::{
-    conn::{CONNECTION_WAIT, Connection},
+    conn::{CONNECTION_WAIT, Connection, LOCK_WAIT_ALONE},
     failure::Failure,
     migrate::{self},
     tls::{Tls, TlsChoice},
@@ -19,6 +19,8 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a statement of the passes may wait for somebody's lock: it waits for one tenant, and others wait with it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that stand before nobody's lock for long: for claiming deliveries, for claiming dispatches, for tending.
+pub(crate) const BRIEF_CONNECTIONS: usize = 3;
 /// How statements of the passes are planned: once, for whatever values, and so that each reaches a few rows through keys
 /// also where the planner was told that a table is empty and would rather read it whole; it is full by the time the plan is
 /// used. Left to itself the server plans the longest of them anew each time, which takes longer than carrying them out.
@@ -80,9 +82,10 @@ impl PostgresOptions {
         }
     }
 
-    /// Most connections that the node will have: these, the one by which it is heard, and the one by which it hears.
+    /// Most connections that the node will have: these, three that stand before nobody's lock, the one by which it is heard,
+    /// and the one by which it hears.
     pub const fn connections_max(&self) -> usize {
-        self.work_connections + self.read_connections + 2
+        self.work_connections + self.read_connections + BRIEF_CONNECTIONS + 2
     }
 }
 
@@ -192,6 +195,9 @@ impl Address {
         let mut config: Config = format!("{base}?{}", rest.join("&"))
             .parse()
             .map_err(|error: tokio_postgres::Error| OpenError::BadUrl(chain(&error)))?;
+        if !query.contains("target_session_attrs") {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         config.ssl_mode(choice.mode);
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
@@ -232,18 +238,36 @@ impl Address {
         config
     }
 
+    /// The same, for what all tenants wait for.
+    pub(crate) fn brief(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
+        let mut config = self.by_keys(statement_timeout, idle_timeout);
+        let options = config.get_options().unwrap_or_default().to_owned();
+        // The last one counts.
+        config.options(format!("{options} -c lock_timeout={}", LOCK_WAIT_ALONE.as_millis()));
+        config
+    }
+
     /// The same, for the lists of users: what one asks for decides which index serves it, so each is planned by its
     /// values. Statements of the hot path keep the plan that serves all.
     pub(crate) fn planning_anew(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
         let mut config = self.config(statement_timeout, idle_timeout);
         let options = config.get_options().unwrap_or_default().to_owned();
-        config.options(format!("{options} -c plan_cache_mode=force_custom_plan"));
+        let lock_timeout = LOCK_TIMEOUT.as_millis();
+        // A user who has gone away does not keep a process of the server busy.
+        config.options(format!(
+            "{options} -c plan_cache_mode=force_custom_plan -c lock_timeout={lock_timeout} \
+             -c client_connection_check_interval=500ms"
+        ));
         config
     }
 
     /// A connection for migrating and checking: it may take its time.
     pub(crate) async fn connect(&self) -> Result<Connection, OpenError> {
-        let config = self.config(Duration::ZERO, Duration::ZERO);
+        let mut config = self.config(Duration::ZERO, Duration::ZERO);
+        if config.get_hosts().len() == 1 {
+            // What it is will be said in our own words.
+            config.target_session_attrs(TargetSessionAttrs::Any);
+        }
         // The driver's own limit ends with the TCP connection: a server that hangs takes that and says no word.
         let opened = tokio::time::timeout(CONNECTION_WAIT, Connection::open(&config, &self.tls)).await;
         let no_word = |_| OpenError::Unreachable(format!("no word within {} s", CONNECTION_WAIT.as_secs()));

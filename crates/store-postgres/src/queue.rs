@@ -289,11 +289,11 @@ async fn claim_deliveries(
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    let conn = store.inner.connections.work().await?;
+    let (conn, brief) = (store.inner.connections.work().await?, store.inner.connections.brief().await?);
     let lost = &store.inner.lost_deliveries;
     let claimed = claim_rows(store, &conn, &mut asked, (now, until)).await;
     lost.watch(until, asked.iter().map(Asked::key), claimed)?;
-    let loaded = load_all(store, &conn, &asked, until).await;
+    let loaded = load_all(store, &brief, &asked, until).await;
     if loaded.is_err() {
         // The claim has happened, whatever came after it.
         lost.note(until, asked.iter().map(Asked::key));

@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Session {
     name: String,
     rhythm: Mutex<Rhythm>,
     others: Mutex<Others>,
+    /// Connections that it has lost.
+    losses: AtomicU64,
 }
 
 /// How regularly this session has been beating.
@@ -88,7 +90,19 @@ impl Session {
     pub(crate) async fn begin(conn: &Connection, name: String) -> Result<Self, OpenError> {
         let no = begin(conn, &name).await?;
         let rhythm = Rhythm { last: Instant::now(), steady_since: Instant::now() };
-        Ok(Self { no: AtomicI64::new(no), name, rhythm: Mutex::new(rhythm), others: Mutex::default() })
+        Ok(Self {
+            no: AtomicI64::new(no),
+            name,
+            rhythm: Mutex::new(rhythm),
+            others: Mutex::default(),
+            losses: AtomicU64::new(0),
+        })
+    }
+
+    /// How often its connection was lost: what was known before may be of another server, which the present one has
+    /// replaced without having all that it had.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// What leases are written with.
@@ -139,6 +153,7 @@ impl Session {
                     Err(_) => break "it took too long".to_owned(),
                 }
             };
+            self.losses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(failure, "this node could not be heard; trying again");
         }
     }

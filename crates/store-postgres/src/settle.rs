@@ -63,11 +63,16 @@ impl Settlements {
     pub(crate) fn start(
         connections: &Connections,
         left_behind_max: usize,
-        background: &mut JoinSet<()>,
+        workers: &mut JoinSet<()>,
     ) -> Self {
         let recorder = Recorder { connections: connections.clone(), wholes: Arc::default() };
         let run = move |group, trip| recorder.clone().settle_group(group, trip);
-        Self(Batcher::start(left_behind_max, RHYTHM, background, run))
+        Self(Batcher::start(left_behind_max, RHYTHM, workers, run))
+    }
+
+    /// Takes no more; what it has is recorded yet.
+    pub(crate) fn close(&self) {
+        self.0.close();
     }
 
     pub(crate) async fn settle(

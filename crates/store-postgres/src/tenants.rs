@@ -52,7 +52,7 @@ impl Tenants for PostgresStore {
     }
 
     async fn insert_api_key(&self, key: &ApiKey, digest: KeyDigest) -> Result<Inserted, StoreError> {
-        let (conn, tenant_no) = self.writing(&key.schema).await?;
+        let (conn, tenant_no, _place) = self.changing(&key.schema).await?;
         Ok(api_keys::insert(&conn, tenant_no, key, digest).await?)
     }
 

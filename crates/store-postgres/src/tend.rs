@@ -122,7 +122,7 @@ async fn schema_of(store: &PostgresStore, conn: &Conn, no: i32) -> Result<Option
 
 /// What a deleted endpoint was still owed ends: at once where nobody works on it, else when that attempt ends.
 async fn end_deliveries(store: &PostgresStore, row: &Row, now: Timestamp) -> Result<bool, Failure> {
-    let mut conn = store.inner.connections.work().await?;
+    let mut conn = store.inner.connections.brief().await?;
     let mut columns = Columns::of(row);
     let (no, endpoint_id): (i32, Uuid) = (columns.take()?, columns.uuid()?);
     let Some(schema) = schema_of(store, &conn, no).await? else { return Ok(false) };

@@ -6,6 +6,7 @@ mod contexts;
 mod holding;
 mod judged_by_others;
 mod keys;
+mod leaving;
 mod outcomes;
 mod publishing;
 mod receiver;

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use neo_events_domain::{
@@ -19,12 +20,15 @@ use neo_events_store::{
     SubscriptionQuery, Updated, Usage, WorkQueue,
 };
 use neo_events_store_postgres::PostgresStore;
-use tokio::task::{JoinSet, yield_now};
+use tokio::{
+    task::{JoinSet, yield_now},
+    time::{Instant, sleep},
+};
 
 use crate::{
     invariants,
     random::Random,
-    scene::{Scene, at, new_endpoint, new_subscription},
+    scene::{PATIENCE, Scene, at, new_endpoint, new_subscription},
 };
 
 /// A matcher's view, built of nothing but the changes.
@@ -55,6 +59,58 @@ impl Follower {
             }
         }
     }
+}
+
+/// A failover may lose the newest changes, and a restored backup more of them: the next change must not look as if it was
+/// one of those.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_after_a_lost_one_is_told_to_whoever_knows_the_lost_one() {
+    let scene = Scene::of(1).await;
+    let (store, schema, beside) = (scene.store(), scene.schema.clone(), scene.beside().await);
+    let endpoint = scene.endpoint().await;
+    let kept = store.catalogue_changes(&schema, CatalogueVersion::default(), 10).await.unwrap().version;
+    let lost = new_subscription(&endpoint);
+    store.insert_subscription(&schema, &lost).await.unwrap();
+    let known = store.catalogue_changes(&schema, kept, 10).await.unwrap().version;
+    beside
+        .batch_execute(&format!(
+            "delete from admin.subscriptions; update admin.tenants set catalogue_version = {}",
+            kept.0
+        ))
+        .await
+        .unwrap();
+    // Whoever knows more than there is learns that.
+    assert!(store.catalogue_changes(&schema, known, 10).await.unwrap().version < known);
+    let next = new_subscription(&endpoint);
+    store.insert_subscription(&schema, &next).await.unwrap();
+    let changes = store.catalogue_changes(&schema, known, 10).await.unwrap();
+    assert!(changes.version > known);
+    assert_eq!(changes.subscriptions.iter().map(|one| one.id).collect::<Vec<_>>(), [next.id]);
+}
+
+/// What it was before may not be what it is: the connection may be to another server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_is_read_from_the_beginning_after_the_node_was_cut_off() {
+    let scene = Scene::of(1).await;
+    let (store, schema, beside) = (scene.store(), scene.schema.clone(), scene.beside().await);
+    let endpoint = scene.endpoint().await;
+    let known = store.catalogue_changes(&schema, CatalogueVersion::default(), 10).await.unwrap().version;
+    assert_eq!(store.catalogue_changes(&schema, known, 10).await.unwrap().version, known);
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+               where datname = current_database() and pid <> pg_backend_pid()";
+    assert!(beside.number(cut).await > 0);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match store.catalogue_changes(&schema, known, 10).await {
+            Ok(changes) if changes.version < known => break,
+            // The connection was cut, or nobody has noticed yet.
+            _ => assert!(Instant::now() < deadline, "it is never told to begin anew"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    let changes = store.catalogue_changes(&schema, CatalogueVersion::default(), 10).await.unwrap();
+    assert_eq!(changes.endpoints.iter().map(|one| one.id).collect::<Vec<_>>(), [endpoint.id]);
+    assert_eq!(store.catalogue_changes(&schema, changes.version, 10).await.unwrap().version, known);
 }
 
 /// One change of one of these endpoints, or a new one, or notes about them.

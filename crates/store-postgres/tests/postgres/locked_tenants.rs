@@ -9,7 +9,10 @@ use neo_events_domain::{
     retry::Verdict,
     tenant::{Schema, Tenant},
 };
-use neo_events_store::{Appended, Catalogue, EventLog, Inserted, Settled, Settlement, Tenants, WorkQueue};
+use neo_events_store::{
+    Appended, Catalogue, EndpointQuota, EventLog, EventQuery, Inserted, PageRequest, Settled, Settlement,
+    Tenants, WorkQueue,
+};
 use neo_events_store_postgres::PostgresStore;
 use tokio::{
     task::JoinSet,
@@ -185,4 +188,111 @@ async fn an_id_that_is_not_committed_holds_up_nobody_else() {
     let count = beside.number(&format!("select count(*) from {schema}.events")).await;
     assert_eq!(count, 2 + i64::try_from(WAITING).unwrap());
     invariants::check(&beside).await;
+}
+
+/// Of so many tenants beside `admin`, locked in the same way.
+async fn locked_tenants(scene: &Scene, count: usize) -> Vec<Schema> {
+    let mut schemas = Vec::new();
+    for number in 0..count {
+        let schema: Schema = format!("tenant_locked{number}").parse().unwrap();
+        let tenant = Tenant { schema: schema.clone(), name: None, created_at: at(0) };
+        assert_eq!(scene.store().create_tenant(&tenant).await.unwrap(), Inserted::New);
+        schemas.push(schema);
+    }
+    schemas
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_changes_a_tenant_that_is_locked_leaves_connections_to_others() {
+    let (scene, locked) = scene().await;
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    let endpoint = new_endpoint();
+    scene.store().insert_endpoint(&locked, &endpoint).await.unwrap();
+    holding.batch_execute(&format!("begin; lock table {locked}.endpoints in share mode")).await.unwrap();
+    let mut changing = JoinSet::new();
+    for _ in 0..WAITING {
+        let (store, schema, endpoint) = (scene.store().clone(), locked.clone(), endpoint.clone());
+        changing.spawn(async move {
+            // Refused for now, again and again.
+            while store.update_endpoint(&schema, &endpoint).await.is_err() {}
+        });
+    }
+    until_blocked(&beside, 1).await;
+    let others = async {
+        for _ in 0..OTHERS {
+            scene.publish(1).await;
+        }
+    };
+    timeout(OTHERS_TIME, others).await.expect("nobody else waits for the lock");
+    holding.batch_execute("rollback").await.unwrap();
+    timeout(PATIENCE, changing.join_all()).await.expect("they go through when it is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_a_tenant_that_is_locked_leaves_connections_to_others() {
+    let (scene, locked) = scene().await;
+    let (holding, beside) = (scene.beside().await, scene.beside().await);
+    scene.publish(1).await;
+    holding.batch_execute(&format!("begin; lock table {locked}.events")).await.unwrap();
+    let list = async |store: PostgresStore, schema: Schema| {
+        store.events(&schema, &EventQuery::default(), PageRequest::first(10)).await
+    };
+    let mut reading = JoinSet::new();
+    for _ in 0..WAITING {
+        let (store, schema) = (scene.store().clone(), locked.clone());
+        reading.spawn(async move { while list(store.clone(), schema.clone()).await.is_err() {} });
+    }
+    until_blocked(&beside, 1).await;
+    let others = async {
+        for _ in 0..OTHERS {
+            let events = list(scene.store().clone(), scene.schema.clone()).await.unwrap();
+            assert_eq!(events.items.len(), 1);
+        }
+    };
+    timeout(OTHERS_TIME, others).await.expect("nobody else waits for the lock");
+    holding.batch_execute("rollback").await.unwrap();
+    timeout(PATIENCE, reading.join_all()).await.expect("they go through when it is gone");
+}
+
+/// A round of it frees what dead nodes held, and the next one must not be far.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tending_does_not_wait_for_a_tenant_that_is_locked() {
+    const ENDPOINTS: usize = 20;
+    let (scene, locked) = scene().await;
+    for _ in 0..ENDPOINTS {
+        let endpoint = new_endpoint();
+        scene.store().insert_endpoint(&locked, &endpoint).await.unwrap();
+        scene.store().delete_endpoint(&locked, endpoint.id, at(1)).await.unwrap();
+    }
+    let holding = scene.beside().await;
+    holding.batch_execute(&format!("begin; lock table {locked}.deliveries")).await.unwrap();
+    let tended =
+        timeout(OTHERS_TIME, scene.store().tend(at(2))).await.expect("it does not wait for the lock");
+    tended.unwrap();
+    holding.batch_execute("rollback").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_that_are_locked_hold_up_nobody_elses_claims() {
+    const LOCKED: usize = 10;
+    let scene = Scene::of(1).await;
+    let (store, beside) = (scene.store(), scene.beside().await);
+    let schemas: Vec<_> =
+        locked_tenants(&scene, LOCKED).await.into_iter().chain([scene.schema.clone()]).collect();
+    let mut quotas = Vec::new();
+    for schema in &schemas {
+        let endpoint = new_endpoint();
+        store.insert_endpoint(schema, &endpoint).await.unwrap();
+        store.append(schema, vec![event(draft())], at(0)).await.unwrap();
+        let owed = claim_dispatches(store, 0, 10).await.unwrap();
+        store.settle_dispatches(to_all(owed, std::slice::from_ref(&endpoint)), at(0)).await.unwrap();
+        quotas.push(EndpointQuota { schema: schema.clone(), endpoint_id: endpoint.id, max: 1 });
+    }
+    let tables: Vec<_> = schemas[..LOCKED].iter().map(|schema| format!("{schema}.deliveries")).collect();
+    beside.batch_execute(&format!("begin; lock table {}", tables.join(", "))).await.unwrap();
+    let claiming = store.claim_deliveries(at(1), &quotas, at(60));
+    let claims = timeout(OTHERS_TIME, claiming).await.expect("it does not wait for the locks").unwrap();
+    let of_whom: Vec<_> = claims.iter().map(|claim| (&claim.schema, claim.work.len())).collect();
+    assert_eq!(of_whom, [(&scene.schema, 1)]);
+    beside.batch_execute("rollback").await.unwrap();
 }

@@ -5,6 +5,7 @@
 mod ailing_tenants;
 mod catalogue_races;
 mod clock_steps;
+mod closing;
 mod hanging_servers;
 mod hostile_text;
 mod invariants;

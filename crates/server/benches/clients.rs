@@ -14,6 +14,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
+#[path = "peers/line.rs"]
+mod line;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -28,15 +31,13 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::{body::Incoming, client::conn::http1, service::service_fn};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     client::legacy::{Client as Pooled, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use line::Line;
+use tokio::{net::TcpListener, task::JoinSet};
 
 const CALLERS: usize = 32;
 const ROUNDS: usize = 5;
@@ -70,7 +71,7 @@ fn main() {
         for (name, address) in [("bare", addresses[0]), ("axum", addresses[1])] {
             let mut rates: [Vec<f64>; 3] = Default::default();
             for _ in 0..ROUNDS {
-                rates[0].push(turn(|| Connected::open(address)).await);
+                rates[0].push(turn(|| async { Line::open(address).await.unwrap() }).await);
                 let client = Pooled::builder(TokioExecutor::new()).build_http();
                 rates[1].push(turn(|| async { OfHyper { client: client.clone(), address } }).await);
                 let client = reqwest::Client::builder().build().unwrap();
@@ -125,33 +126,9 @@ fn request(uri: String) -> Request<Full<Bytes>> {
     request.body(Full::new(body())).unwrap()
 }
 
-/// A connection of its own.
-struct Connected {
-    sender: http1::SendRequest<Full<Bytes>>,
-    _driver: JoinSet<()>,
-    address: SocketAddr,
-}
-
-impl Connected {
-    async fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let mut driver = JoinSet::new();
-        driver.spawn(async move { drop(connection.await) });
-        Self { sender, _driver: driver, address }
-    }
-}
-
-impl Caller for Connected {
+impl Caller for Line {
     async fn post(&mut self) -> StatusCode {
-        let mut request = request("/".to_owned());
-        request.headers_mut().insert("host", self.address.to_string().parse().unwrap());
-        self.sender.ready().await.unwrap();
-        let response = self.sender.send_request(request).await.unwrap();
-        let status = response.status();
-        response.into_body().collect().await.unwrap();
-        status
+        self.exchange(request("/".to_owned())).await.unwrap().0
     }
 }
 

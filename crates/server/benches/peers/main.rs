@@ -30,7 +30,9 @@ use self::{
 };
 
 const USAGE: &str = "give it systems to compare with: svix=PATH, svix-volatile=PATH, convoy=PATH, \
-                     convoy-on-postgres=PATH, outpost=PATH (docs/peers.md); with none it measures neo-events alone";
+                     convoy-on-postgres=PATH, outpost=PATH (docs/peers.md); with none it measures neo-events alone. \
+                     throughput, latency and kill are done if none of them is named";
+const SCENARIOS: [&str; 3] = ["throughput", "latency", "kill"];
 const MANY_ENDPOINTS: usize = 10;
 /// How long events are published at full speed.
 const LOAD: Duration = Duration::from_secs(10);
@@ -47,24 +49,30 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let mut candidates = vec![Candidate::NeoEvents];
-    for argument in &arguments {
-        let Some(candidate) = Candidate::parse(argument) else {
-            println!("{argument}: {USAGE}");
-            return;
-        };
-        candidates.push(candidate);
-    }
-    if arguments.is_empty() {
+    let (scenarios, systems): (Vec<_>, Vec<_>) =
+        arguments.iter().map(String::as_str).partition(|argument| SCENARIOS.contains(argument));
+    let others: Option<Vec<_>> = systems.iter().map(|system| Candidate::parse(system)).collect();
+    let Some(others) = others else {
+        println!("{USAGE}");
+        return;
+    };
+    if others.is_empty() {
         println!("{USAGE}");
     }
+    let wants = |scenario| scenarios.is_empty() || scenarios.contains(&scenario);
     runtime.block_on(async {
-        for candidate in candidates {
+        for candidate in [vec![Candidate::NeoEvents], others].concat() {
             println!("{}", candidate.name());
-            throughput(&candidate, 1).await;
-            throughput(&candidate, MANY_ENDPOINTS).await;
-            latency(&candidate).await;
-            kill(&candidate).await;
+            if wants("throughput") {
+                throughput(&candidate, 1).await;
+                throughput(&candidate, MANY_ENDPOINTS).await;
+            }
+            if wants("latency") {
+                latency(&candidate).await;
+            }
+            if wants("kill") {
+                kill(&candidate).await;
+            }
         }
     });
 }

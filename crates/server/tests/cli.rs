@@ -166,6 +166,13 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
     check(&["publish", "order.placed"], USAGE, "data");
     check(&["publish", "--file", "missing.json"], FAILED, "missing.json");
     check(&["endpoints", "create", "x", "ftp://x", "--timeout-seconds", "1"], FAILED, "/timeout_seconds");
+    for multiplier in ["NaN", "inf", "0.5", "5.5"] {
+        let named = ["--retry-backoff-multiplier", multiplier];
+        let create = [&["endpoints", "create", "x", "http://127.0.0.1:9/"][..], &named].concat();
+        check(&create, USAGE, "must be a number between 1 and 5");
+        let update = [&["endpoints", "update", "0198c0de-0000-7000-8000-000000000000"][..], &named].concat();
+        check(&update, USAGE, "must be a number between 1 and 5");
+    }
     check(&["events", "list", "--limit", "0"], USAGE, "--limit");
     check(&["nonsense"], USAGE, "nonsense");
 }

@@ -1,5 +1,7 @@
 //! Values of flags that more than one command takes, parsed once.
 
+use std::ops::RangeInclusive;
+
 use jiff::SignedDuration;
 use neo_events::{
     Sources, Timestamp,
@@ -12,6 +14,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::cli::failure::Failure;
+
+/// What the server takes, in every profile.
+const BACKOFF_MULTIPLIERS: RangeInclusive<f64> = 1.0..=5.0;
 
 /// An id.
 pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
@@ -44,6 +49,12 @@ pub(crate) fn later(text: &str) -> Result<Timestamp, String> {
         .parse()
         .map_err(|_| "a time is RFC 3339 (2027-01-31T12:00:00Z) or how long from now (90m, 24h, 2160h)")?;
     Sources::system().now().checked_add(ahead).map_err(|error| error.to_string())
+}
+
+/// How each wait between attempts grows. Text that reads as NaN or infinite has no JSON and would be sent as nothing.
+pub(crate) fn backoff_multiplier(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| BACKOFF_MULTIPLIERS.contains(number));
+    number.ok_or_else(|| "must be a number between 1 and 5".to_owned())
 }
 
 /// The change of a field that may be set with `--FIELD` or emptied with `--clear FIELD`, but not both at once.
@@ -84,6 +95,16 @@ mod tests {
             ["", "yesterday", "2026-01-31", "2026-01-31T12Z", "2026-01-31T12:00:60Z", "20260131T120000Z"]
         {
             assert!(time(wrong).is_err() && later(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_multiplier_is_a_number_within_its_range() {
+        for (text, number) in [("1", 1.0), ("1.5", 1.5), ("5.0", 5.0), ("2e0", 2.0)] {
+            assert!((backoff_multiplier(text).unwrap() - number).abs() < f64::EPSILON, "{text}");
+        }
+        for wrong in ["", "NaN", "nan", "inf", "-inf", "infinity", "0.99", "5.01", "1e400", "two", "1,5"] {
+            assert_eq!(backoff_multiplier(wrong).unwrap_err(), "must be a number between 1 and 5", "{wrong}");
         }
     }
 

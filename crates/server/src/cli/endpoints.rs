@@ -116,7 +116,7 @@ struct SettingsArgs {
     #[arg(long, value_name = "S")]
     retry_backoff_seconds: Option<u32>,
     /// How each wait grows, 1.0 to 5.0 [default: 2.0]
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = arguments::backoff_multiplier)]
     retry_backoff_multiplier: Option<f64>,
     /// Whether it gets deliveries [default: true]
     #[arg(long, value_name = "BOOL")]

@@ -30,7 +30,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use self::{
     failure::{ExitStatus, Failure},
@@ -114,33 +114,35 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-impl Command {
-    /// The name of a command that calls no server but its own, and whether it has an answer for programs.
-    const fn alone(&self) -> Option<(&'static str, bool)> {
-        match self {
-            Self::Serve(_) => Some(("serve", false)),
-            Self::Demo(_) => Some(("demo", false)),
-            Self::Bench(_) => Some(("bench", true)),
-            Self::Migrate(_) => Some(("migrate", true)),
-            _ => None,
-        }
-    }
-}
+/// Commands that do nothing with some of the flags that all commands share.
+const PASSED_OVER: [(&str, &[&str]); 5] = [
+    ("serve", &["url", "key", "tenant", "credentials", "json", "times"]),
+    ("demo", &["url", "key", "tenant", "credentials", "ca_file", "json", "times"]),
+    ("bench", &["url", "key", "tenant", "credentials", "ca_file", "times"]),
+    ("migrate", &["url", "key", "tenant", "credentials", "ca_file", "times"]),
+    ("doctor", &["times"]),
+];
 
-impl CommandLine {
-    /// Refuses a flag that its command would pass over: whoever gives it expects it to do something.
-    fn judge_flags(&self) -> Result<(), Failure> {
-        let Some((name, has_json)) = self.command.alone() else { return Ok(()) };
-        match self.server.flag().or((self.json && !has_json).then_some("--json")) {
-            None => Ok(()),
-            Some(flag) => Err(Failure::Usage(format!("`neo-events {name}` does not take {flag}"))),
+/// Refuses a flag that its command would pass over: whoever gives it expects it to do something. The environment does
+/// not count: it is there for all commands.
+fn judge_flags(given: &ArgMatches) -> Result<(), Failure> {
+    let command = given.subcommand_name().unwrap_or_default();
+    let passed_over =
+        PASSED_OVER.iter().find(|(name, _)| *name == command).map_or(&[][..], |(_, flags)| flags);
+    match passed_over.iter().find(|flag| given.value_source(flag) == Some(ValueSource::CommandLine)) {
+        None => Ok(()),
+        Some(flag) => {
+            let flag = flag.replace('_', "-");
+            Err(Failure::Usage(format!("`neo-events {command}` does not take --{flag}")))
         }
     }
 }
 
 /// Reads the command line, does what it says and answers with the process's exit code.
 pub fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
+    let given = CommandLine::command().get_matches();
+    let command_line = CommandLine::from_arg_matches(&given)
+        .unwrap_or_else(|error| error.format(&mut CommandLine::command()).exit());
     let is_json = command_line.json;
     let is_colour_wanted = matches!(settings::variable("NO_COLOR"), Ok(None));
     let output = Output::new(Style::of(&io::stdout(), is_colour_wanted), command_line.times);
@@ -151,7 +153,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(ExitStatus::Failed as u8);
         }
     };
-    match runtime.block_on(run(command_line, output)) {
+    let done = judge_flags(&given).and_then(|()| runtime.block_on(run(command_line, output)));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report(&failure, is_json, Style::of(&io::stderr(), is_colour_wanted));
@@ -161,7 +164,6 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
-    command_line.judge_flags()?;
     let CommandLine { command, server, json, .. } = command_line;
     let open = |server, output| Session::open(server, output, json);
     match command {
@@ -195,12 +197,22 @@ fn report(failure: &Failure, is_json: bool, style: Style) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_passed_over_is_there() {
+        let all = CommandLine::command();
+        for (name, flags) in PASSED_OVER {
+            assert!(all.find_subcommand(name).is_some(), "{name}");
+            for flag in flags {
+                let found = all.get_arguments().find(|argument| argument.get_id() == *flag);
+                assert!(found.is_some_and(clap::Arg::is_global_set), "{name} {flag}");
+            }
+        }
     }
 }

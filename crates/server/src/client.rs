@@ -4,7 +4,12 @@
 //! connection: commands make few calls, and a batch is large enough for that not to matter. Nothing is tried again
 //! behind the caller's back. Proxy variables of the environment are ignored.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -175,10 +180,12 @@ impl Client {
         }
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
         let tenant = tenant.map(HeaderValue::try_from).transpose();
+        // Also where they are not needed: whoever names a file believes that it counts.
+        let roots = trusted_roots(ca_file.as_deref())?;
         Ok(Self {
             key: key.map_err(|_| OptionsError::Header("key"))?,
             tenant: tenant.map_err(|_| OptionsError::Header("tenant"))?,
-            tls: (url.scheme() == "https").then(|| tls(ca_file)).transpose()?,
+            tls: (url.scheme() == "https").then(|| tls(roots)).transpose()?,
             url,
         })
     }
@@ -308,17 +315,21 @@ impl Client {
     }
 }
 
-fn tls(ca_file: Option<PathBuf>) -> Result<TlsConnector, OptionsError> {
+/// Roots that everybody trusts, and those of a file, of which there must be some.
+pub(crate) fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, OptionsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = ca_file {
-        let unreadable = |reason: String| OptionsError::CaFile { path: path.clone(), reason };
-        let certificates =
-            CertificateDer::pem_file_iter(&path).map_err(|error| unreadable(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-        }
+    let Some(path) = ca_file else { return Ok(roots) };
+    let before = roots.len();
+    let unreadable = |reason: String| OptionsError::CaFile { path: path.to_owned(), reason };
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+        roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
     }
+    if roots.len() == before { Err(unreadable("it has none in PEM".to_owned())) } else { Ok(roots) }
+}
+
+fn tls(roots: RootCertStore) -> Result<TlsConnector, OptionsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

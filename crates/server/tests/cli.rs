@@ -181,8 +181,9 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
 fn flags_that_a_command_would_pass_over_are_refused() {
     let folder = Folder::new();
     let (url, key, tenant) = (["--url", "http://127.0.0.1:1"], ["--key", "k"], ["--tenant", "acme"]);
+    let (credentials, times) = (["--credentials", "nosuch"], ["--times", "rfc3339"]);
     for command in [&["serve"][..], &["demo", "--exit"], &["bench"], &["migrate", "status"]] {
-        for flag in [&url[..], &key, &tenant] {
+        for flag in [&url[..], &key, &tenant, &credentials, &times] {
             for arguments in [[command, flag].concat(), [flag, command].concat()] {
                 let refused = folder.run(&arguments);
                 assert_eq!(refused.code, USAGE, "{arguments:?}: {refused:?}");
@@ -190,6 +191,16 @@ fn flags_that_a_command_would_pass_over_are_refused() {
                 assert!(refused.stderr.contains(&named), "{arguments:?}: {refused:?}");
             }
         }
+    }
+    for flag in [&url[..], &key, &tenant, &credentials, &["--ca-file", "nosuch"]] {
+        let refused = folder.run(&[&["listen", "--max", "1"], flag].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains("needs --subscribe"), "{refused:?}");
+    }
+    for command in [&["demo", "--exit"][..], &["bench"], &["migrate", "status"]] {
+        let refused = folder.run(&[command, &["--ca-file", "nosuch"]].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains("does not take --ca-file"), "{refused:?}");
     }
     for command in [&["serve"][..], &["demo", "--exit"]] {
         let refused = folder.run(&[command, &["--json"]].concat());
@@ -202,6 +213,34 @@ fn flags_that_a_command_would_pass_over_are_refused() {
     assert_eq!(demo.code, DONE, "{demo:?}");
     let serve = folder.run_with_environment(&["serve", "--profile", "prod"], &environment);
     assert!(serve.stderr.contains("--profile must be"), "{serve:?}");
+}
+
+#[test]
+fn a_file_that_is_named_is_used_or_refused() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    fs::write(folder.path("no.pem"), "no certificate").unwrap();
+    let check = |arguments: &[&str], said: &str| {
+        let refused = folder.run(arguments);
+        assert_eq!(refused.code, USAGE, "{arguments:?}: {refused:?}");
+        assert!(refused.stderr.contains(said), "{arguments:?}: {refused:?}");
+    };
+    let url = server.url();
+    let elsewhere = ["--url", &url, "--key", "0123456789abcdef"];
+    for (file, said) in [("nosuch.json", "nosuch.json is not there"), ("no.pem", "no.pem cannot be used")] {
+        check(&["events", "list", "--credentials", file], said);
+        check(&[&["events", "list", "--credentials", file][..], &elsewhere].concat(), said);
+        check(&["doctor", "--credentials", file], said);
+    }
+    for (file, said) in [("nosuch.pem", "nosuch.pem"), ("no.pem", "no.pem: it has none in PEM")] {
+        check(&["events", "list", "--ca-file", file], said);
+        check(&["serve", "--listen", "127.0.0.1:0", "--ca-file", file], said);
+    }
+    let in_environment = [("NEO_EVENTS_CA_FILE", "nosuch.pem")];
+    let listed = folder.run_with_environment(&["events", "list"], &in_environment);
+    assert_eq!(listed.code, DONE, "it is for those who need it: {listed:?}");
+    let found = folder.run(&["events", "list", "--credentials", "neo-events-data/credentials.json"]);
+    assert_eq!(found.code, DONE, "{found:?}");
 }
 
 #[test]

@@ -86,6 +86,10 @@ pub(crate) async fn run(
     output: Output,
     is_json: bool,
 ) -> Result<(), Failure> {
+    if let (None, Some(flag)) = (&args.subscribe, server.flag()) {
+        let reason = format!("{flag} needs --subscribe: without it no server is called");
+        return Err(Failure::Usage(reason));
+    }
     let mut signals = Signals::new();
     let given = args.secret.as_deref().map(|secret| SigningSecret::try_new(secret, 1)).transpose();
     let given = given.map_err(|rule| Failure::Usage(format!("--secret {rule}")))?;

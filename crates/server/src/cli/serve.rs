@@ -13,6 +13,7 @@ use crate::{
         output::Output,
         signals::Signals,
     },
+    client::trusted_roots,
     credentials::{self, Credentials},
     serve::{ServeError, serve},
     settings::{self, AdminKey, ServeFlags, ServeSettings},
@@ -87,6 +88,8 @@ pub(crate) async fn run(args: ServeArgs, ca_file: Option<String>, output: &Outpu
         no_migrate: args.no_migrate,
     };
     let settings = settings::resolve(flags)?;
+    // Before anything is opened or made.
+    trusted_roots(settings.ca_file.as_deref())?;
     start_log(log_format)?;
     let (settings, notice) = Notice::prepare(settings)?;
 

@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::{
     cli::{
-        failure::Failure,
+        failure::{Failure, with_causes},
         output::{Output, Row, Shape},
     },
     client::{Call, CallError, Client, ClientOptions, URL_DEFAULT},
@@ -30,9 +30,8 @@ pub(crate) struct ServerArgs {
     key: Option<String>,
     #[arg(long, global = true, value_name = "SLUG", help = TENANT_HELP)]
     tenant: Option<String>,
-    /// File in which `serve` left its URL and key
-    #[arg(long, global = true, value_name = "FILE", default_value = credentials::PATH_DEFAULT)]
-    credentials: PathBuf,
+    #[arg(long, global = true, value_name = "FILE", help = CREDENTIALS_HELP)]
+    credentials: Option<PathBuf>,
     #[arg(long, global = true, value_name = "FILE", help = CA_FILE_HELP)]
     ca_file: Option<PathBuf>,
 }
@@ -43,13 +42,30 @@ const KEY_HELP: &str =
     "API key; else from the credentials file, if that is for the same URL [env: NEO_EVENTS_KEY]";
 const TENANT_HELP: &str =
     "Tenant to act in, with an admin key: a slug, or region:REGION [default: admin] [env: NEO_EVENTS_TENANT]";
+const CREDENTIALS_HELP: &str =
+    "File in which `serve` left its URL and key [default: neo-events-data/credentials.json]";
 const CA_FILE_HELP: &str = "Further TLS roots for https, in PEM [env: NEO_EVENTS_CA_FILE]";
 
 impl ServerArgs {
-    /// The first flag that names a server, or who asks it. The environment does not count: it is there for all commands.
+    /// The first flag that was given.
     pub(crate) fn flag(&self) -> Option<&'static str> {
-        let flags = [("--url", &self.url), ("--key", &self.key), ("--tenant", &self.tenant)];
-        flags.into_iter().find_map(|(flag, value)| value.as_ref().map(|_| flag))
+        let texts = [("--url", &self.url), ("--key", &self.key), ("--tenant", &self.tenant)];
+        let files = [("--credentials", &self.credentials), ("--ca-file", &self.ca_file)];
+        let text = texts.into_iter().find_map(|(flag, value)| value.as_ref().map(|_| flag));
+        text.or_else(|| files.into_iter().find_map(|(flag, value)| value.as_ref().map(|_| flag)))
+    }
+
+    /// What a server left in the file. One that was named must be usable: with another server's in its place, commands
+    /// would go where nobody meant them to.
+    fn credentials(&self) -> Result<Option<Credentials>, Failure> {
+        let Some(named) = &self.credentials else {
+            return Ok(Credentials::read(Path::new(credentials::PATH_DEFAULT))?);
+        };
+        match Credentials::read(named) {
+            Ok(Some(found)) => Ok(Some(found)),
+            Ok(None) => Err(Failure::Usage(format!("the credentials file {} is not there", named.display()))),
+            Err(unusable) => Err(Failure::Usage(with_causes(&unusable))),
+        }
     }
 
     /// Further TLS roots.
@@ -89,11 +105,14 @@ impl Session {
     /// Finds the server.
     pub(crate) fn open(server: ServerArgs, output: Output, is_json: bool) -> Result<Self, Failure> {
         let given = settings::resolve_client(server.url, server.key)?;
-        let (url, key) = find_server(given, &server.credentials)?;
-        let ca_file = server.ca_file.map_or_else(
-            || settings::variable("NEO_EVENTS_CA_FILE").map(|path| path.map(PathBuf::from)),
-            |path| Ok(Some(path)),
-        )?;
+        let is_known = given.url.is_some() && given.key.is_some();
+        let left = if is_known && server.credentials.is_none() { None } else { server.credentials()? };
+        let (url, key) = find_server(given, left)?;
+        let ca_file = match server.ca_file {
+            // The environment's is for whoever needs it: a server that speaks http does not.
+            None if url.scheme() == "https" => settings::variable("NEO_EVENTS_CA_FILE")?.map(PathBuf::from),
+            named => named,
+        };
         let tenant =
             server.tenant.map_or_else(|| settings::variable("NEO_EVENTS_TENANT"), |slug| Ok(Some(slug)))?;
         let client = Client::new(ClientOptions { url, key, tenant, ca_file })?;
@@ -103,7 +122,7 @@ impl Session {
     /// Whether somebody said where a server is, or one left word in the folder.
     pub(crate) fn is_server_known(server: &ServerArgs) -> Result<bool, Failure> {
         let given = settings::resolve_client(server.url.clone(), None)?;
-        Ok(given.url.is_some() || Credentials::read(&server.credentials)?.is_some())
+        Ok(server.credentials()?.is_some() || given.url.is_some())
     }
 
     /// Makes a call. For programs its answer is written as it came; for people it is returned, to be shown.
@@ -243,15 +262,12 @@ pub(crate) fn to_json(input: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// The file's key is for the file's URL alone: it is sent nowhere else.
-fn find_server(given: ClientSettings, file: &Path) -> Result<(Url, Option<String>), Failure> {
+fn find_server(given: ClientSettings, left: Option<Credentials>) -> Result<(Url, Option<String>), Failure> {
     let parse = |text: &str| {
         Url::parse(text).map_err(|error| Failure::Usage(format!("{text} is no URL of a server: {error}")))
     };
     let url = given.url.as_deref().map(parse).transpose()?;
-    if let (Some(url), Some(_)) = (&url, &given.key) {
-        return Ok((url.clone(), given.key));
-    }
-    let Some(found) = Credentials::read(file)? else {
+    let Some(found) = left else {
         return Ok((url.map_or_else(|| parse(URL_DEFAULT), Ok)?, given.key));
     };
     let found_url = parse(&found.url)?;
@@ -265,18 +281,22 @@ mod tests {
 
     #[test]
     fn the_key_of_the_file_goes_to_its_own_server_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("credentials.json");
-        let check = |url: Option<&str>, key: Option<&str>, expected: (&str, Option<&str>)| {
+        let find = |left: Option<Credentials>, url: Option<&str>, key: Option<&str>| {
             let given = ClientSettings { url: url.map(str::to_owned), key: key.map(str::to_owned) };
-            let (found, key) = find_server(given, &file).unwrap();
+            let (found, key) = find_server(given, left).unwrap();
+            (found.to_string(), key)
+        };
+        assert_eq!(find(None, None, None), ("http://127.0.0.1:8080/".to_owned(), None));
+        let left = || Some(Credentials { url: "http://127.0.0.1:9".into(), key: "left".into() });
+        let check = |url: Option<&str>, key: Option<&str>, expected: (&str, Option<&str>)| {
+            let (found, key) = find(left(), url, key);
             assert_eq!((found.as_str(), key.as_deref()), expected);
         };
-        check(None, None, ("http://127.0.0.1:8080/", None));
-        Credentials { url: "http://127.0.0.1:9".into(), key: "left".into() }.write(&file).unwrap();
         check(None, None, ("http://127.0.0.1:9/", Some("left")));
         check(Some("http://127.0.0.1:9/"), None, ("http://127.0.0.1:9/", Some("left")));
         check(Some("http://elsewhere.example"), None, ("http://elsewhere.example/", None));
         check(None, Some("mine"), ("http://127.0.0.1:9/", Some("mine")));
+        let both = (Some("http://elsewhere.example"), Some("mine"));
+        check(both.0, both.1, ("http://elsewhere.example/", Some("mine")));
     }
 }

@@ -23,6 +23,7 @@ mod serve;
 pub(crate) mod session;
 pub(crate) mod signals;
 pub(crate) mod subscriptions;
+mod temporary;
 mod tenants;
 
 use std::{

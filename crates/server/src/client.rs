@@ -35,6 +35,7 @@ use crate::wire::Problem;
 pub(crate) const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const BRIEF_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// For calls that make the server send a webhook and wait for its end, which may take 300 s.
 const PATIENT_TIMEOUT: Duration = Duration::from_secs(310);
@@ -49,6 +50,8 @@ pub(crate) enum CallError {
     Unreachable {
         /// Scheme, host and port.
         origin: String,
+        /// Whether the call may have been carried out all the same: it was sent, and only its answer is missing.
+        was_sent: bool,
         /// Why.
         source: io::Error,
     },
@@ -134,9 +137,9 @@ impl Call {
         Self::new(Method::GET, segments)
     }
 
-    /// GET `/readyz`, which has an answer soon or never.
+    /// GET `/readyz`.
     pub(crate) fn readiness() -> Self {
-        Self { segments: vec!["readyz".to_owned()], timeout: CONNECT_TIMEOUT, ..Self::get([]) }
+        Self { segments: vec!["readyz".to_owned()], ..Self::get([]) }.brief()
     }
 
     /// POST `/v1/<segments>`.
@@ -163,10 +166,27 @@ impl Call {
         Self { body: Some(("application/x-ndjson", lines.into())), ..self }
     }
 
+    /// One that has an answer soon or never.
+    #[must_use]
+    pub(crate) fn brief(self) -> Self {
+        Self { timeout: BRIEF_TIMEOUT, ..self }
+    }
+
     /// One that waits for webhooks to be sent.
     #[must_use]
     pub(crate) fn patient(self) -> Self {
         Self { timeout: PATIENT_TIMEOUT, ..self }
+    }
+}
+
+impl CallError {
+    /// Whether the server may have done what it was asked for.
+    pub(crate) const fn may_be_done(&self) -> bool {
+        match self {
+            Self::Unreachable { was_sent, .. } => *was_sent,
+            Self::Refused { problem, .. } => problem.status >= 500,
+            Self::Strange { .. } => true,
+        }
     }
 }
 
@@ -211,13 +231,13 @@ impl Client {
                 Some(tls) => {
                     let name = self.server_name()?;
                     let stream = tls.connect(name, self.connect().await?).await;
-                    self.exchange(stream.map_err(|error| self.unreachable(error))?, request).await
+                    self.exchange(stream.map_err(|error| self.unreachable(error, false))?, request).await
                 }
             }
         };
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.timed_out("no complete answer", timeout)),
+            Err(_) => Err(self.timed_out("no complete answer", timeout, true)),
         }
     }
 
@@ -258,8 +278,8 @@ impl Client {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = self.url.port_or_known_default().unwrap_or(80);
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
-            Ok(stream) => stream.map_err(|error| self.unreachable(error)),
-            Err(_) => Err(self.timed_out("no connection", CONNECT_TIMEOUT)),
+            Ok(stream) => stream.map_err(|error| self.unreachable(error, false)),
+            Err(_) => Err(self.timed_out("no connection", CONNECT_TIMEOUT, false)),
         }
     }
 
@@ -271,13 +291,13 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let broken = |error: hyper::Error| self.unreachable(io::Error::other(error));
+        let broken = |error: hyper::Error| self.unreachable(io::Error::other(error), true);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(broken)?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| self.unreachable(io::Error::other(error)))?.to_bytes();
+            let body = body.map_err(|error| self.unreachable(io::Error::other(error), true))?.to_bytes();
             Ok((head.status, body))
         };
         let mut exchange = std::pin::pin!(exchange);
@@ -301,13 +321,13 @@ impl Client {
         ServerName::try_from(host.to_owned()).map_err(|error| self.strange(error.to_string()))
     }
 
-    fn unreachable(&self, source: io::Error) -> CallError {
-        CallError::Unreachable { origin: self.origin(), source }
+    fn unreachable(&self, source: io::Error, was_sent: bool) -> CallError {
+        CallError::Unreachable { origin: self.origin(), was_sent, source }
     }
 
-    fn timed_out(&self, what: &str, after: Duration) -> CallError {
+    fn timed_out(&self, what: &str, after: Duration, was_sent: bool) -> CallError {
         let text = format!("{what} within {} s", after.as_secs());
-        self.unreachable(io::Error::new(io::ErrorKind::TimedOut, text))
+        self.unreachable(io::Error::new(io::ErrorKind::TimedOut, text), was_sent)
     }
 
     fn strange(&self, reason: String) -> CallError {

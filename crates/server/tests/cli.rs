@@ -1,6 +1,7 @@
 //! The program as people and scripts use it: arguments in, output and exit code out, against a real server.
 
 mod maintenance;
+mod peers;
 mod terminal;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use peers::proxy_losing_the_registration;
 use serde_json::Value;
 use terminal::{Finished, Folder, Server, until};
 
@@ -595,6 +597,70 @@ fn a_listener_that_cannot_show_anything_leaves_nothing_behind() {
     assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     assert_eq!(folder.run_into(&listen, full), Some(FAILED));
+    assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
+}
+
+#[test]
+fn a_listener_whose_terminal_goes_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let mut listener = folder.start(&["listen", "--subscribe", "*"]);
+    listener.until_shown("Ctrl-C");
+    assert!(folder.done(&["endpoints", "list"]).contains("neo-events listen"));
+    listener.signal_with("-HUP");
+    assert_eq!(listener.wait(), Some(DONE));
+    assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
+}
+
+#[test]
+fn a_listener_waits_for_a_server_that_is_briefly_away_and_tells_what_stays() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    let mut listener = folder.start(&["listen", "--subscribe", "*"]);
+    listener.until_shown("Ctrl-C");
+    let mut stays = folder.start(&["listen", "--subscribe", "*"]);
+    stays.until_shown("Ctrl-C");
+    let address = server.url().replace("http://", "");
+    assert_eq!(server.terminate(), Some(DONE));
+    listener.signal();
+    let mut server = folder.start(&["serve", "--listen", &address]);
+    server.until_shown("admin key");
+    assert_eq!(listener.wait(), Some(DONE));
+    let left = folder.json(&["endpoints", "list"]);
+    let [left] = left["data"].as_array().unwrap().as_slice() else { panic!("{left}") };
+    let id = left["id"].as_str().unwrap();
+
+    assert_eq!(server.terminate(), Some(DONE));
+    stays.signal();
+    let begun = Instant::now();
+    until("the end", || {
+        stays.signal();
+        stays.ended()
+    });
+    assert!(begun.elapsed() < Duration::from_secs(8), "a second signal ends the waiting");
+    assert_eq!(stays.wait(), Some(UNREACHABLE));
+    let told = format!("endpoint {id} stays; remove it with `neo-events endpoints delete {id}`");
+    assert!(stays.logged().contains(&told), "{}", stays.logged());
+}
+
+#[test]
+fn an_endpoint_whose_registration_was_never_answered_is_found_and_removed() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    let credentials = fs::read(folder.path("neo-events-data/credentials.json")).unwrap();
+    let credentials: Value = serde_json::from_slice(&credentials).unwrap();
+    let url = proxy_losing_the_registration(&server.url());
+    let listened = folder.run(&[
+        "listen",
+        "--subscribe",
+        "*",
+        "--url",
+        &url,
+        "--key",
+        credentials["key"].as_str().unwrap(),
+    ]);
+    assert_eq!(listened.code, UNREACHABLE, "{listened:?}");
+    assert!(!listened.stderr.contains("stay"), "{listened:?}");
     assert_eq!(folder.done(&["endpoints", "list"]), "No endpoints.\n");
 }
 

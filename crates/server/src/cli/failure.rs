@@ -98,7 +98,7 @@ impl Failure {
             Self::Call(CallError::Refused { problem, .. }) => {
                 Some(format!("{label} {}", describe_problem(problem)))
             }
-            Self::Call(CallError::Unreachable { origin, source }) => {
+            Self::Call(CallError::Unreachable { origin, source, .. }) => {
                 let reason = with_causes(source);
                 Some(format!(
                     "{label} cannot reach {origin}: {reason}\n  Is the server running? Start one with `neo-events serve`, \

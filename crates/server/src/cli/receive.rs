@@ -12,12 +12,11 @@ use std::{
 };
 
 use clap::Args;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use neo_events::SigningSecret;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use crate::{
     cli::{
@@ -27,8 +26,8 @@ use crate::{
         output::{Output, Style, printable},
         session::{ServerArgs, Session, to_json},
         signals::Signals,
+        temporary::{self, Temporary},
     },
-    client::Call,
     listen::{Answer, Check, Checks, Received, Receiver},
     wire::{self, Pairs},
 };
@@ -90,7 +89,7 @@ pub(crate) async fn run(
         let reason = format!("{flag} needs --subscribe: without it no server is called");
         return Err(Failure::Usage(reason));
     }
-    let mut signals = Signals::new();
+    let mut signals = Signals::of_terminal();
     let given = args.secret.as_deref().map(|secret| SigningSecret::try_new(secret, 1)).transpose();
     let given = given.map_err(|rule| Failure::Usage(format!("--secret {rule}")))?;
     let path = args.path.as_deref().map(|path| format!("/{}", path.trim_start_matches('/')));
@@ -101,7 +100,9 @@ pub(crate) async fn run(
     let url = format!("http://{}{}", receiver.address(), path.as_deref().unwrap_or("/"));
 
     let subscribed = match (&session, &args.subscribe) {
-        (Some(session), Some(pattern)) => Some(subscribe(session, &args, pattern, &url).await?),
+        (Some(session), Some(pattern)) => {
+            Some(subscribe(session, &args, (pattern, &url), &mut signals).await?)
+        }
         _ => None,
     };
     let secret = subscribed.as_ref().map(|subscribed| &subscribed.secret).or(given.as_ref());
@@ -114,8 +115,8 @@ pub(crate) async fn run(
     // First the answers, then the endpoint: what was received is to count as delivered.
     drop(webhooks);
     receiver.stop().await;
-    if let (Some(session), Some(subscribed)) = (&session, &subscribed) {
-        unsubscribe(session, subscribed.endpoint_id).await?;
+    if let (Some(session), Some(subscribed)) = (&session, subscribed) {
+        subscribed.remove(session, &mut signals).await?;
     }
     outcome
 }
@@ -133,50 +134,26 @@ fn answer(path: Option<String>, fail_first: u32, status: u16) -> Result<Arc<Answ
     }))
 }
 
-/// The endpoint that is there for as long as this runs.
-struct Subscribed {
-    endpoint_id: Uuid,
-    secret: SigningSecret,
-}
-
 async fn subscribe(
     session: &Session,
     args: &ListenArgs,
-    pattern: &str,
-    url: &str,
-) -> Result<Subscribed, Failure> {
+    (pattern, url): (&str, &str),
+    signals: &mut Signals,
+) -> Result<Temporary, Failure> {
     let endpoint = wire::EndpointIn {
-        name: "neo-events listen".to_owned(),
+        name: temporary::name(),
         description: Some("Temporary: removed when `neo-events listen` ends.".to_owned()),
         endpoint_url: args.public_url.clone().unwrap_or_else(|| url.to_owned()),
         secret_token: args.secret.clone(),
         retry_backoff_seconds: Some(1),
         ..wire::EndpointIn::default()
     };
-    let endpoint: wire::Endpoint =
-        session.read_answer(Call::post(["endpoints"]).json(to_json(&endpoint)?)).await?;
     let subscription = wire::SubscriptionIn {
-        endpoint_id: endpoint.id,
         event_type: pattern.to_owned(),
         event_filters: args.event_filters.clone(),
         ..wire::SubscriptionIn::default()
     };
-    let completed = async {
-        let secret = session.secret_of(&endpoint)?;
-        let call = Call::post(["subscriptions"]).json(to_json(&subscription)?);
-        session.read_answer::<wire::Subscription>(call).await?;
-        Ok(Subscribed { endpoint_id: endpoint.id, secret })
-    };
-    let completed = completed.await;
-    if completed.is_err() {
-        unsubscribe(session, endpoint.id).await?;
-    }
-    completed
-}
-
-async fn unsubscribe(session: &Session, endpoint_id: Uuid) -> Result<(), Failure> {
-    session.client.call(Call::new(Method::DELETE, ["endpoints", &endpoint_id.to_string()])).await?;
-    Ok(())
+    temporary::register(session, &endpoint, subscription, signals).await
 }
 
 struct View<'a> {

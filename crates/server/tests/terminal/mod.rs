@@ -174,9 +174,19 @@ impl Running {
         until("the end", || self.child.try_wait().unwrap()).code()
     }
 
+    /// Whether it has ended.
+    pub(crate) fn ended(&mut self) -> Option<()> {
+        self.child.try_wait().unwrap().map(drop)
+    }
+
     /// SIGTERM.
     pub(crate) fn signal(&self) {
-        let signalled = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.signal_with("-TERM");
+    }
+
+    /// A signal as `kill` names it.
+    pub(crate) fn signal_with(&self, name: &str) {
+        let signalled = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(signalled.success());
     }
 

@@ -1,0 +1,43 @@
+//! Who is at the other end of a connection, and behaves as no server of ours does.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+};
+
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Hands everything on to a server but the answer to the registration of an endpoint; its URL.
+pub(crate) fn proxy_losing_the_registration(server: &str) -> String {
+    let server = server.replace("http://", "");
+    let (listener, url) = listen();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            hand_on(client.unwrap(), TcpStream::connect(&server).unwrap());
+        }
+    });
+    url
+}
+
+fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+fn hand_on(mut client: TcpStream, mut server: TcpStream) {
+    let mut request = vec![0; REQUEST_BYTES_MAX];
+    let read = client.read(&mut request).unwrap();
+    server.write_all(&request[..read]).unwrap();
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    thread::spawn(move || io::copy(&mut from, &mut to));
+    if request.starts_with(b"POST /v1/endpoints ") {
+        let _ = server.read(&mut request);
+        let _ = client.shutdown(Shutdown::Both);
+        return;
+    }
+    thread::spawn(move || io::copy(&mut server, &mut client));
+}

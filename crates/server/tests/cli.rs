@@ -586,6 +586,21 @@ fn listening_subscribes_verifies_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_listener_takes_its_own_webhooks_at_any_path() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let mut listener =
+        folder.start(&["listen", "--subscribe", "*", "--path", "/ä b", "--max", "1", "--json"]);
+    listener.until_shown("listening");
+    folder.json(&["publish", "order.placed", "{}"]);
+    assert_eq!(listener.wait(), Some(DONE));
+    assert!(listener.shown().contains("\"answered\":200"), "{}", listener.shown());
+    let refused = folder.run(&["listen", "--path", "/ä?x=1"]);
+    assert_eq!(refused.code, USAGE, "{refused:?}");
+    assert!(refused.stderr.contains("without ? and #"), "{refused:?}");
+}
+
+#[test]
 fn a_listener_that_cannot_show_anything_leaves_nothing_behind() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

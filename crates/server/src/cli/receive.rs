@@ -17,6 +17,7 @@ use neo_events::SigningSecret;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use url::Url;
 
 use crate::{
     cli::{
@@ -49,7 +50,7 @@ pub(crate) struct ListenArgs {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
-    /// Path to receive at; others are answered 404
+    /// Path to receive at, whatever the query; others are answered 404
     #[arg(long)]
     path: Option<String>,
     /// Secret to check signatures with: `whsec_…` or any other
@@ -92,7 +93,7 @@ pub(crate) async fn run(
     let mut signals = Signals::of_terminal();
     let given = args.secret.as_deref().map(|secret| SigningSecret::try_new(secret, 1)).transpose();
     let given = given.map_err(|rule| Failure::Usage(format!("--secret {rule}")))?;
-    let path = args.path.as_deref().map(|path| format!("/{}", path.trim_start_matches('/')));
+    let path = args.path.as_deref().map(path_given).transpose()?;
     let answer = answer(path.clone(), args.fail_first, args.status)?;
     let session =
         args.subscribe.is_some().then(|| Session::open(server, output.clone(), is_json)).transpose()?;
@@ -121,11 +122,26 @@ pub(crate) async fn run(
     outcome
 }
 
+fn path_given(path: &str) -> Result<String, Failure> {
+    if path.contains(['?', '#']) {
+        let reason = "--path must be without ? and #: a webhook is taken there whatever its query";
+        return Err(Failure::Usage(reason.to_owned()));
+    }
+    Ok(as_sent(path))
+}
+
+/// A path as it stands in a request.
+fn as_sent(path: &str) -> String {
+    let mut url = Url::parse("http://localhost/").expect("a URL");
+    url.set_path(path.trim_start_matches('/'));
+    url.path().to_owned()
+}
+
 fn answer(path: Option<String>, fail_first: u32, status: u16) -> Result<Arc<Answer>, Failure> {
     let status = StatusCode::from_u16(status).map_err(|error| Failure::Usage(error.to_string()))?;
     let to_fail = AtomicU32::new(fail_first);
     Ok(Arc::new(move |asked: &str| {
-        if path.as_deref().is_some_and(|path| asked.split('?').next() != Some(path)) {
+        if path.as_deref().is_some_and(|path| as_sent(asked.split('?').next().unwrap_or_default()) != path) {
             return StatusCode::NOT_FOUND;
         }
         let fails =
@@ -312,5 +328,18 @@ mod tests {
         let answers: Vec<_> =
             ["/other", "/in?x=1", "/in", "/in"].iter().map(|path| answer(path).as_u16()).collect();
         assert_eq!(answers, [404, 503, 204, 204]);
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_is_sent() {
+        for (given, sent) in [("/ä b", "/%C3%A4%20b?x=1"), ("in", "/in"), ("//in/", "/in/"), ("/%c3", "/%c3")]
+        {
+            let answer = answer(Some(path_given(given).unwrap()), 0, 200).unwrap();
+            assert_eq!(answer(sent), StatusCode::OK, "{given}");
+            assert_eq!(answer("/other"), StatusCode::NOT_FOUND, "{given}");
+        }
+        for refused in ["/ä?x=1", "/in#there", "?"] {
+            assert!(matches!(path_given(refused), Err(Failure::Usage(_))), "{refused}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! behind the caller's back. Proxy variables of the environment are ignored.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -62,6 +62,8 @@ pub(crate) enum CallError {
         problem: Box<Problem>,
         /// The answer as it came.
         raw: Bytes,
+        /// Where the key came from that it does not take.
+        key_source: Option<KeySource>,
     },
     /// Something answered, but not as this server would.
     #[error("{origin} does not answer like a neo-events server: {reason}")]
@@ -83,6 +85,53 @@ pub(crate) struct ClientOptions {
     pub(crate) tenant: Option<String>,
     /// Further TLS roots, in PEM.
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Where the key came from that calls show, or why they show none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    /// This flag or variable.
+    Given(&'static str),
+    /// The credentials file.
+    File(PathBuf),
+    /// Nobody gave one, and the file's is for the server at another URL.
+    FileOfAnother {
+        /// The file.
+        path: PathBuf,
+        /// Its server.
+        url: String,
+    },
+    /// Nobody gave one, and there is no such file.
+    NoFile(PathBuf),
+}
+
+/// As advice to whoever is refused for want of a valid key.
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(setting) => write!(
+                f,
+                "The key that was sent came from {setting}: this server does not know it, or it has expired or was revoked."
+            ),
+            Self::File(path) => write!(
+                f,
+                "The key that was sent came from {}, where a server left it: the one that answers has another. Give \
+                 its key with --key or NEO_EVENTS_KEY.",
+                path.display()
+            ),
+            Self::FileOfAnother { path, url } => write!(
+                f,
+                "No key was sent: the one in {} is for {url}. Give one with --key or NEO_EVENTS_KEY.",
+                path.display()
+            ),
+            Self::NoFile(path) => write!(
+                f,
+                "No key was sent: none was given, and there is no {}, where a server leaves the one that it makes. \
+                 Give one with --key or NEO_EVENTS_KEY.",
+                path.display()
+            ),
+        }
+    }
 }
 
 /// What is wrong with [`ClientOptions`].
@@ -113,6 +162,7 @@ pub(crate) struct Client {
     key: Option<HeaderValue>,
     tenant: Option<HeaderValue>,
     tls: Option<TlsConnector>,
+    key_source: Option<KeySource>,
 }
 
 /// A call to make.
@@ -206,8 +256,15 @@ impl Client {
             key: key.map_err(|_| OptionsError::Header("key"))?,
             tenant: tenant.map_err(|_| OptionsError::Header("tenant"))?,
             tls: (url.scheme() == "https").then(|| tls(roots)).transpose()?,
+            key_source: None,
             url,
         })
+    }
+
+    /// Which can say where its key came from.
+    #[must_use]
+    pub(crate) fn with_key_from(self, source: KeySource) -> Self {
+        Self { key_source: Some(source), ..self }
     }
 
     /// Scheme, host and port.
@@ -311,7 +368,10 @@ impl Client {
     /// What an answer that is no 2xx says.
     pub(crate) fn refusal(&self, status: StatusCode, raw: Bytes) -> CallError {
         match serde_json::from_slice::<Problem>(&raw) {
-            Ok(problem) => CallError::Refused { problem: Box::new(problem), raw },
+            Ok(problem) => {
+                let key_source = self.key_source.clone().filter(|_| status == StatusCode::UNAUTHORIZED);
+                CallError::Refused { problem: Box::new(problem), raw, key_source }
+            }
             Err(_) => self.strange(format!("it answered {status} without saying why")),
         }
     }

@@ -1,7 +1,7 @@
 //! The file in which `serve` leaves its URL and generated admin key, so that the command line finds them.
 //!
 //! It lies beside the database, readable by its owner alone, and is replaced as a whole. It is never made for a key
-//! that somebody gave: such a key stays where they keep it.
+//! that somebody gave: such a key stays where they keep it, and what an earlier start left is removed.
 
 use std::{
     fmt, fs,
@@ -63,6 +63,16 @@ impl Credentials {
                 Ok(None)
             }
             Err(error) => Err(unusable(error)),
+        }
+    }
+
+    /// Removes the file, if there is one.
+    pub(crate) fn remove(path: &Path) -> Result<(), CredentialsError> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(CredentialsError { path: path.to_owned(), source })
+            }
+            _ => Ok(()),
         }
     }
 

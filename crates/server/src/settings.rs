@@ -213,6 +213,8 @@ pub struct ClientSettings {
     pub url: Option<String>,
     /// `--key` or `NEO_EVENTS_KEY`
     pub key: Option<String>,
+    /// Which of the two.
+    pub key_setting: Option<&'static str>,
 }
 
 /// Flags, then environment, then defaults.
@@ -223,8 +225,8 @@ pub fn resolve(flags: ServeFlags) -> Result<ServeSettings, SettingsError> {
 /// Flags, then environment.
 pub fn resolve_client(url: Option<String>, key: Option<String>) -> Result<ClientSettings, SettingsError> {
     let url = URL.find(url, &variable)?.map(|found| found.value);
-    let key = KEY.find(key, &variable)?.map(|found| found.value);
-    Ok(ClientSettings { url, key })
+    let (key, key_setting) = KEY.find(key, &variable)?.map(|found| (found.value, found.setting)).unzip();
+    Ok(ClientSettings { url, key, key_setting })
 }
 
 /// A variable of the environment; `None` if it is absent or empty.

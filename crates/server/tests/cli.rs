@@ -95,6 +95,36 @@ fn a_given_key_is_left_nowhere() {
 }
 
 #[test]
+fn a_given_key_takes_the_place_of_what_an_earlier_start_left() {
+    let folder = Folder::new();
+    let file = folder.path("neo-events-data/credentials.json");
+    assert_eq!(Server::start(&folder).terminate(), Some(DONE));
+    let old = fs::read(&file).unwrap();
+    let mut server = folder.start(&["serve", "--listen", "127.0.0.1:0", "--admin-key", "0123456789abcdef"]);
+    server.until_shown("admin key");
+    assert!(!file.exists(), "its key opens nothing");
+    let url = server.url();
+
+    let check = |arguments: &[&str], said: &str| {
+        let refused = folder.run(&[&["events", "list"], arguments].concat());
+        assert_eq!(refused.code, FAILED, "{refused:?}");
+        assert!(refused.stderr.contains("401") && refused.stderr.contains(said), "{refused:?}");
+    };
+    check(&["--url", &url], "there is no neo-events-data/credentials.json");
+    check(&["--url", &url, "--key", "another"], "came from --key");
+    fs::write(folder.path("old.json"), &old).unwrap();
+    check(&["--url", &url, "--credentials", "old.json"], "the one in old.json is for http://");
+    let mut left: Value = serde_json::from_slice(&old).unwrap();
+    left["url"] = url.clone().into();
+    fs::write(folder.path("left.json"), left.to_string()).unwrap();
+    check(&["--credentials", "left.json"], "came from left.json");
+    let environment = [("NEO_EVENTS_KEY", "another"), ("NEO_EVENTS_URL", url.as_str())];
+    let refused = folder.run_with_environment(&["events", "list"], &environment);
+    assert!(refused.stderr.contains("came from NEO_EVENTS_KEY"), "{refused:?}");
+    assert_eq!(server.terminate(), Some(DONE));
+}
+
+#[test]
 fn a_second_signal_ends_at_once_and_the_log_can_be_json() {
     let folder = Folder::new();
     let mut server = folder.start(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);

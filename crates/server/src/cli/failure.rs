@@ -95,8 +95,10 @@ impl Failure {
         match self {
             Self::Reported => None,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
-            Self::Call(CallError::Refused { problem, .. }) => {
-                Some(format!("{label} {}", describe_problem(problem)))
+            Self::Call(CallError::Refused { problem, key_source, .. }) => {
+                let advice =
+                    key_source.as_ref().map(|source| format!("\n  {}", printable(&source.to_string())));
+                Some(format!("{label} {}{}", describe_problem(problem), advice.unwrap_or_default()))
             }
             Self::Call(CallError::Unreachable { origin, source, .. }) => {
                 let reason = with_causes(source);
@@ -115,7 +117,7 @@ impl Failure {
 }
 
 /// A problem's title, detail, and each fault with its place.
-pub(crate) fn describe_problem(problem: &wire::Problem) -> String {
+fn describe_problem(problem: &wire::Problem) -> String {
     let mut text = format!("{} ({}, {})", problem.title, problem.status, problem.code);
     // Where each fault has its own line, the detail would say them again.
     let repeats = problem.errors.first().is_some_and(|fault| problem.detail.contains(&fault.detail));
@@ -127,9 +129,6 @@ pub(crate) fn describe_problem(problem: &wire::Problem) -> String {
     let width = problem.errors.iter().map(|fault| place(fault).chars().count()).max().unwrap_or(0);
     for fault in &problem.errors {
         let _ = write!(text, "\n  {:width$}  {}", place(fault), printable(&fault.detail));
-    }
-    if let Some(advice) = advice(problem) {
-        let _ = write!(text, "\n  {advice}");
     }
     if let Some(id) = problem.request_id {
         let _ = write!(text, "\n  request {id}");
@@ -149,16 +148,6 @@ pub(crate) fn describe_problem_briefly(problem: &wire::Problem) -> String {
 
 fn place(fault: &wire::Fault) -> String {
     if fault.pointer.is_empty() { "(input)".to_owned() } else { printable(&fault.pointer) }
-}
-
-fn advice(problem: &wire::Problem) -> Option<&'static str> {
-    match problem.status {
-        401 => Some(
-            "Give a key with --key or NEO_EVENTS_KEY. A server started with nothing given leaves one in \
-             ./neo-events-data/credentials.json, which is used where neither is set.",
-        ),
-        _ => None,
-    }
 }
 
 /// An error and what caused it, in one line.

@@ -16,7 +16,7 @@ use crate::{
     client::trusted_roots,
     credentials::{self, Credentials},
     serve::{ServeError, serve},
-    settings::{self, AdminKey, ServeFlags, ServeSettings},
+    settings::{self, AdminKey, Database, ServeFlags, ServeSettings},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -160,8 +160,8 @@ struct Notice {
 enum KeyNotice {
     /// This node has no API to show one to, and is not the one that other commands should find.
     Unneeded,
-    /// Somebody gave it and knows it.
-    Given,
+    /// Somebody gave it and knows it. What an earlier start on the same data left in the file opens nothing now.
+    Given { stale: Option<PathBuf> },
     /// Made up, in this start or an earlier one.
     Generated { key: String, file: PathBuf, is_new: bool },
 }
@@ -174,10 +174,12 @@ impl Notice {
         if !settings.roles.api {
             return Ok((settings, Self { profile, database, key: KeyNotice::Unneeded }));
         }
-        let AdminKey::Generated(made) = &settings.admin_key else {
-            return Ok((settings, Self { profile, database, key: KeyNotice::Given }));
-        };
         let file = credentials::in_folder(settings.database.folder());
+        let AdminKey::Generated(made) = &settings.admin_key else {
+            // Beside a file lies its own; what lies here with a database server may be of other data.
+            let stale = matches!(settings.database, Database::Sqlite(_)).then_some(file);
+            return Ok((settings, Self { profile, database, key: KeyNotice::Given { stale } }));
+        };
         let kept = Credentials::read(&file)?;
         let is_new = kept.is_none();
         let key = kept.map_or_else(|| made.clone(), |kept| kept.key);
@@ -191,15 +193,19 @@ impl Notice {
         let line = |name: &str, value: &str| {
             output.line(format_args!("{}  {value}", style.dim(format_args!("{name:9}"))))
         };
-        if let KeyNotice::Generated { key, file, .. } = &self.key {
-            Credentials { url: url.clone(), key: key.clone() }.write(file)?;
+        match &self.key {
+            KeyNotice::Generated { key, file, .. } => {
+                Credentials { url: url.clone(), key: key.clone() }.write(file)?;
+            }
+            KeyNotice::Given { stale: Some(file) } => Credentials::remove(file)?,
+            KeyNotice::Given { stale: None } | KeyNotice::Unneeded => {}
         }
         line("serving", &style.bold(&url))?;
         line("profile", self.profile)?;
         line("database", &self.database)?;
         match &self.key {
             KeyNotice::Unneeded => line("API", "not here: only /livez and /readyz are answered")?,
-            KeyNotice::Given => line("admin key", "as given")?,
+            KeyNotice::Given { .. } => line("admin key", "as given")?,
             KeyNotice::Generated { key, file, is_new: true } => {
                 line("admin key", &style.bold(key))?;
                 let note = format!("shown once; kept in {} for the other commands", file.display());

@@ -14,7 +14,7 @@ use crate::{
         failure::{Failure, with_causes},
         output::{Output, Row, Shape},
     },
-    client::{Call, CallError, Client, ClientOptions, URL_DEFAULT},
+    client::{Call, CallError, Client, ClientOptions, KeySource, URL_DEFAULT},
     credentials::{self, Credentials},
     settings::{self, ClientSettings},
     wire::{self, BatchAnswer, List, Pairs},
@@ -58,14 +58,16 @@ impl ServerArgs {
     /// What a server left in the file. One that was named must be usable: with another server's in its place, commands
     /// would go where nobody meant them to.
     fn credentials(&self) -> Result<Option<Credentials>, Failure> {
-        let Some(named) = &self.credentials else {
-            return Ok(Credentials::read(Path::new(credentials::PATH_DEFAULT))?);
-        };
+        let Some(named) = &self.credentials else { return Ok(Credentials::read(self.credentials_path())?) };
         match Credentials::read(named) {
             Ok(Some(found)) => Ok(Some(found)),
             Ok(None) => Err(Failure::Usage(format!("the credentials file {} is not there", named.display()))),
             Err(unusable) => Err(Failure::Usage(with_causes(&unusable))),
         }
+    }
+
+    fn credentials_path(&self) -> &Path {
+        self.credentials.as_deref().unwrap_or(Path::new(credentials::PATH_DEFAULT))
     }
 
     /// Further TLS roots.
@@ -104,10 +106,10 @@ pub(crate) struct Session {
 impl Session {
     /// Finds the server.
     pub(crate) fn open(server: ServerArgs, output: Output, is_json: bool) -> Result<Self, Failure> {
-        let given = settings::resolve_client(server.url, server.key)?;
+        let given = settings::resolve_client(server.url.clone(), server.key.clone())?;
         let is_known = given.url.is_some() && given.key.is_some();
         let left = if is_known && server.credentials.is_none() { None } else { server.credentials()? };
-        let (url, key) = find_server(given, left)?;
+        let Found { url, key, key_source } = find_server(given, server.credentials_path(), left)?;
         let ca_file = match server.ca_file {
             // The environment's is for whoever needs it: a server that speaks http does not.
             None if url.scheme() == "https" => settings::variable("NEO_EVENTS_CA_FILE")?.map(PathBuf::from),
@@ -115,7 +117,7 @@ impl Session {
         };
         let tenant =
             server.tenant.map_or_else(|| settings::variable("NEO_EVENTS_TENANT"), |slug| Ok(Some(slug)))?;
-        let client = Client::new(ClientOptions { url, key, tenant, ca_file })?;
+        let client = Client::new(ClientOptions { url, key, tenant, ca_file })?.with_key_from(key_source);
         Ok(Self { client, output, is_json })
     }
 
@@ -261,18 +263,33 @@ pub(crate) fn to_json(input: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(input).map_err(|error| Failure::Usage(error.to_string()))
 }
 
+/// A server, and the key for it.
+struct Found {
+    url: Url,
+    key: Option<String>,
+    key_source: KeySource,
+}
+
 /// The file's key is for the file's URL alone: it is sent nowhere else.
-fn find_server(given: ClientSettings, left: Option<Credentials>) -> Result<(Url, Option<String>), Failure> {
+fn find_server(given: ClientSettings, path: &Path, left: Option<Credentials>) -> Result<Found, Failure> {
     let parse = |text: &str| {
         Url::parse(text).map_err(|error| Failure::Usage(format!("{text} is no URL of a server: {error}")))
     };
     let url = given.url.as_deref().map(parse).transpose()?;
-    let Some(found) = left else {
-        return Ok((url.map_or_else(|| parse(URL_DEFAULT), Ok)?, given.key));
+    let left = left.map(|left| parse(&left.url).map(|url| (url, left.key))).transpose()?;
+    let left_url = left.as_ref().map(|(url, _)| url.clone());
+    let url = url.or_else(|| left_url.clone()).map_or_else(|| parse(URL_DEFAULT), Ok)?;
+    let (key, key_source) = match (given.key, given.key_setting, left) {
+        (Some(key), setting, _) => (Some(key), KeySource::Given(setting.unwrap_or("--key"))),
+        (None, _, Some((of, key))) if of.origin() == url.origin() => {
+            (Some(key), KeySource::File(path.to_owned()))
+        }
+        (None, _, Some((of, _))) => {
+            (None, KeySource::FileOfAnother { path: path.to_owned(), url: of.to_string() })
+        }
+        (None, _, None) => (None, KeySource::NoFile(path.to_owned())),
     };
-    let found_url = parse(&found.url)?;
-    let is_same = url.as_ref().is_none_or(|url| url.origin() == found_url.origin());
-    Ok((url.unwrap_or(found_url), given.key.or(is_same.then_some(found.key))))
+    Ok(Found { url, key, key_source })
 }
 
 #[cfg(test)]
@@ -281,22 +298,29 @@ mod tests {
 
     #[test]
     fn the_key_of_the_file_goes_to_its_own_server_alone() {
-        let find = |left: Option<Credentials>, url: Option<&str>, key: Option<&str>| {
-            let given = ClientSettings { url: url.map(str::to_owned), key: key.map(str::to_owned) };
-            let (found, key) = find_server(given, left).unwrap();
-            (found.to_string(), key)
+        let path = Path::new("credentials.json");
+        let check = |left: Option<(&str, &str)>,
+                     (url, key): (Option<&str>, Option<&str>),
+                     expected: (&str, Option<&str>),
+                     says: &str| {
+            let key_setting = key.map(|_| "NEO_EVENTS_KEY");
+            let given =
+                ClientSettings { url: url.map(str::to_owned), key: key.map(str::to_owned), key_setting };
+            let left = left.map(|(url, key)| Credentials { url: url.to_owned(), key: key.to_owned() });
+            let found = find_server(given, path, left).unwrap();
+            assert_eq!((found.url.as_str(), found.key.as_deref()), expected);
+            let source = found.key_source.to_string();
+            assert!(source.contains(says), "{source}");
         };
-        assert_eq!(find(None, None, None), ("http://127.0.0.1:8080/".to_owned(), None));
-        let left = || Some(Credentials { url: "http://127.0.0.1:9".into(), key: "left".into() });
-        let check = |url: Option<&str>, key: Option<&str>, expected: (&str, Option<&str>)| {
-            let (found, key) = find(left(), url, key);
-            assert_eq!((found.as_str(), key.as_deref()), expected);
-        };
-        check(None, None, ("http://127.0.0.1:9/", Some("left")));
-        check(Some("http://127.0.0.1:9/"), None, ("http://127.0.0.1:9/", Some("left")));
-        check(Some("http://elsewhere.example"), None, ("http://elsewhere.example/", None));
-        check(None, Some("mine"), ("http://127.0.0.1:9/", Some("mine")));
-        let both = (Some("http://elsewhere.example"), Some("mine"));
-        check(both.0, both.1, ("http://elsewhere.example/", Some("mine")));
+        let elsewhere = "http://elsewhere.example/";
+        check(None, (None, None), ("http://127.0.0.1:8080/", None), "there is no credentials.json");
+        check(None, (Some(elsewhere), Some("mine")), (elsewhere, Some("mine")), "from NEO_EVENTS_KEY");
+        let left = Some(("http://127.0.0.1:9", "left"));
+        let of_file = ("http://127.0.0.1:9/", Some("left"));
+        check(left, (None, None), of_file, "from credentials.json");
+        check(left, (Some("http://127.0.0.1:9/"), None), of_file, "from credentials.json");
+        check(left, (Some(elsewhere), None), (elsewhere, None), "is for http://127.0.0.1:9/");
+        check(left, (None, Some("mine")), ("http://127.0.0.1:9/", Some("mine")), "from NEO_EVENTS_KEY");
+        check(left, (Some(elsewhere), Some("mine")), (elsewhere, Some("mine")), "from NEO_EVENTS_KEY");
     }
 }

@@ -22,6 +22,8 @@ use crate::{
 
 /// Most bytes of a response's body that an attempt keeps.
 pub const RESPONSE_BODY_BYTES_KEPT: usize = 10 * 1024;
+/// Most attempts of a delivery, those by hand included.
+pub const ATTEMPTS_MAX: u32 = 65_535;
 /// Longest reason for a cancellation, in characters.
 pub const CANCEL_REASON_CHARS_MAX: usize = 500;
 /// The reason that deleting an endpoint gives.
@@ -152,6 +154,9 @@ pub enum IllegalTransition {
     /// Retrying what was delivered, or waits for its first attempt.
     #[error("a delivery that is {} cannot be retried", .0.as_str())]
     Retry(DeliveryStatus),
+    /// Retrying what has had all the attempts that a delivery can have.
+    #[error("the delivery has had {ATTEMPTS_MAX} attempts, which is the most that one can have")]
+    Exhausted,
 }
 
 /// An event owed to an endpoint.
@@ -209,6 +214,9 @@ impl Delivery {
     pub fn retried_now(self, now: Timestamp) -> Result<Self, IllegalTransition> {
         if !self.can_retry() {
             return Err(IllegalTransition::Retry(self.state.status()));
+        }
+        if self.current_attempt >= ATTEMPTS_MAX {
+            return Err(IllegalTransition::Exhausted);
         }
         Ok(Self {
             state: DeliveryState::Retrying { next_retry_at: now },
@@ -447,6 +455,18 @@ mod tests {
                 assert_eq!(retried.max_attempts, 5);
             }
         }
+    }
+
+    #[test]
+    fn after_the_last_attempt_there_is_no_other() {
+        let at = |current_attempt| {
+            let state = DeliveryState::Failed { max_attempts_reached: true };
+            let delivery = Delivery { current_attempt, max_attempts: current_attempt, ..delivery(state) };
+            delivery.retried_now(Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(at(ATTEMPTS_MAX - 1).unwrap().max_attempts, ATTEMPTS_MAX);
+        let refused = at(ATTEMPTS_MAX).unwrap_err();
+        assert!(refused.to_string().contains("has had 65535 attempts"), "{refused}");
     }
 
     #[test]

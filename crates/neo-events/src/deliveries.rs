@@ -29,9 +29,17 @@ impl Tenant {
         Ok(self.store().deliveries(&self.schema, &query, page).await?)
     }
 
-    /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled.
+    /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled. While its endpoint
+    /// is inactive it would be held, so that is refused.
     pub async fn retry_delivery(&self, id: DeliveryId) -> Result<Delivery, Error> {
-        self.judge_sight(id).await?;
+        let delivery = self.delivery(id).await?.delivery;
+        if delivery.can_retry() {
+            match self.store().endpoint(&self.schema, delivery.webhook_endpoint_id).await? {
+                None => return Err(Conflict::EndpointDeleted.into()),
+                Some(endpoint) if !endpoint.is_active => return Err(Conflict::EndpointInactive.into()),
+                Some(_) => {}
+            }
+        }
         let delivery = done(self.store().retry_delivery(&self.schema, id, self.sources().now()).await?)?;
         self.shared.engine.due_now(&self.schema, delivery.webhook_endpoint_id);
         Ok(delivery)
@@ -47,6 +55,15 @@ impl Tenant {
         let delivery = done(cancelled)?;
         self.shared.engine.delivery_cancelled(&self.schema, delivery.webhook_endpoint_id, id);
         Ok(delivery)
+    }
+
+    /// Whether a delivery that is not over waits because its endpoint is inactive.
+    pub async fn is_held(&self, delivery: &Delivery) -> Result<bool, Error> {
+        if delivery.state.is_final() {
+            return Ok(false);
+        }
+        let endpoint = self.store().endpoint(&self.schema, delivery.webhook_endpoint_id).await?;
+        Ok(endpoint.is_some_and(|endpoint| !endpoint.is_active))
     }
 
     /// Refuses a delivery of another context. What its endpoint's context is never changes.

@@ -52,6 +52,9 @@ pub enum Conflict {
     /// The endpoint is inactive; what it is owed is held.
     #[error("the endpoint is inactive; activate it first")]
     EndpointInactive,
+    /// The endpoint of the delivery is deleted.
+    #[error("the endpoint of this delivery is deleted: there is nobody to deliver to")]
+    EndpointDeleted,
     /// Others kept changing the same row.
     #[error("the row kept changing meanwhile; read it and try again")]
     Contended,

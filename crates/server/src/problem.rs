@@ -78,6 +78,7 @@ kinds! {
     ALREADY_EXISTS = CONFLICT "already_exists" "There is one already"
     ILLEGAL_STATE = CONFLICT "illegal_state" "The state does not allow it"
     ENDPOINT_INACTIVE = CONFLICT "endpoint_inactive" "The endpoint is inactive"
+    ENDPOINT_DELETED = CONFLICT "endpoint_deleted" "The endpoint is deleted"
     CONTENDED = CONFLICT "contended" "The row kept changing"
     BODY_TOO_LARGE = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large"
     UNSUPPORTED_MEDIA_TYPE = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported"
@@ -349,6 +350,7 @@ impl From<Conflict> for Refusal {
             Conflict::Exists => &ALREADY_EXISTS,
             Conflict::Illegal(_) => &ILLEGAL_STATE,
             Conflict::EndpointInactive => &ENDPOINT_INACTIVE,
+            Conflict::EndpointDeleted => &ENDPOINT_DELETED,
             Conflict::Contended => &CONTENDED,
         };
         let mut refusal = Self::new(kind, conflict.to_string());

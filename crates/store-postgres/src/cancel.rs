@@ -23,8 +23,6 @@ use crate::{
 
 /// How often a delivery is looked at again that moves on while it is being changed.
 const TRIES_MAX: usize = 10;
-/// Most attempts of a delivery.
-const ATTEMPTS_MAX: u32 = 65_535;
 
 /// Ends a delivery with a reason, after the attempt in flight if there is one.
 pub(crate) async fn cancel_delivery(
@@ -79,7 +77,7 @@ pub(crate) async fn retry_delivery(
         let place = Place { conn: &tx, schema, tenant_no };
         let is_gone =
             row.due_at.is_some() && !row.endpoint_is_deleted && place.lock(&row, now).await?.is_none();
-        let retried = if row.endpoint_is_deleted || row.delivery.current_attempt >= ATTEMPTS_MAX {
+        let retried = if row.endpoint_is_deleted {
             Err(IllegalTransition::Retry(row.delivery.state.status()))
         } else {
             row.delivery.clone().retried_now(now)

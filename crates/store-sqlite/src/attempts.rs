@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use neo_events_domain::{
-    delivery::{Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
+    delivery::{ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
     event::DomainEvent,
     id::RequestId,
     payload,
@@ -24,8 +24,6 @@ use crate::{
 
 /// A slot is delivery × this + attempt number.
 const SLOTS_PER_DELIVERY: i64 = 65_536;
-/// Most attempts of a delivery.
-pub(crate) const ATTEMPTS_MAX: u32 = 65_535;
 
 /// Records an attempt of a delivery.
 pub(crate) fn insert(

@@ -14,7 +14,7 @@ use neo_events_store::{
 use rusqlite::Connection;
 
 use crate::{
-    attempts::{self, ATTEMPTS_MAX, Common, Tally},
+    attempts::{self, Common, Tally},
     cancel::CancelDelivery,
     columns::Columns,
     deliveries::{self, Change, TIMELINE},
@@ -96,13 +96,12 @@ fn history(conn: &Connection, schema: &Schema, id: DeliveryId) -> Result<Option<
     Ok(Some(DeliveryHistory { delivery: row.delivery, attempts }))
 }
 
-/// There is nobody to deliver to once the endpoint is deleted, and no slot after the last.
+/// There is nobody to deliver to once the endpoint is deleted.
 fn retry(scope: &mut Scope<'_>, id: DeliveryId, now: Timestamp) -> Result<Changed, Failure> {
     let Some(row) = deliveries::by_id(scope.connection(), id)? else { return Ok(Changed::Missing) };
     let now = neo_events_domain::event::to_micros(now);
-    let (status, attempts) = (row.standing.status, row.delivery.current_attempt);
-    let retried = if row.endpoint_is_deleted || attempts >= ATTEMPTS_MAX {
-        Err(IllegalTransition::Retry(status))
+    let retried = if row.endpoint_is_deleted {
+        Err(IllegalTransition::Retry(row.standing.status))
     } else {
         row.delivery.retried_now(now)
     };

@@ -23,6 +23,10 @@ async fn an_inactive_endpoint_holds_what_it_is_owed_and_is_owed_nothing_new() {
     // Longer than the retry's delay: it must not come.
     tokio::time::sleep(Duration::from_millis(1800)).await;
     assert_eq!(receiver.received().len(), 1);
+    let held = world.only_delivery(DeliveryStatus::Retrying).await.delivery;
+    assert!(world.tenant().is_held(&held).await.unwrap());
+    let refused = world.tenant().retry_delivery(held.id).await;
+    assert!(matches!(refused, Err(Error::Conflict(Conflict::EndpointInactive))), "{refused:?}");
     world.tenant().activate_endpoint(created.endpoint.id).await.unwrap();
     let requests = receiver.wait_for(2).await;
     assert_eq!(requests[0].id(), requests[1].id());
@@ -41,7 +45,8 @@ async fn deleting_an_endpoint_cancels_what_it_is_owed() {
     assert_eq!(cancelled.attempts, held.attempts, "history stays");
     assert!(matches!(world.tenant().endpoint(created.endpoint.id).await, Err(Error::NotFound("endpoint"))));
     assert!(matches!(world.tenant().delete_endpoint(created.endpoint.id).await, Err(Error::NotFound(_))));
-    assert!(matches!(world.tenant().retry_delivery(held.delivery.id).await, Err(Error::Conflict(_))));
+    let refused = world.tenant().retry_delivery(held.delivery.id).await;
+    assert!(matches!(refused, Err(Error::Conflict(Conflict::EndpointDeleted))), "{refused:?}");
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ use crate::wire::{CancelIn, Delivery};
 /// Why, if nobody says.
 const CANCEL_REASON_DEFAULT: &str = "cancelled by an operator";
 
+/// Why a delivery waits that is due.
+const HELD_REASON: &str = "the endpoint is inactive";
+
 type DeliveryId = PathId<kind::Delivery>;
 
 const READ: Needs = Needs::Scope(Scope::DeliveriesRead);
@@ -45,7 +48,9 @@ async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer 
 }
 
 async fn show(Extension(tenant): Extension<Tenant>, PathId(id): DeliveryId, _: NoQuery) -> Answer {
-    ok(&Delivery::from(tenant.delivery(id).await?))
+    let history = tenant.delivery(id).await?;
+    let is_held = tenant.is_held(&history.delivery).await?;
+    ok(&Delivery { held_reason: is_held.then(|| HELD_REASON.to_owned()), ..history.into() })
 }
 
 async fn retry(

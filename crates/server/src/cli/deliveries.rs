@@ -147,9 +147,10 @@ pub(crate) fn show(output: &Output, delivery: &wire::Delivery, detail: Detail) -
 fn standing(output: &Output, delivery: &wire::Delivery) -> String {
     let status = output.style.status(&delivery.overall_status);
     let attempts = format!("attempt {} of {}", delivery.current_attempt, delivery.max_attempts);
-    match delivery.next_retry_at {
-        Some(at) => format!("{status}, {attempts}, next {}", output.time(at)),
-        None => format!("{status}, {attempts}"),
+    match (&delivery.held_reason, delivery.next_retry_at) {
+        (Some(reason), _) => format!("{status}, {attempts}, held: {}", printable(reason)),
+        (None, Some(at)) => format!("{status}, {attempts}, next {}", output.time(at)),
+        (None, None) => format!("{status}, {attempts}"),
     }
 }
 

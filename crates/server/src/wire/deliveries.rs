@@ -30,6 +30,9 @@ pub(crate) struct Delivery {
     pub(crate) max_attempts_reached: bool,
     /// Why it was cancelled, or will be when the attempt in flight ends.
     pub(crate) cancel_reason: Option<String>,
+    /// Why it waits although it is due; absent where nothing holds it, and in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held_reason: Option<String>,
     /// `event` or `test`.
     pub(crate) trigger: String,
     pub(crate) subscription_ids: Vec<Uuid>,
@@ -61,6 +64,7 @@ impl From<neo_events::Delivery> for Delivery {
             next_retry_at,
             max_attempts_reached,
             cancel_reason,
+            held_reason: None,
             trigger: delivery.trigger.as_str().to_owned(),
             subscription_ids: delivery.subscription_ids.into_iter().map(Id::uuid).collect(),
             created_at: delivery.created_at,

@@ -111,6 +111,28 @@ async fn a_waiting_delivery_is_cancelled_with_its_reason_and_retried() {
 }
 
 #[tokio::test]
+async fn what_nobody_would_attempt_is_not_retried() {
+    let server = Server::start().await;
+    let receiver = Receiver::answering(ANSWER_BROKEN).await;
+    let endpoint_id = server.subscribe(&receiver.url).await;
+    server.publish(json!({"event_type": "order.placed", "event_data": {}})).await;
+    let waiting = server.until("/v1/deliveries", has_status("retrying")).await;
+    let path = format!("/v1/deliveries/{}", waiting["id"].as_str().unwrap());
+    assert!(server.get(&path).await.expect(200).get("held_reason").is_none());
+
+    server.post(&format!("/v1/endpoints/{endpoint_id}/deactivate"), "").await.expect(200);
+    assert_eq!(server.get(&path).await.expect(200)["held_reason"], "the endpoint is inactive");
+    let detail = server.post(&format!("{path}/retry"), "").await.refused(409, "endpoint_inactive");
+    assert!(detail.contains("activate it first"), "{detail}");
+
+    server.delete(&format!("/v1/endpoints/{endpoint_id}")).await;
+    let detail = server.post(&format!("{path}/retry"), "").await.refused(409, "endpoint_deleted");
+    assert!(detail.contains("is deleted"), "{detail}");
+    let over = server.get(&path).await.expect(200);
+    assert_eq!((&over["overall_status"], over.get("held_reason")), (&json!("cancelled"), None));
+}
+
+#[tokio::test]
 async fn lists_filter() {
     let server = Server::start().await;
     let receiver = Receiver::answering(ANSWER_REJECTED).await;

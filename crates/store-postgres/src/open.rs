@@ -15,6 +15,8 @@ use crate::{
 
 /// The oldest server that works, as `server_version_num` has it.
 const SERVER_VERSION_MIN: i32 = 150_000;
+/// What a database must be created with: only it has every text that JSON can have.
+const ENCODING: &str = "UTF8";
 /// How long a server may leave bytes unacknowledged, or a connection may be idle before it is asked for a sign of life.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a statement of the passes may wait for somebody's lock: it waits for one tenant, and others wait with it.
@@ -108,6 +110,15 @@ pub enum OpenError {
     #[error("PostgreSQL {found} is too old: neo-events needs 15 or later")]
     ServerTooOld {
         /// What it calls itself.
+        found: String,
+    },
+    /// It cannot hold every text.
+    #[error(
+        "the database's encoding is {found}, it must be UTF8: create it with `create database … encoding 'UTF8' \
+         template template0`"
+    )]
+    Encoding {
+        /// What it has.
         found: String,
     },
     /// It may be read but not written.
@@ -281,17 +292,20 @@ pub(crate) async fn check(conn: &Connection) -> Result<(), OpenError> {
         .client()
         .query_one(
             "select current_setting('server_version_num')::integer, current_setting('server_version'), \
-             current_setting('transaction_read_only') = 'on'",
+             current_setting('server_encoding'), current_setting('transaction_read_only') = 'on'",
             &[],
         )
         .await
         .map_err(Failure::from)?;
-    judge(row.get(0), row.get(1), row.get(2))
+    judge((row.get(0), row.get(1)), row.get(2), row.get(3))
 }
 
-fn judge(number: i32, found: String, is_read_only: bool) -> Result<(), OpenError> {
+fn judge((number, version): (i32, String), encoding: String, is_read_only: bool) -> Result<(), OpenError> {
     if number < SERVER_VERSION_MIN {
-        return Err(OpenError::ServerTooOld { found });
+        return Err(OpenError::ServerTooOld { found: version });
+    }
+    if encoding != ENCODING {
+        return Err(OpenError::Encoding { found: encoding });
     }
     if is_read_only {
         return Err(OpenError::ReadOnly);
@@ -319,12 +333,19 @@ mod tests {
     use tokio_postgres::config::SslMode;
 
     #[test]
-    fn servers_before_15_and_standbys_are_refused() {
-        assert!(judge(150_000, "15.0".into(), false).is_ok());
-        assert!(judge(180_001, "18.1".into(), false).is_ok());
-        let too_old = judge(140_020, "14.20".into(), false).unwrap_err().to_string();
+    fn servers_before_15_other_encodings_and_standbys_are_refused() {
+        let judge = |number, version: &str, encoding: &str, is_read_only| {
+            judge((number, version.to_owned()), encoding.to_owned(), is_read_only)
+        };
+        assert!(judge(150_000, "15.0", "UTF8", false).is_ok());
+        assert!(judge(180_001, "18.1", "UTF8", false).is_ok());
+        let too_old = judge(140_020, "14.20", "UTF8", false).unwrap_err().to_string();
         assert_eq!(too_old, "PostgreSQL 14.20 is too old: neo-events needs 15 or later");
-        assert!(matches!(judge(150_000, "15.0".into(), true), Err(OpenError::ReadOnly)));
+        assert!(matches!(judge(150_000, "15.0", "UTF8", true), Err(OpenError::ReadOnly)));
+        for encoding in ["LATIN1", "SQL_ASCII"] {
+            let refused = judge(150_000, "15.0", encoding, false).unwrap_err().to_string();
+            assert!(refused.contains(&format!("is {encoding}, it must be UTF8")), "{refused}");
+        }
     }
 
     #[test]

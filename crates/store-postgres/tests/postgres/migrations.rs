@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use neo_events_domain::tenant::Tenant;
 use neo_events_store::{Appended, EventLog, Health, Inserted, Tenants};
-use neo_events_store_postgres::{OpenError, PostgresOptions, PostgresStore, migration_status};
-use neo_events_test_postgres::{Database, database};
+use neo_events_store_postgres::{OpenError, PostgresOptions, PostgresStore, migrate, migration_status};
+use neo_events_test_postgres::{Database, database, execute};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -161,6 +161,29 @@ async fn a_database_that_cannot_be_written_is_refused() {
         .unwrap();
     let refused = try_open(&database.url()).await.unwrap_err();
     assert!(matches!(refused, OpenError::ReadOnly), "{refused:?}");
+}
+
+/// A database that cannot hold every text is refused before anything is made in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_another_encoding_is_refused_and_left_alone() {
+    let database = database().await;
+    let name = format!("{}_latin1", database.name());
+    let create = format!("create database {name} encoding 'LATIN1' template template0");
+    execute(&database.url(), &create).await;
+    let url = database.url().replace(database.name(), &name);
+    let refused = [
+        try_open(&url).await.map(drop).unwrap_err(),
+        migrate(&url, |step| panic!("{}", step.scope)).await.unwrap_err(),
+        migration_status(&url).await.unwrap_err(),
+    ];
+    for refused in refused {
+        assert!(matches!(&refused, OpenError::Encoding { found } if found == "LATIN1"), "{refused:?}");
+    }
+    let beside = Beside::connect(&url).await;
+    let made = "select count(*) from pg_namespace where nspname = 'admin'";
+    assert_eq!(beside.number(made).await, 0, "nothing is made");
+    drop(beside);
+    execute(&database.url(), &format!("drop database {name} with (force)")).await;
 }
 
 /// A user without rights is told what is missing; with the right to create schemas, everything works.

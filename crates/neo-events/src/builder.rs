@@ -144,6 +144,16 @@ impl Builder {
         let egress = self.egress()?;
         // The database first: its lock, if it is a file, also guards the key file beside it.
         let backend = self.database.open().await?;
+        let opened = backend.clone();
+        let started = self.start_on(backend, egress).await;
+        if started.is_err() {
+            // Others would have to find this node silent before they took it for gone.
+            opened.close().await;
+        }
+        started
+    }
+
+    async fn start_on(self, backend: Backend, egress: Egress) -> Result<NeoEvents, StartError> {
         let store = backend.store();
         let sealed = any_sealed_secret(store.as_ref()).await?;
         let keys = self.keys(sealed.is_some())?;

@@ -2,7 +2,7 @@
 
 use neo_events::{
     ApiKeyDraft, ApiKeyQuery, Conflict, DeliveryStatus, Error, EventDraft, MasterKey, NeoEvents, PageRequest,
-    Passes, Schema, Sources, TenantDraft, Uuid,
+    Passes, Schema, Sources, StartError, TenantDraft, Uuid, maintenance,
 };
 use neo_events_test_postgres::database;
 
@@ -57,6 +57,22 @@ async fn last_used_times_outlive_a_shutdown() {
     assert!(keys.items[0].last_used_at.is_some());
     let found = world.neo.directory().authenticate(created.text.reveal()).await.unwrap();
     assert_eq!(found.map(|key| key.id), Some(created.api_key.id));
+}
+
+/// A node that refuses to start is gone at once: nobody has to wait until it was silent for long enough.
+#[tokio::test]
+async fn a_node_that_does_not_start_leaves_no_session() {
+    let database = database().await;
+    let node = || {
+        NeoEvents::postgres(database.url()).master_keys(vec![MasterKey::generate(&Sources::system())]).start()
+    };
+    let world = World { neo: node().await.unwrap(), folder: tempfile::tempdir().unwrap() };
+    world.endpoint("http://127.0.0.1:9/").await;
+    world.shutdown(PATIENCE).await;
+    let refused = node().await.map(drop).unwrap_err();
+    assert!(matches!(refused, StartError::Keyring(_)), "{refused:?}");
+    let facts = maintenance::inspect_postgres(&database.url()).await.unwrap();
+    assert_eq!(facts.nodes, []);
 }
 
 /// While a new master key is being given to one node after the other, whoever does not have it yet leaves deliveries to be

@@ -27,6 +27,7 @@ use crate::{
     Directory,
     backend::{Backend, Database},
     keys::{KeyMemory, Upkeep},
+    maintenance,
     transport::HttpTransport,
 };
 
@@ -100,7 +101,10 @@ impl Builder {
     /// What this process does beside answering calls; everything if not called. For processes that share a PostgreSQL
     /// database.
     #[must_use]
-    pub fn passes(self, passes: Passes) -> Self {
+    pub fn passes(mut self, passes: Passes) -> Self {
+        if let Database::Postgres(options) = &mut self.database {
+            options.node_name = maintenance::node_name(&options.node_name, passes);
+        }
         Self { passes, ..self }
     }
 

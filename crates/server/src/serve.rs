@@ -100,7 +100,7 @@ async fn start(settings: &ServeSettings) -> Result<NeoEvents, ServeError> {
     let builder = match &settings.database {
         Database::Sqlite(path) => NeoEvents::builder(path),
         Database::Postgres(url) => {
-            let key_file = settings.database.folder().join("master.key");
+            let key_file = settings.database.key_file();
             NeoEvents::postgres(url).key_file(key_file).migrates(settings.migrates)
         }
     };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use neo_events::{MasterKey, Profile, Sources};
+use neo_events::{MasterKey, Profile, Sources, maintenance};
 
 /// Where the server listens unless somebody says otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
@@ -130,6 +130,14 @@ impl Database {
         match self {
             Self::Sqlite(path) => path.display().to_string(),
             Self::Postgres(url) => without_password(url),
+        }
+    }
+
+    /// Where profile `development` keeps a master key that it makes up.
+    pub fn key_file(&self) -> PathBuf {
+        match self {
+            Self::Sqlite(path) => maintenance::sqlite_key_file(path),
+            Self::Postgres(_) => self.folder().join("master.key"),
         }
     }
 

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 
 use crate::{
     conn::Connection,
+    endpoints,
     failure::Failure,
     migrate,
     open::{Address, OpenError, check},
@@ -19,6 +20,8 @@ use crate::{
 
 /// Rows of a backlog that are counted at most.
 const BACKLOG_COUNTED_MAX: i64 = 100_000;
+/// Tenants that are asked for secrets: where there are more, one of the first has some.
+const TENANTS_ASKED: usize = 20;
 /// How long one look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,6 +52,9 @@ pub struct ServerFacts {
     pub clock_ahead_seconds: f64,
     /// Whether this role can make tenants.
     pub can_create_schemas: bool,
+    /// Whether there are secrets of endpoints, which only the master key opens: of the platform, or of one of the first
+    /// tenants.
+    pub holds_secrets: bool,
     /// Rights that a node needs and this role has not; the first few.
     pub missing_rights: Vec<String>,
     /// Nodes at work: name and seconds since the last beat.
@@ -130,6 +136,7 @@ async fn of_server(conn: &Connection, migrations: Vec<MigrationStatus>) -> Resul
         can_create_schemas: row.try_get(10)?,
         oldest_transaction: None,
         clock_ahead_seconds: 0.0,
+        holds_secrets: false,
         missing_rights: Vec::new(),
         nodes: Vec::new(),
         owed_dispatches: Backlog::default(),
@@ -173,7 +180,22 @@ async fn add_contents(facts: &mut ServerFacts, conn: &Connection, now: Timestamp
     facts.owed_dispatches = Backlog { count: row.try_get(0)?, oldest_seconds };
     let row = conn.query_one(sql::DOCTOR_QUEUED, &admin, &[&BACKLOG_COUNTED_MAX]).await?;
     facts.queued_deliveries = Backlog { count: row.try_get(0)?, oldest_seconds: row.try_get(1)? };
+    if !facts.migrations.iter().any(MigrationStatus::is_behind) {
+        facts.holds_secrets = holds_secrets(conn).await?;
+    }
     Ok(())
+}
+
+async fn holds_secrets(conn: &Connection) -> Result<bool, Failure> {
+    let rows = conn.query(sql::TENANTS_SCHEMAS, &Schema::admin(), &[]).await?;
+    for row in rows.iter().take(TENANTS_ASKED) {
+        let name: String = row.try_get(0)?;
+        let Ok(schema) = name.parse() else { continue };
+        if endpoints::newest_secret(conn, &schema).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds to be shown to people")]

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::{
     open::{self, OpenError, Opened, SqliteOptions, judge, open},
+    sql,
     tenant_files::directory_of,
     tenants,
 };
@@ -32,6 +33,10 @@ pub struct FileFacts {
     pub is_in_use: bool,
     /// Whether its journal is a write-ahead log, as it is unless somebody changed it.
     pub writes_ahead: bool,
+    /// Files of tenants on the list that are gone.
+    pub missing: Vec<PathBuf>,
+    /// Whether there are secrets of endpoints, which only the master key opens.
+    pub holds_secrets: bool,
     /// What is wrong inside, if it was asked for: the file's name and a fault.
     pub faults: Vec<(PathBuf, String)>,
     /// How far the migrations are.
@@ -48,6 +53,7 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
     let migrations = migration_status(path)?;
     let writes_ahead =
         log_of(path).exists() || is_marked(path).map_err(|error| open::io_error(path, error))?;
+    let (missing, holds_secrets) = contents(path, &migrations)?;
     let mut faults = Vec::new();
     if deep {
         for (_, path) in files(path)? {
@@ -59,9 +65,35 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
         mode: metadata.permissions().mode() & 0o777,
         is_in_use: is_in_use(path),
         writes_ahead,
+        missing,
+        holds_secrets,
         faults,
         migrations,
     }))
+}
+
+/// Which tenants have lost their file, and whether anybody has a secret. Of files whose tables are not all there nothing is
+/// asked: they will be brought up to date first.
+fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<(Vec<PathBuf>, bool), OpenError> {
+    let is_ready = |schema: &Schema| {
+        migrations.iter().any(|status| status.scope == schema.as_str() && status.applied >= status.known)
+    };
+    let mut missing = Vec::new();
+    if is_ready(&Schema::admin()) {
+        let sql_error = |source| OpenError::of_sql(admin, source);
+        let listed = look_into(admin).and_then(|conn| tenants::schemas(&conn)).map_err(sql_error)?;
+        let directory = directory_of(&resolved(admin));
+        let of_tenants = listed.into_iter().filter(|schema| *schema != Schema::admin());
+        missing.extend(of_tenants.map(|schema| directory.join(format!("{schema}.db"))));
+        missing.retain(|path| !path.exists());
+    }
+    for (schema, path) in files(admin)? {
+        let has_secret = || look_into(&path)?.prepare(sql::ENDPOINT_SECRETS_NEWEST)?.exists([]);
+        if is_ready(&schema) && has_secret().map_err(|source| OpenError::of_sql(&path, source))? {
+            return Ok((missing, true));
+        }
+    }
+    Ok((missing, false))
 }
 
 /// How far the admin file at this path and those of its tenants are. Changes nothing.

@@ -7,8 +7,10 @@ mod finding;
 mod postgres;
 mod sqlite;
 
+use std::{fs, io, path::Path};
+
 use clap::Args;
-use neo_events::Profile;
+use neo_events::{MasterKey, Profile};
 
 use self::finding::{Finding, Findings, Status};
 use crate::{
@@ -18,9 +20,9 @@ use crate::{
         output::Output,
         session::{ServerArgs, Session, to_json},
     },
-    client::{Call, CallError},
+    client::{Call, CallError, trusted_roots},
     serve::OPEN_FILES_WANTED,
-    settings::{self, Database, ServeFlags},
+    settings::{self, Database, ServeFlags, ServeSettings},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -54,15 +56,20 @@ pub(crate) async fn run(
     is_json: bool,
 ) -> Result<(), Failure> {
     let mut findings = Findings::default();
-    check_settings(&mut findings, &args, server.ca_file());
-    check_master_key(&mut findings, args.profile);
-    match settings::resolve_database(args.database) {
-        Ok(Database::Sqlite(path)) => {
-            tokio::task::block_in_place(|| sqlite::check(&mut findings, &path, args.deep));
+    let settings = check_settings(&mut findings, &args, server.ca_file());
+    let keys = check_master_key(&mut findings, args.profile);
+    // What makes the settings useless may leave the database to be looked at.
+    let migrates = settings.as_ref().is_none_or(|settings| settings.migrates);
+    if let Ok(database) = settings::resolve_database(args.database) {
+        let holds_secrets = match &database {
+            Database::Sqlite(path) => {
+                tokio::task::block_in_place(|| sqlite::check(&mut findings, path, args.deep))
+            }
+            Database::Postgres(url) => postgres::check(&mut findings, url, migrates).await,
+        };
+        if keys == Some(Keys::OfFile) {
+            check_key_file(&mut findings, &database.key_file(), holds_secrets);
         }
-        Ok(Database::Postgres(url)) => postgres::check(&mut findings, &url).await,
-        // The check of the settings has told.
-        Err(_) => {}
     }
     check_open_files(&mut findings);
     if Session::is_server_known(&server)? {
@@ -72,38 +79,90 @@ pub(crate) async fn run(
     if findings.count(Status::Problem) > 0 { Err(Failure::Reported) } else { Ok(()) }
 }
 
-fn check_settings(findings: &mut Findings, args: &DoctorArgs, ca_file: Option<String>) {
+/// Answers the settings that `serve` would start with, if it would.
+fn check_settings(
+    findings: &mut Findings,
+    args: &DoctorArgs,
+    ca_file: Option<String>,
+) -> Option<ServeSettings> {
     let flags = ServeFlags {
         database: args.database.clone(),
         profile: args.profile.clone(),
         ca_file,
         ..ServeFlags::default()
     };
-    match settings::resolve(flags) {
+    let resolved = settings::resolve(flags);
+    match &resolved {
         Ok(settings) => {
             let detail =
                 format!("profile {}, database {}", settings.profile.as_str(), settings.database.shown());
             findings.ok("settings", detail);
+            check_ca_file(findings, settings.ca_file.as_deref());
         }
         Err(error) => findings.problem("settings", error.to_string(), "serve would not start with them"),
     }
+    resolved.ok()
 }
 
-fn check_master_key(findings: &mut Findings, profile: Option<String>) {
+fn check_ca_file(findings: &mut Findings, path: Option<&Path>) {
+    let Some(path) = path else { return };
+    match trusted_roots(Some(path)) {
+        Ok(_) => findings.ok("CA file", path.display().to_string()),
+        Err(error) => findings.problem("CA file", with_causes(&error), "serve would not start with it"),
+    }
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Given,
+    /// As profile `development` makes it where none is given.
+    OfFile,
+}
+
+fn check_master_key(findings: &mut Findings, profile: Option<String>) -> Option<Keys> {
     const CHECK: &str = "master key";
     match settings::resolve_keys(profile) {
-        Ok((_, keys)) if !keys.is_empty() => findings.ok(CHECK, format!("given, {} in all", keys.len())),
+        Ok((_, keys)) if !keys.is_empty() => {
+            findings.ok(CHECK, format!("given, {} in all", keys.len()));
+            Some(Keys::Given)
+        }
         Ok((Profile::Development, _)) => {
             findings.ok(CHECK, "not given; in profile development one is made and kept in a file");
+            Some(Keys::OfFile)
         }
-        Ok(_) => findings.problem(
-            CHECK,
-            "not given",
-            "set NEO_EVENTS_MASTER_KEY to 32 random bytes in base64 (openssl rand -base64 32), the same on every node, \
-             and keep a copy: without it no secret can be read again",
-        ),
+        Ok(_) => {
+            findings.problem(
+                CHECK,
+                "not given",
+                "set NEO_EVENTS_MASTER_KEY to 32 random bytes in base64 (openssl rand -base64 32), the same on every \
+                 node, and keep a copy: without it no secret can be read again",
+            );
+            None
+        }
         // The check of the settings has told.
-        Err(_) => {}
+        Err(_) => None,
+    }
+}
+
+/// The file in which the master key is kept that was made up: `serve` makes another only while nothing needs this one.
+fn check_key_file(findings: &mut Findings, path: &Path, holds_secrets: bool) {
+    const CHECK: &str = "key file";
+    const ADVICE: &str = "put back the file that this data was written with, and let this user read it: without it no \
+                          secret can be read again";
+    let shown = path.display();
+    match fs::read_to_string(path) {
+        Ok(text) => match MasterKey::parse(&text) {
+            Ok(_) => findings.ok(CHECK, shown.to_string()),
+            Err(error) => findings.problem(CHECK, format!("{shown}: {}", with_causes(&error)), ADVICE),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound && holds_secrets => {
+            findings.problem(CHECK, format!("{shown} is not there, and there are secrets"), ADVICE);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            findings.ok(CHECK, format!("{shown} is not there; serve makes it"));
+        }
+        Err(error) => findings.problem(CHECK, format!("{shown} cannot be read: {error}"), ADVICE),
     }
 }
 
@@ -125,7 +184,10 @@ async fn check_server(findings: &mut Findings, server: ServerArgs, output: &Outp
     let session = Session::open(server, output.clone(), true)?;
     let origin = session.client.origin();
     match session.client.call(Call::readiness()).await {
-        Ok(_) => findings.ok(CHECK, format!("{origin} is ready")),
+        Ok(_) => {
+            findings.ok(CHECK, format!("{origin} is ready"));
+            check_key(findings, &session).await;
+        }
         Err(error @ CallError::Unreachable { .. }) => findings.warning(
             CHECK,
             with_causes(&error),
@@ -136,6 +198,26 @@ async fn check_server(findings: &mut Findings, server: ServerArgs, output: &Outp
         }
     }
     Ok(())
+}
+
+/// Whether the server takes the key that commands would send, wherever that comes from.
+async fn check_key(findings: &mut Findings, session: &Session) {
+    const CHECK: &str = "key";
+    const ADVICE: &str =
+        "give a key of this server with --key or NEO_EVENTS_KEY, and of this tenant if one is named";
+    match session.client.call(Call::get(["endpoints"]).query("limit", Some(1))).await {
+        Ok(_) => findings.ok(CHECK, "the server takes it"),
+        // It is one of this server's, which may do other things.
+        Err(CallError::Refused { problem, .. }) if problem.status == 403 => {
+            findings.ok(CHECK, format!("the server takes it: {}", problem.detail));
+        }
+        // A node without the role api has nobody to show a key to.
+        Err(CallError::Refused { problem, .. }) if problem.code == "unknown_path" => {}
+        Err(CallError::Refused { key_source: Some(source), .. }) => {
+            findings.problem(CHECK, format!("the server does not take it. {source}"), ADVICE);
+        }
+        Err(error) => findings.problem(CHECK, with_causes(&error), ADVICE),
+    }
 }
 
 fn show(findings: &Findings, output: &Output, is_json: bool) -> Result<(), Failure> {

@@ -121,10 +121,10 @@ impl Session {
         Ok(Self { client, output, is_json })
     }
 
-    /// Whether somebody said where a server is, or one left word in the folder.
+    /// Whether somebody said where a server is or what its key is, or one left word in the folder.
     pub(crate) fn is_server_known(server: &ServerArgs) -> Result<bool, Failure> {
-        let given = settings::resolve_client(server.url.clone(), None)?;
-        Ok(server.credentials()?.is_some() || given.url.is_some())
+        let given = settings::resolve_client(server.url.clone(), server.key.clone())?;
+        Ok(server.credentials()?.is_some() || given.url.is_some() || given.key.is_some())
     }
 
     /// Makes a call. For programs its answer is written as it came; for people it is returned, to be shown.

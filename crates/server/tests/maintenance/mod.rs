@@ -126,6 +126,74 @@ fn damage_and_bad_settings_are_problems() {
     assert!(refused.stderr.contains("--no-migrate is for a postgres: database"), "{refused:?}");
 }
 
+/// What is found, and that a server does not start.
+fn refused_and_found(folder: &Folder, arguments: &[&str], check: &str) -> String {
+    let doctor = folder.run(&[&["doctor", "--json"], arguments].concat());
+    assert_eq!(doctor.code, FAILED, "{check}: {doctor:?}");
+    let (status, detail) = finding(&doctor, check);
+    assert_eq!(status, "problem", "{doctor:?}");
+    let mut serve = folder.start(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+    assert_eq!(serve.wait(), Some(FAILED), "{check}: {}", serve.logged());
+    detail
+}
+
+#[test]
+fn what_keeps_a_server_from_starting_is_a_problem() {
+    let folder = Folder::new();
+    fs::write(folder.path("file"), "").unwrap();
+    let detail = refused_and_found(&folder, &["--database", "sqlite:file/admin.db"], "folder");
+    assert!(detail.contains("is no folder"), "{detail}");
+
+    let server = Server::start(&folder);
+    folder.json(&["endpoints", "create", "shop", "http://127.0.0.1:9/in"]);
+    assert_eq!(server.terminate(), Some(DONE));
+    let key = folder.path("neo-events-data/admin.db.key");
+    let kept = fs::read(&key).unwrap();
+    assert_eq!(finding(&folder.run(&["doctor", "--json"]), "key file").0, "ok");
+    fs::remove_file(&key).unwrap();
+    let detail = refused_and_found(&folder, &[], "key file");
+    assert!(detail.contains("is not there, and there are secrets"), "{detail}");
+    fs::create_dir(&key).unwrap();
+    assert!(refused_and_found(&folder, &[], "key file").contains("cannot be read"));
+    fs::remove_dir(&key).unwrap();
+    fs::write(&key, "no key").unwrap();
+    refused_and_found(&folder, &[], "key file");
+    fs::write(&key, kept).unwrap();
+
+    let doctor = folder
+        .run_with_environment(&["doctor", "--json"], &[("NEO_EVENTS_CA_FILE", "neo-events-data/admin.db")]);
+    assert_eq!((doctor.code, finding(&doctor, "CA file").0.as_str()), (FAILED, "problem"), "{doctor:?}");
+    assert_eq!(folder.run(&["doctor"]).code, DONE, "all is mended");
+}
+
+#[test]
+fn a_tenant_without_its_file_is_a_problem() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    folder.done(&["tenants", "create", "acme"]);
+    assert_eq!(server.terminate(), Some(DONE));
+    assert_eq!(folder.run(&["doctor"]).code, DONE);
+    fs::remove_file(folder.path("neo-events-data/admin.db.d/tenant_acme.db")).unwrap();
+    let detail = refused_and_found(&folder, &[], "tenant files");
+    assert!(detail.contains("tenant_acme.db"), "{detail}");
+}
+
+#[test]
+fn a_key_that_the_server_does_not_take_is_a_problem() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    assert_eq!(finding(&folder.run(&["doctor", "--json"]), "key").0, "ok");
+    let doctor = folder.run(&["doctor", "--key", "bad", "--json"]);
+    assert_eq!(doctor.code, FAILED);
+    let (status, detail) = finding(&doctor, "key");
+    assert!(status == "problem" && detail.contains("came from --key"), "{doctor:?}");
+    let key = folder.json(&["api-keys", "create", "admin", "publisher", "--scope", "events:write"]);
+    let narrow = folder.run(&["doctor", "--key", key["key"].as_str().unwrap(), "--json"]);
+    assert_eq!(finding(&narrow, "key").0, "ok", "{narrow:?}");
+    let nowhere = folder.run(&["doctor", "--tenant", "nobody", "--json"]);
+    assert_eq!(finding(&nowhere, "key").0, "problem", "{nowhere:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn migrating_is_a_step_of_its_own_if_that_is_wanted() {
     let (folder, database) = (Folder::new(), database().await);
@@ -223,11 +291,33 @@ async fn a_server_that_cannot_be_used_is_a_problem() {
     assert_eq!(lacking.code, FAILED);
     let (status, detail) = finding(&lacking, "rights");
     assert!(status == "problem" && detail.contains("on admin.api_keys"), "{lacking:?}");
+    let (elsewhere, empty) = (Folder::new(), neo_events_test_postgres::database().await);
+    let stranger = empty.create_role("stranger", "").await;
+    let detail = refused_and_found(&elsewhere, &["--database", &stranger.url], "rights");
+    assert!(detail.contains("may not create schemas"), "{detail}");
     let name = database.name();
     execute(&database.url(), &format!("alter database {name} set default_transaction_read_only = on")).await;
     let read_only = folder.run(&["doctor", "--json", "--database", &database.url()]);
     assert_eq!(read_only.code, FAILED);
     assert!(finding(&read_only, "database").1.contains("read-only"), "{read_only:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_no_node_does_is_told() {
+    let (folder, database) = (Folder::new(), database().await);
+    let url = database.url();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--database", &url, "--roles"];
+    let mut servers = Vec::new();
+    for (roles, says) in
+        [("api", Some("none dispatches or delivers")), ("dispatch", Some("none delivers")), ("deliver", None)]
+    {
+        let mut server = folder.start(&[&serve[..], &[roles]].concat());
+        server.until_shown("database");
+        servers.push(server);
+        let (status, detail) = finding(&folder.run(&["doctor", "--json", "--database", &url]), "nodes");
+        assert_eq!(status == "warning", says.is_some(), "{detail}");
+        assert!(says.is_none_or(|says| detail.contains(says)), "{detail}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

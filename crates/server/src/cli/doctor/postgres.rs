@@ -14,13 +14,14 @@ const SILENCE_SECONDS_MAX: f64 = 3.0;
 /// Work may be due for so long before somebody should look, in seconds.
 const WAIT_SECONDS_MAX: f64 = 60.0;
 
-/// Looks at a server.
-pub(super) async fn check(findings: &mut Findings, url: &str) {
+/// Looks at a server, for nodes that migrate it or not. Answers whether there are secrets in it.
+pub(super) async fn check(findings: &mut Findings, url: &str, migrates: bool) -> bool {
     let facts = match maintenance::inspect_postgres(url).await {
         Ok(facts) => facts,
         Err(error) => {
             let advice = "no node can work with it; what is to be done is in docs/postgresql.md";
-            return findings.problem("database", with_causes(&error), advice);
+            findings.problem("database", with_causes(&error), advice);
+            return false;
         }
     };
     findings.ok("database", format!("PostgreSQL {}, reachable and writable", facts.version));
@@ -29,13 +30,14 @@ pub(super) async fn check(findings: &mut Findings, url: &str) {
     check_connections(findings, &facts);
     check_clock(findings, facts.clock_ahead_seconds);
     check_transactions(findings, &facts);
-    check_migrations(findings, &facts.migrations);
+    check_migrations(findings, &facts.migrations, migrates);
+    check_rights(findings, &facts, migrates);
     if facts.migrations.first().is_some_and(|database| database.applied > 0) {
-        check_rights(findings, &facts);
         check_nodes(findings, &facts.nodes);
         check_backlog(findings, "dispatches owed", facts.owed_dispatches);
         check_backlog(findings, "deliveries", facts.queued_deliveries);
     }
+    facts.holds_secrets
 }
 
 fn check_encryption(findings: &mut Findings, encryption: Encryption) {
@@ -121,13 +123,19 @@ fn check_transactions(findings: &mut Findings, facts: &ServerFacts) {
     }
 }
 
-fn check_migrations(findings: &mut Findings, migrations: &[MigrationStatus]) {
+fn check_migrations(findings: &mut Findings, migrations: &[MigrationStatus], migrates: bool) {
     let newer = migrations.iter().find(|status| status.applied > status.known);
-    migrations_told(
-        findings,
-        migrations.iter().filter(|status| status.is_behind()).count(),
-        migrations.len(),
-    );
+    let behind = migrations.iter().filter(|status| status.is_behind()).count();
+    if behind > 0 && !migrates {
+        let detail = format!("{behind} of {} behind", migrations.len());
+        findings.problem(
+            "migrations",
+            detail,
+            "run neo-events migrate up: no node starts before, nor migrates",
+        );
+    } else {
+        migrations_told(findings, behind, migrations.len());
+    }
     if let Some(newer) = newer {
         let detail = format!("{} is of a later version of this program", newer.scope);
         findings.warning("migrations", detail, "use that version for this command too");
@@ -147,13 +155,20 @@ pub(super) fn migrations_told(findings: &mut Findings, behind: usize, scopes: us
     }
 }
 
-fn check_rights(findings: &mut Findings, facts: &ServerFacts) {
+fn check_rights(findings: &mut Findings, facts: &ServerFacts, migrates: bool) {
     const CHECK: &str = "rights";
     if !facts.missing_rights.is_empty() {
         let detail = format!("this role lacks {}", facts.missing_rights.join("; "));
         findings.problem(CHECK, detail, "grant them: docs/postgresql.md has the statements");
     } else if facts.can_create_schemas {
         findings.ok(CHECK, "all that a node needs");
+    } else if migrates {
+        findings.problem(
+            CHECK,
+            "this role may not create schemas in the database, as a node that migrates it must",
+            "grant create on the database; or run neo-events migrate up with a role that has it, and serve with \
+             --no-migrate (NEO_EVENTS_MIGRATE=off)",
+        );
     } else {
         findings.warning(
             CHECK,
@@ -177,7 +192,20 @@ fn check_nodes(findings: &mut Findings, nodes: &[(String, f64)]) {
             format!("{name} has not been heard for {}", span(*seconds)),
             "if it did not just end: is it alone, and cut off from the database?",
         ),
-        (count, None) => findings.ok(CHECK, format!("{count} at work")),
+        (count, None) => {
+            let is_left = |pass| nodes.iter().all(|(name, _)| maintenance::is_left_to_others(name, pass));
+            let nobody = match (is_left(maintenance::DISPATCH), is_left(maintenance::DELIVER)) {
+                (false, false) => return findings.ok(CHECK, format!("{count} at work")),
+                (true, false) => "dispatches: events wait",
+                (false, true) => "delivers: deliveries wait",
+                (true, true) => "dispatches or delivers: what is published waits",
+            };
+            findings.warning(
+                CHECK,
+                format!("{count} at work, of which none {nobody}"),
+                "start one with the roles that are missing, dispatch or deliver",
+            );
+        }
     }
 }
 
@@ -239,5 +267,13 @@ mod tests {
         assert_eq!(nodes(&[]).0, Status::Warning);
         assert_eq!(nodes(&[("a".into(), 0.4), ("b".into(), 0.1)]), (Status::Ok, "2 at work".into()));
         assert_eq!(nodes(&[("a".into(), 0.4), ("b".into(), 4.0)]).0, Status::Warning);
+        let lacking = |names: &[&str]| {
+            let nodes: Vec<_> = names.iter().map(|name| ((*name).to_owned(), 0.1)).collect();
+            found(|findings| check_nodes(findings, &nodes))
+        };
+        let (status, detail) = lacking(&["a without dispatch and deliver", "b without dispatch"]);
+        assert_eq!(status, Status::Warning);
+        assert!(detail.contains("none dispatches"), "{detail}");
+        assert_eq!(lacking(&["a without dispatch", "b without deliver"]).0, Status::Ok);
     }
 }

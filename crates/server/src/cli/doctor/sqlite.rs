@@ -16,17 +16,26 @@ const SPACE_PROBLEM: u64 = 100 * MIB;
 /// Of the bits that `chmod` sets: what the file's group and everybody may do.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
 
-/// Looks at a file.
-pub(super) fn check(findings: &mut Findings, path: &Path, is_deep: bool) {
-    match maintenance::inspect_sqlite(path, is_deep) {
-        Ok(Some(facts)) => check_file(findings, path, &facts, is_deep),
-        Ok(None) => findings.ok("database", format!("{} is not there; serve makes it", path.display())),
+/// Looks at a file. Answers whether there are secrets in it.
+pub(super) fn check(findings: &mut Findings, path: &Path, is_deep: bool) -> bool {
+    let holds_secrets = match maintenance::inspect_sqlite(path, is_deep) {
+        Ok(Some(facts)) => {
+            check_file(findings, path, &facts, is_deep);
+            facts.holds_secrets
+        }
+        Ok(None) => {
+            findings.ok("database", format!("{} is not there; serve makes it", path.display()));
+            false
+        }
         Err(error) => {
             let advice = "no server can work with it until that is mended";
             findings.problem("database", with_causes(&error), advice);
+            false
         }
-    }
+    };
+    check_folder(findings, path);
     check_space(findings, path);
+    holds_secrets
 }
 
 fn check_file(findings: &mut Findings, path: &Path, facts: &FileFacts, is_deep: bool) {
@@ -41,6 +50,11 @@ fn check_file(findings: &mut Findings, path: &Path, facts: &FileFacts, is_deep: 
     }
     let behind = facts.migrations.iter().filter(|status| status.is_behind()).count();
     migrations_told(findings, behind, facts.migrations.len());
+    if let Some(missing) = facts.missing.first() {
+        let detail = format!("{} of a tenant are gone, the first {}", facts.missing.len(), missing.display());
+        let advice = "put the files back, from a backup if need be: serve does not make them anew";
+        findings.problem("tenant files", detail, advice);
+    }
     match facts.faults.first() {
         Some((path, fault)) => {
             let detail = format!("{} faults, the first in {}: {fault}", facts.faults.len(), path.display());
@@ -65,11 +79,32 @@ fn check_permissions(findings: &mut Findings, path: &Path, mode: u32) {
     }
 }
 
+/// The database makes files beside the one that is named, and where there is none yet, the folder too.
+fn check_folder(findings: &mut Findings, path: &Path) {
+    const CHECK: &str = "folder";
+    const ADVICE: &str = "give this user write permission for it, or name another place with --database";
+    let folder = nearest_folder(path);
+    let shown = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let shown = shown.display();
+    if !folder.is_dir() {
+        return findings.problem(CHECK, format!("{shown} is no folder"), ADVICE);
+    }
+    let rights = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    match rustix::fs::access(folder, rights) {
+        Ok(()) => findings.ok(CHECK, format!("{shown}; this user may write there")),
+        Err(_) => findings.problem(CHECK, format!("{shown}: this user may not write there"), ADVICE),
+    }
+}
+
+/// The nearest that is there.
+fn nearest_folder(path: &Path) -> &Path {
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
 fn check_space(findings: &mut Findings, path: &Path) {
     const CHECK: &str = "disk space";
-    // The nearest folder that is there.
-    let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = nearest_folder(path);
     let free = match rustix::fs::statvfs(folder) {
         Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
         Err(error) => {

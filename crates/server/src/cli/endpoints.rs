@@ -1,5 +1,11 @@
 //! `neo-events endpoints`: where webhooks go.
 
+use std::{
+    io::{self, Write},
+    pin::pin,
+    time::Duration,
+};
+
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use neo_events::domain::endpoint::HttpMethod;
@@ -18,6 +24,8 @@ use crate::{
 };
 
 const PATH: &str = "endpoints";
+/// After so long people want to know what is waited for.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Keep the endpoints that webhooks go to.
 #[derive(Debug, Subcommand)]
@@ -291,11 +299,26 @@ async fn rotate(session: &Session, args: RotateArgs) -> Result<(), Failure> {
 async fn test(session: &Session, args: TestArgs) -> Result<(), Failure> {
     let input = wire::TestIn { payload: args.payload };
     let call = operation(args.id, "test").json(to_json(&input)?).patient();
-    let (raw, delivery) = session.answer_both::<wire::Delivery>(call).await?;
+    let mut answer = pin!(session.answer_both::<wire::Delivery>(call));
+    let soon = tokio::time::timeout(SILENCE_MAX, answer.as_mut()).await;
+    let answered = if let Ok(answered) = soon {
+        answered
+    } else {
+        let waits =
+            "waiting for the end of the attempt, 2 s longer than the endpoint's timeout_seconds allows it";
+        writeln!(io::stderr(), "{waits}")?;
+        answer.await
+    };
+    let (raw, delivery) = answered?;
     if session.is_json {
         session.output.raw_line(&raw)?;
     } else {
         deliveries::show(&session.output, &delivery, deliveries::Detail::Brief)?;
+    }
+    if delivery.overall_status == "pending" && delivery.attempts.as_ref().is_none_or(Vec::is_empty) {
+        let why = "not attempted in this time: either no node with the role deliver is at work, as `neo-events doctor` \
+                   tells, or others to this endpoint are in front of it; it goes on waiting";
+        writeln!(io::stderr(), "{why}")?;
     }
     if delivery.overall_status == "success" { Ok(()) } else { Err(Failure::Reported) }
 }

@@ -321,6 +321,22 @@ async fn work_that_no_node_does_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_test_that_nobody_attempts_says_so() {
+    let (folder, database) = (Folder::new(), database().await);
+    let url = database.url();
+    let mut server =
+        folder.start(&["serve", "--listen", "127.0.0.1:0", "--database", &url, "--roles", "api"]);
+    server.until_shown("admin key");
+    let endpoint = ["endpoints", "create", "shop", "http://127.0.0.1:9/in", "--timeout-seconds", "5"];
+    let endpoint = folder.json(&endpoint);
+    let test = folder.run(&["endpoints", "test", endpoint["id"].as_str().unwrap(), "--json"]);
+    assert_eq!((test.code, &test.json()["overall_status"]), (FAILED, &json!("pending")), "{test:?}");
+    for said in ["waiting for the end of the attempt", "no node with the role deliver"] {
+        assert!(test.stderr.contains(said), "{test:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rights_that_are_documented_are_enough() {
     let (folder, database) = (Folder::new(), database().await);
     let owner = database.create_role("owner", "").await;

@@ -146,6 +146,11 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
     }
 }
 
+/// Whether changes name no field: then there is nothing to write.
+pub(crate) fn is_no_change(changes: &impl Serialize) -> bool {
+    serde_json::to_string(changes).is_ok_and(|text| text == "{}")
+}
+
 /// The text of raw JSON, without copying it.
 pub(crate) fn into_text(raw: Box<RawValue>) -> String {
     Box::<str>::from(raw).into_string()

@@ -462,6 +462,37 @@ fn catalogue_and_endpoints_make_the_round() {
 }
 
 #[test]
+fn a_change_names_a_field_and_an_explanation_what_it_is_of() {
+    const NOBODY: &str = "01930000-0000-7000-8000-000000000000";
+    let folder = Folder::new();
+    let refused = |arguments: &[&str], said: &[&str]| {
+        let refused = folder.run(arguments);
+        assert_eq!(refused.code, USAGE, "{arguments:?}: {refused:?}");
+        for said in said {
+            assert!(refused.stderr.contains(said), "{arguments:?} {said}: {refused:?}");
+        }
+    };
+    for (kind, named) in [("endpoints", NOBODY), ("subscriptions", NOBODY), ("event-types", "order.placed")] {
+        refused(&[kind, "update", named], &["nothing to change: name at least one field"]);
+        let help = folder.done(&[kind, "update", "--help"]);
+        let usage = help.lines().find(|line| line.starts_with("Usage:")).unwrap();
+        assert!(usage.ends_with(" [OPTIONS] <UUID>") || usage.ends_with(" [OPTIONS] <TYPE>"), "{usage}");
+    }
+    let explain = ["subscriptions", "explain"];
+    let of_event = [&explain[..], &["--event-data", "{}"]].concat();
+    refused(&of_event, &["--subscription-id", "--event-filters", "required"]);
+    refused(
+        &[&explain[..], &["--event-filters", "{}"]].concat(),
+        &["--event-id", "--event-data", "required"],
+    );
+    refused(
+        &[&of_event[..], &["--event-filters", "{}", "--subscription-id", NOBODY]].concat(),
+        &["cannot be used with"],
+    );
+    refused(&["publish", "--id", NOBODY], &["EVENT_TYPE", "--file"]);
+}
+
+#[test]
 fn a_field_is_set_or_cleared_not_both() {
     const NOBODY: &str = "01930000-0000-7000-8000-000000000000";
     let folder = Folder::new();

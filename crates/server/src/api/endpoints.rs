@@ -23,7 +23,7 @@ use crate::{
     problem::Refusal,
     wire::{
         Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, RotateSecretIn, TestIn, Verification,
-        VerifyIn, into_text,
+        VerifyIn, into_text, is_no_change,
     },
 };
 
@@ -76,6 +76,9 @@ async fn update(
     PathId(id): Id,
     Input(changes): Input<EndpointChanges>,
 ) -> Answer {
+    if is_no_change(&changes) {
+        return ok(&Endpoint::from(tenant.endpoint(id).await?));
+    }
     let (patch, url) = changes.into_parts();
     ok(&Endpoint::from(tenant.update_endpoint(id, patch, url.as_deref()).await?))
 }

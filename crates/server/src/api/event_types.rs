@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     problem::Refusal,
-    wire::{EventType, EventTypeChanges, EventTypeIn},
+    wire::{EventType, EventTypeChanges, EventTypeIn, is_no_change},
 };
 
 const READ: Needs = Needs::Scope(Scope::EventsRead);
@@ -49,6 +49,9 @@ async fn update(
     PathEventType(of): PathEventType,
     Input(changes): Input<EventTypeChanges>,
 ) -> Answer {
+    if is_no_change(&changes) {
+        return ok(&EventType::from(tenant.event_type(&of).await?));
+    }
     ok(&EventType::from(tenant.update_event_type(&of, changes.into()).await?))
 }
 

@@ -22,6 +22,7 @@ use crate::{
     problem::Refusal,
     wire::{
         ExplainEvent, ExplainIn, Explanation, Subscription, SubscriptionChanges, SubscriptionIn, into_text,
+        is_no_change,
     },
 };
 
@@ -66,6 +67,9 @@ async fn update(
     PathId(id): SubscriptionId,
     Input(changes): Input<SubscriptionChanges>,
 ) -> Answer {
+    if is_no_change(&changes) {
+        return ok(&Subscription::from(tenant.subscription(id).await?));
+    }
     ok(&Subscription::from(tenant.update_subscription(id, changes.into()).await?))
 }
 

@@ -17,7 +17,7 @@ use crate::{
         arguments, deliveries,
         failure::Failure,
         output::{Column, Output, Row, printable, yes_or_no},
-        session::{Paging, Session, to_json},
+        session::{Paging, Session, changes_to_json, to_json},
     },
     client::Call,
     wire::{self, Pairs},
@@ -283,11 +283,9 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
         retry_backoff_multiplier: settings.retry_backoff_multiplier,
         is_active: settings.is_active,
     };
-    let changes = to_json(&changes)?;
-    if changes == "{}" {
-        return Err(Failure::Usage("nothing to change: name at least one field (see --help)".to_owned()));
-    }
-    session.show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(changes)).await
+    session
+        .show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(changes_to_json(&changes)?))
+        .await
 }
 
 async fn rotate(session: &Session, args: RotateArgs) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use crate::{
         arguments,
         failure::Failure,
         output::{Column, Output, Row, yes_or_no},
-        session::{Paging, Session, to_json},
+        session::{Paging, Session, changes_to_json, to_json},
     },
     client::Call,
     wire,
@@ -80,7 +80,6 @@ pub(crate) struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "changes", required = true, multiple = true, args = ["display_name", "description", "is_enabled", "example_payload", "clear"])]
 pub(crate) struct UpdateArgs {
     /// `category.action`
     #[arg(value_name = "TYPE")]
@@ -152,7 +151,7 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
             clears(Clearable::ExamplePayload),
         )?,
     };
-    session.show(Call::new(Method::PATCH, [PATH, &args.event_type]).json(to_json(&changes)?)).await
+    session.show(Call::new(Method::PATCH, [PATH, &args.event_type]).json(changes_to_json(&changes)?)).await
 }
 
 async fn switch(session: &Session, of: EventTypeArg, is_enabled: bool) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use neo_events::{EventDraft, Sources, Timestamp, domain::event::EVENT_DATA_BYTES_MAX};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -45,7 +45,8 @@ const LINE_BYTES_MAX: usize = 512 * 1024;
 const NOT_UTF8: &str = "is not valid UTF-8";
 
 #[derive(Debug, Args)]
-#[group(id = "source", required = true, multiple = true, args = ["event_type", "file"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("source").required(true).args(["event_type", "file"])))]
 pub(crate) struct PublishArgs {
     /// `category.action`, such as order.placed
     #[arg(value_name = "EVENT_TYPE", conflicts_with = "file")]

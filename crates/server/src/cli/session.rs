@@ -263,6 +263,15 @@ pub(crate) fn to_json(input: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(input).map_err(|error| Failure::Usage(error.to_string()))
 }
 
+/// JSON text of changes, of which there must be some.
+pub(crate) fn changes_to_json(changes: &impl Serialize) -> Result<String, Failure> {
+    let changes = to_json(changes)?;
+    if changes == "{}" {
+        return Err(Failure::Usage("nothing to change: name at least one field (see --help)".to_owned()));
+    }
+    Ok(changes)
+}
+
 /// A server, and the key for it.
 struct Found {
     url: Url,

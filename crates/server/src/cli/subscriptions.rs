@@ -1,6 +1,6 @@
 //! `neo-events subscriptions`: who gets what, and why.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::{
         arguments,
         failure::Failure,
         output::{Column, Output, Row, Shape, dash, printable, yes_or_no},
-        session::{Paging, Session, to_json},
+        session::{Paging, Session, changes_to_json, to_json},
     },
     client::Call,
     wire,
@@ -101,7 +101,6 @@ pub(crate) struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "changes", required = true, multiple = true, args = ["event_type", "event_filters", "is_active", "subscription_name", "description", "clear"])]
 pub(crate) struct UpdateArgs {
     /// The subscription's id
     #[arg(value_name = "UUID", value_parser = arguments::uuid)]
@@ -133,8 +132,9 @@ enum Clearable {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, args = ["subscription_id", "event_filters"])]
-#[group(id = "event", required = true, args = ["event_id", "event_data"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("what").required(true).args(["subscription_id", "event_filters"])))]
+#[command(group(ArgGroup::new("event").required(true).args(["event_id", "event_data"])))]
 pub(crate) struct ExplainArgs {
     /// A subscription: its pattern, its context and its filter
     #[arg(long, visible_alias = "subscription", value_name = "UUID", value_parser = arguments::uuid)]
@@ -205,7 +205,9 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
         )?,
         description: arguments::change("description", args.description, clears(Clearable::Description))?,
     };
-    session.show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(to_json(&changes)?)).await
+    session
+        .show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(changes_to_json(&changes)?))
+        .await
 }
 
 async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {

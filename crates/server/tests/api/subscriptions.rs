@@ -49,6 +49,22 @@ async fn a_subscription_lives_from_creation_to_deletion() {
 }
 
 #[tokio::test]
+async fn a_change_of_nothing_is_none() {
+    let server = Server::start().await;
+    let endpoint_id = endpoint(&server, None).await;
+    let subscription = json!({"endpoint_id": endpoint_id, "event_type": "*"});
+    let subscription = server.post("/v1/subscriptions", subscription).await.expect(201);
+    let entry = json!({"event_type": "a.b", "display_name": "x"});
+    server.post("/v1/event-types", entry).await.expect(201);
+    let subscription = format!("/v1/subscriptions/{}", subscription["id"].as_str().unwrap());
+    for path in [format!("/v1/endpoints/{endpoint_id}"), subscription, "/v1/event-types/a.b".to_owned()] {
+        let before = server.get(&path).await.expect(200);
+        assert_eq!(server.patch(&path, "{}").await.expect(200), before);
+        assert_eq!(server.get(&path).await.expect(200), before, "updated_at too");
+    }
+}
+
+#[tokio::test]
 async fn rules_are_kept() {
     let server = Server::start().await;
     let bound = endpoint(&server, Some(NOBODY)).await;

@@ -116,8 +116,9 @@ pub(crate) async fn up(
     let before = levels(conn).await?;
     let admin = Schema::admin();
     let is_behind = |scope: &str| before.get(scope).copied().unwrap_or(0) < level_of(series(scope));
-    let is_base_behind = is_behind(DATABASE_SCOPE) || is_behind(admin.as_str());
-    if is_base_behind {
+    let base: Vec<_> =
+        [DATABASE_SCOPE, admin.as_str()].into_iter().filter(|scope| is_behind(scope)).collect();
+    if !base.is_empty() {
         let tx = locked(conn).await?;
         apply(&tx, DATABASE_SCOPE, &admin).await?;
         apply(&tx, admin.as_str(), &admin).await?;
@@ -129,14 +130,13 @@ pub(crate) async fn up(
         let name: String = row.try_get(0).map_err(Failure::from)?;
         behind.extend(name.parse::<Schema>().ok().filter(|schema| *schema != admin && is_behind(&name)));
     }
-    let base = usize::from(is_base_behind);
-    let total = base + behind.len();
-    if is_base_behind {
-        progress(MigrationStep { scope: DATABASE_SCOPE, done: base, total });
+    let total = base.len() + behind.len();
+    for (before, scope) in base.iter().enumerate() {
+        progress(MigrationStep { scope, done: before + 1, total });
     }
     for (before, schema) in behind.iter().enumerate() {
         tenant_up(conn, schema).await?;
-        progress(MigrationStep { scope: schema.as_str(), done: base + before + 1, total });
+        progress(MigrationStep { scope: schema.as_str(), done: base.len() + before + 1, total });
     }
     Ok(())
 }

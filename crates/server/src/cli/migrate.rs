@@ -26,6 +26,9 @@ Examples:
   neo-events migrate up --database postgres://owner:secret@db.internal/neo
   neo-events serve --no-migrate --database postgres://neo:secret@db.internal/neo
 
+A scope is what a database has once (database), or the tables of one tenant (admin is the platform's own). `status` ends
+with 1 while a scope is behind.
+
 On a postgres: database migrating is safe beside running servers, also those of the version before, and where several
 do it at once. A sqlite: file is migrated by the server that has it; without one, by this.";
 
@@ -41,7 +44,7 @@ const BAR_TEMPLATE: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
 pub(crate) enum MigrateCommand {
     /// Apply every migration that is missing
     Up(DatabaseArgs),
-    /// Show what is applied and what is not; changes nothing
+    /// Show what is applied and what is not; changes nothing, and ends with 1 while something is behind
     Status(DatabaseArgs),
 }
 
@@ -99,7 +102,7 @@ async fn up(database: &Database, output: &Output, is_json: bool) -> Result<(), F
     let shown = database.shown();
     match done.migrated.len() {
         0 => output.line(format_args!("Up to date: {shown}"))?,
-        count => output.line(format_args!("{count} migrated, now up to date: {shown}"))?,
+        count => output.line(format_args!("{} migrated, now up to date: {shown}", scopes(count)))?,
     }
     Ok(())
 }
@@ -166,18 +169,25 @@ impl Row for Level {
 }
 
 async fn status(database: &Database, output: &Output, is_json: bool) -> Result<(), Failure> {
-    let scopes = match database {
+    let found = match database {
         Database::Sqlite(path) => tokio::task::block_in_place(|| maintenance::sqlite_migrations(path))?,
         Database::Postgres(url) => maintenance::postgres_migrations(url).await?,
     };
-    let data: Vec<_> = scopes.into_iter().map(Level::from).collect();
-    if is_json {
-        return Ok(output.line(to_json(&Levels { data })?)?);
-    }
-    output.table(&data, &mut Shape::default())?;
+    let data: Vec<_> = found.into_iter().map(Level::from).collect();
     let behind = data.iter().filter(|scope| scope.behind > 0).count();
-    if behind > 0 {
-        output.line(format_args!("{behind} behind: neo-events migrate up"))?;
+    if is_json {
+        output.line(to_json(&Levels { data })?)?;
+    } else {
+        output.table(&data, &mut Shape::default())?;
+        output.line(match behind {
+            0 => format!("Up to date, {}.", scopes(data.len())),
+            _ => format!("{behind} of {} behind: neo-events migrate up", scopes(data.len())),
+        })?;
     }
-    Ok(())
+    if behind > 0 { Err(Failure::Reported) } else { Ok(()) }
+}
+
+/// So many, with their unit.
+pub(super) fn scopes(count: usize) -> String {
+    if count == 1 { "1 scope".to_owned() } else { format!("{count} scopes") }
 }

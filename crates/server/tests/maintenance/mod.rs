@@ -18,13 +18,17 @@ const DOCUMENTED: &str = include_str!("../../../../docs/postgresql.md");
 const IS_TESTED: &str = "<!-- The tests run these statements. -->\n```sql\n";
 
 fn scopes(folder: &Folder, arguments: &[&str]) -> Vec<(String, bool)> {
-    let status = folder.json(&[&["migrate", "status"], arguments].concat());
+    let finished = folder.run(&[&["migrate", "status", "--json"], arguments].concat());
+    let status = finished.json();
     let scope = |row: &Value| {
         let missing = row["known"].as_i64().unwrap() - row["applied"].as_i64().unwrap();
         assert_eq!(row["behind"], missing, "{row}");
         (row["scope"].as_str().unwrap().to_owned(), missing > 0)
     };
-    status["data"].as_array().unwrap().iter().map(scope).collect()
+    let scopes: Vec<_> = status["data"].as_array().unwrap().iter().map(scope).collect();
+    let is_behind = scopes.iter().any(|(_, is_behind)| *is_behind);
+    assert_eq!(finished.code, if is_behind { FAILED } else { DONE }, "{finished:?}");
+    scopes
 }
 
 fn named(scopes: &[(&str, bool)]) -> Vec<(String, bool)> {
@@ -57,7 +61,7 @@ fn a_file_is_looked_at_without_being_made_and_then_brought_up_to_date() {
     assert_eq!(scopes(&folder, &[]), named(&[("admin", true)]));
     assert!(!folder.path("neo-events-data").exists(), "nothing is made by looking");
 
-    assert!(folder.done(&["migrate", "up"]).contains("migrated admin\n1 migrated, now up to date"));
+    assert!(folder.done(&["migrate", "up"]).contains("migrated admin\n1 scope migrated, now up to date"));
     assert!(folder.done(&["migrate", "up"]).starts_with("Up to date"));
     assert_eq!(folder.json(&["migrate", "up"]), json!({"migrated": []}));
     assert_eq!(scopes(&folder, &[]), named(&[("admin", false)]));
@@ -65,8 +69,8 @@ fn a_file_is_looked_at_without_being_made_and_then_brought_up_to_date() {
     fs::create_dir_all(&tenants).unwrap();
     fs::write(tenants.join("tenant_old.db"), "").unwrap();
     assert_eq!(scopes(&folder, &[]), named(&[("admin", false), ("tenant_old", true)]));
-    let shown = folder.done(&["migrate", "status"]);
-    assert!(shown.contains("tenant_old") && shown.contains("1 behind: neo-events migrate up"), "{shown}");
+    let shown = folder.run(&["migrate", "status"]).stdout;
+    assert!(shown.contains("tenant_old") && shown.contains("1 of 2 scopes behind: neo-events"), "{shown}");
     assert_eq!(folder.json(&["migrate", "up"]), json!({"migrated": ["tenant_old"]}));
     assert_eq!(scopes(&folder, &[]), named(&[("admin", false), ("tenant_old", false)]));
     let files = || fs::read_dir(folder.path("neo-events-data")).unwrap().count();
@@ -245,8 +249,11 @@ async fn a_sound_server_is_found_sound() {
     let doctor = || folder.run(&["doctor", "--json", "--database", &url]);
     let before = doctor();
     assert_eq!(before.code, DONE, "{before:?}");
-    assert_eq!(finding(&before, "migrations"), ("warning".into(), "2 of 2 behind".into()));
-    folder.done(&["migrate", "up", "--database", &url]);
+    assert_eq!(finding(&before, "migrations"), ("warning".into(), "2 of 2 scopes behind".into()));
+    let status = folder.run(&["migrate", "status", "--database", &url]);
+    assert!(status.stdout.contains("2 of 2 scopes behind"), "{status:?}");
+    let up = folder.done(&["migrate", "up", "--database", &url]);
+    assert!(up.starts_with("migrated database\nmigrated admin\n2 scopes migrated"), "{up}");
     execute(&url, "insert into admin.owed_dispatches (tenant_no, event_id) values (1, '01890000-0000-7000-8000-000000000000')").await;
     let found = doctor();
     let expected = [

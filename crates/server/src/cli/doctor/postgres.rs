@@ -3,7 +3,7 @@
 use neo_events::maintenance::{self, Backlog, Encryption, MigrationStatus, ServerFacts};
 
 use super::finding::Findings;
-use crate::cli::failure::with_causes;
+use crate::cli::{failure::with_causes, migrate::scopes};
 
 /// A transaction may be open for so long before it is worth a word, in seconds.
 const TRANSACTION_SECONDS_MAX: f64 = 300.0;
@@ -127,7 +127,7 @@ fn check_migrations(findings: &mut Findings, migrations: &[MigrationStatus], mig
     let newer = migrations.iter().find(|status| status.applied > status.known);
     let behind = migrations.iter().filter(|status| status.is_behind()).count();
     if behind > 0 && !migrates {
-        let detail = format!("{behind} of {} behind", migrations.len());
+        let detail = format!("{behind} of {} behind", scopes(migrations.len()));
         findings.problem(
             "migrations",
             detail,
@@ -143,13 +143,13 @@ fn check_migrations(findings: &mut Findings, migrations: &[MigrationStatus], mig
 }
 
 /// The same words for both kinds of database.
-pub(super) fn migrations_told(findings: &mut Findings, behind: usize, scopes: usize) {
+pub(super) fn migrations_told(findings: &mut Findings, behind: usize, count: usize) {
     if behind == 0 {
-        findings.ok("migrations", format!("up to date, {scopes} in all"));
+        findings.ok("migrations", format!("up to date, {}", scopes(count)));
     } else {
         findings.warning(
             "migrations",
-            format!("{behind} of {scopes} behind"),
+            format!("{behind} of {} behind", scopes(count)),
             "run neo-events migrate up; serve does it too, unless it is told --no-migrate",
         );
     }

@@ -52,6 +52,8 @@ pub enum Profile {
 /// What a profile allows an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointLimits {
+    /// Whose they are.
+    pub profile: Profile,
     /// Most retries.
     pub retries_max: u32,
     /// Longest timeout, in seconds.
@@ -67,18 +69,21 @@ impl Profile {
     pub const fn endpoint_limits(self) -> EndpointLimits {
         match self {
             Self::Development => EndpointLimits {
+                profile: self,
                 retries_max: 3,
                 timeout_seconds_max: 60,
                 secret_bytes_min: 1,
                 tls_is_verified: false,
             },
             Self::Staging => EndpointLimits {
+                profile: self,
                 retries_max: 5,
                 timeout_seconds_max: 120,
                 secret_bytes_min: SECRET_BYTES_MIN,
                 tls_is_verified: false,
             },
             Self::Production => EndpointLimits {
+                profile: self,
                 retries_max: RETRIES_MAX,
                 timeout_seconds_max: TIMEOUT_SECONDS_MAX,
                 secret_bytes_min: SECRET_BYTES_MIN,
@@ -439,8 +444,6 @@ impl Endpoint {
 
     fn check_settings(&self, limits: EndpointLimits, faults: &mut Faults) {
         let RetryPolicy { max_retry_attempts, backoff_seconds, backoff_multiplier } = self.retry;
-        let timeout_max = TIMEOUT_SECONDS_MAX.min(limits.timeout_seconds_max);
-        let retries_max = RETRIES_MAX.min(limits.retries_max);
         let header = headers::judge_signature_header(&self.signature_header);
         faults.take("/signature_header", header);
         faults.require(self.verify_ssl || !limits.tls_is_verified, "/verify_ssl", || {
@@ -455,12 +458,21 @@ impl Endpoint {
             "/custom_headers",
             || Rule::Conflict("must not set the signature header"),
         );
-        let mut range = |pointer, value: u32, min: u32, max: u32| {
-            faults.range(pointer, value.into(), min.into(), max.into());
+        let mut within = |pointer, value: u32, (min, max): (u32, u32), max_of_profile: u32| {
+            if max_of_profile >= max {
+                return faults.range(pointer, value.into(), min.into(), max.into());
+            }
+            let profile = limits.profile.as_str();
+            faults.require((min..=max_of_profile).contains(&value), pointer, || Rule::OutOfProfile {
+                min,
+                max: max_of_profile,
+                profile,
+            });
         };
-        range("/timeout_seconds", self.timeout_seconds, TIMEOUT_SECONDS_MIN, timeout_max);
-        range("/max_retry_attempts", max_retry_attempts, 0, retries_max);
-        range("/retry_backoff_seconds", backoff_seconds, 1, BACKOFF_SECONDS_MAX);
+        let (timeouts, retries) = ((TIMEOUT_SECONDS_MIN, TIMEOUT_SECONDS_MAX), (0, RETRIES_MAX));
+        within("/timeout_seconds", self.timeout_seconds, timeouts, limits.timeout_seconds_max);
+        within("/max_retry_attempts", max_retry_attempts, retries, limits.retries_max);
+        within("/retry_backoff_seconds", backoff_seconds, (1, BACKOFF_SECONDS_MAX), BACKOFF_SECONDS_MAX);
         faults.range("/retry_backoff_multiplier", backoff_multiplier, 1.0, MULTIPLIER_MAX);
     }
 }
@@ -541,6 +553,25 @@ mod tests {
         assert!(validated(draft.clone(), limits).is_err());
         assert_eq!(draft.clamp(limits), [Clamped { field: "max_retry_attempts", from: 5, to: 3 }]);
         assert_eq!(validated(draft, limits).unwrap().retry.max_retry_attempts, 3);
+    }
+
+    #[test]
+    fn a_limit_of_the_profile_is_told_as_such() {
+        let refused = |profile: Profile, timeout, retries| {
+            let draft = EndpointDraft {
+                timeout_seconds: Some(timeout),
+                max_retry_attempts: Some(retries),
+                ..EndpointDraft::standard("a", "https://example.com/")
+            };
+            validated(draft, profile.endpoint_limits()).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(Profile::Development, 61, 4),
+            "/timeout_seconds must be between 5 and 60 in profile development; \
+             /max_retry_attempts must be between 0 and 3 in profile development"
+        );
+        assert!(refused(Profile::Staging, 300, 0).ends_with("between 5 and 120 in profile staging"));
+        assert_eq!(refused(Profile::Production, 301, 0), "/timeout_seconds must be between 5 and 300");
     }
 
     #[test]

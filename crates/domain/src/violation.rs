@@ -66,6 +66,16 @@ pub enum Rule {
         /// Largest value allowed.
         max: f64,
     },
+    /// A number outside the range that the deployment's profile leaves of it.
+    #[error("must be between {min} and {max} in profile {profile}")]
+    OutOfProfile {
+        /// Smallest value allowed.
+        min: u32,
+        /// Largest value allowed.
+        max: u32,
+        /// `development`, `staging` or `production`.
+        profile: &'static str,
+    },
     /// Not of the form it must have.
     #[error("must be {expected}")]
     Malformed {

@@ -475,6 +475,9 @@ fn a_change_names_a_field_and_an_explanation_what_it_is_of() {
     for (kind, named) in [("endpoints", NOBODY), ("subscriptions", NOBODY), ("event-types", "order.placed")] {
         refused(&[kind, "update", named], &["nothing to change: name at least one field"]);
         let help = folder.done(&[kind, "update", "--help"]);
+        for of_creation in ["[default: 3", "[default: POST]", "[default: true]", "[default: 2"] {
+            assert!(!help.contains(of_creation), "{of_creation}: {help}");
+        }
         let usage = help.lines().find(|line| line.starts_with("Usage:")).unwrap();
         assert!(usage.ends_with(" [OPTIONS] <UUID>") || usage.ends_with(" [OPTIONS] <TYPE>"), "{usage}");
     }

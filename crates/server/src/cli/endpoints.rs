@@ -65,7 +65,10 @@ Examples:
   neo-events endpoints create crm https://example.com/hooks --custom-header 'X-Team: sales' --max-retry-attempts 2
 
 The answer has the secret in two forms: secret_token, the key of X-Neo-Signature, and signing_secret, for any Standard
-Webhooks library. Neither is shown again.";
+Webhooks library. Neither is shown again.
+
+What is not given: POST, X-Neo-Signature, 30 s in all, 3 retries, the first after 5 s and each wait twice the one before, no
+redirects followed, certificates verified, active.";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
@@ -99,34 +102,34 @@ struct SettingsArgs {
     /// For people, up to 1000 characters
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// POST, PUT or PATCH [default: POST]
+    /// POST, PUT or PATCH
     #[arg(long, value_name = "METHOD")]
     http_method: Option<HttpMethod>,
-    /// Header for the signature of the body [default: X-Neo-Signature]
+    /// Header for the signature of the body
     #[arg(long, value_name = "NAME")]
     signature_header: Option<String>,
     /// Header to send along, `Name: value`; may be repeated
     #[arg(long, value_name = "HEADER", value_parser = arguments::header)]
     custom_header: Vec<(String, String)>,
-    /// Seconds a delivery may take in all, 5 to 300 [default: 30]
+    /// Seconds a delivery may take in all, 5 to 300; in profile development to 60, in staging to 120
     #[arg(long, value_name = "S")]
     timeout_seconds: Option<u32>,
-    /// Whether 307 and 308 are followed [default: false]
+    /// Whether 307 and 308 are followed
     #[arg(long, value_name = "BOOL")]
     follow_redirects: Option<bool>,
-    /// Whether certificates are verified [default: true]
+    /// Whether certificates are verified; in profile production they must be
     #[arg(long, value_name = "BOOL")]
     verify_ssl: Option<bool>,
-    /// Retries after the first attempt, 0 to 10 [default: 3]
+    /// Retries after the first attempt, 0 to 10; in profile development to 3, in staging to 5
     #[arg(long, value_name = "N")]
     max_retry_attempts: Option<u32>,
-    /// Wait before the first retry, 1 to 3600 [default: 5]
+    /// Wait before the first retry, 1 to 3600
     #[arg(long, value_name = "S")]
     retry_backoff_seconds: Option<u32>,
-    /// How each wait grows, 1.0 to 5.0 [default: 2.0]
+    /// How each wait grows, 1.0 to 5.0
     #[arg(long, value_name = "FACTOR", value_parser = arguments::backoff_multiplier)]
     retry_backoff_multiplier: Option<f64>,
-    /// Whether it gets deliveries [default: true]
+    /// Whether it gets deliveries
     #[arg(long, value_name = "BOOL")]
     is_active: Option<bool>,
 }

@@ -42,10 +42,10 @@ use crate::{client::CallError, demo, settings};
 
 const OVERVIEW: &str = "\
 Start here:
-  neo-events demo                                   see everything work, in a temporary folder
-  neo-events serve                                  run a server; the commands below find it
-  neo-events listen --subscribe '*'                 receive what it sends, in a second terminal
-  neo-events publish order.placed '{\"amount\": 1}'   publish, in a third
+  neo-events demo                               see everything work
+  neo-events serve                              run a server that the others find
+  neo-events listen --subscribe '*'             receive, in a second terminal
+  neo-events publish order.placed '{\"n\": 1}'   publish, in a third
 
 Every command explains itself with --help.
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server there.";
@@ -116,21 +116,38 @@ enum Command {
 }
 
 /// Commands that do nothing with some of the flags that all commands share.
-const PASSED_OVER: [(&str, &[&str]); 5] = [
+const PASSED_OVER: [(&str, &[&str]); 7] = [
     ("serve", &["url", "key", "tenant", "credentials", "json", "times"]),
     ("demo", &["url", "key", "tenant", "credentials", "ca_file", "json", "times"]),
     ("bench", &["url", "key", "tenant", "credentials", "ca_file", "times"]),
     ("migrate", &["url", "key", "tenant", "credentials", "ca_file", "times"]),
     ("doctor", &["times"]),
+    // Both are the platform's, whatever tenant is named.
+    ("tenants", &["tenant"]),
+    ("api-keys", &["tenant"]),
 ];
+
+fn passed_over(command: &str) -> &'static [&'static str] {
+    PASSED_OVER.iter().find(|(name, _)| *name == command).map_or(&[], |(_, flags)| flags)
+}
+
+/// The command line, where no command's help shows a flag that it passes over.
+fn command_line() -> clap::Command {
+    let all = CommandLine::command();
+    let shared: Vec<_> = all.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
+    all.mut_subcommands(|command| {
+        let passed_over = passed_over(command.get_name());
+        let hidden = shared.iter().filter(|flag| passed_over.contains(&flag.get_id().as_str()));
+        hidden.fold(command, |command, flag| command.arg(flag.clone().hide(true)))
+    })
+}
 
 /// Refuses a flag that its command would pass over: whoever gives it expects it to do something. The environment does
 /// not count: it is there for all commands.
 fn judge_flags(given: &ArgMatches) -> Result<(), Failure> {
     let command = given.subcommand_name().unwrap_or_default();
-    let passed_over =
-        PASSED_OVER.iter().find(|(name, _)| *name == command).map_or(&[][..], |(_, flags)| flags);
-    match passed_over.iter().find(|flag| given.value_source(flag) == Some(ValueSource::CommandLine)) {
+    match passed_over(command).iter().find(|flag| given.value_source(flag) == Some(ValueSource::CommandLine))
+    {
         None => Ok(()),
         Some(flag) => {
             let flag = flag.replace('_', "-");
@@ -141,9 +158,9 @@ fn judge_flags(given: &ArgMatches) -> Result<(), Failure> {
 
 /// Reads the command line, does what it says and answers with the process's exit code.
 pub fn main() -> ExitCode {
-    let given = CommandLine::command().get_matches();
+    let given = command_line().get_matches();
     let command_line = CommandLine::from_arg_matches(&given)
-        .unwrap_or_else(|error| error.format(&mut CommandLine::command()).exit());
+        .unwrap_or_else(|error| error.format(&mut command_line()).exit());
     let is_json = command_line.json;
     let is_colour_wanted = matches!(settings::variable("NO_COLOR"), Ok(None));
     let output = Output::new(Style::of(&io::stdout(), is_colour_wanted), command_line.times);
@@ -178,8 +195,8 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
         Command::Subscriptions(command) => subscriptions::run(&open(server, output)?, command).await,
         Command::Deliveries(command) => deliveries::run(&open(server, output)?, command).await,
         Command::EventTypes(command) => event_types::run(&open(server, output)?, command).await,
-        Command::Tenants(command) => tenants::run(&open(server, output)?, command).await,
-        Command::ApiKeys(command) => api_keys::run(&open(server, output)?, command).await,
+        Command::Tenants(command) => tenants::run(&open(server.of_platform(), output)?, command).await,
+        Command::ApiKeys(command) => api_keys::run(&open(server.of_platform(), output)?, command).await,
         Command::Connections(command) => connections::run(&open(server, output)?, command).await,
         Command::Migrate(command) => migrate::run(command, &output, json).await,
         Command::Doctor(args) => doctor::run(args, server, &output, json).await,
@@ -202,7 +219,25 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        CommandLine::command().debug_assert();
+        command_line().debug_assert();
+    }
+
+    /// Every command and what it says behind its flags, with the commands before it.
+    fn closing_words(command: &clap::Command, before: &str) -> Vec<(String, String)> {
+        let name = format!("{before} {}", command.get_name());
+        let own = command.get_after_help().map(|text| (name.clone(), text.to_string()));
+        own.into_iter().chain(command.get_subcommands().flat_map(|sub| closing_words(sub, &name))).collect()
+    }
+
+    #[test]
+    fn what_is_laid_out_by_hand_fits_into_80_columns() {
+        let all = closing_words(&command_line(), "");
+        assert!(all.len() > 15, "{}", all.len());
+        for (name, text) in all {
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+        }
     }
 
     #[test]

@@ -26,8 +26,10 @@ use crate::{
 };
 
 pub(crate) const EXAMPLES: &str = "\
-It starts a server and a receiver on loopback, registers two endpoints (one answers 503 at first), subscribes them (one
-with a filter), publishes a few events and shows what becomes of each. Then it stays, so that you can try by hand.
+It starts a server and a receiver on loopback, registers two endpoints (one
+answers 503 at first), subscribes them (one with a filter), publishes a few
+events and shows what becomes of each. Then it stays, so that you can try by
+hand.
 
 Examples:
   neo-events demo

@@ -229,6 +229,23 @@ fn flags_that_a_command_would_pass_over_are_refused() {
         assert_eq!(refused.code, USAGE, "{refused:?}");
         assert!(refused.stderr.contains("needs --subscribe"), "{refused:?}");
     }
+    for command in [&["tenants", "list"][..], &["api-keys", "list"]] {
+        let refused = folder.run(&[command, &tenant].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains(&format!("{}` does not take --tenant", command[0])), "{refused:?}");
+    }
+    for (command, hidden) in [
+        (&["serve"][..], &["--url", "--key ", "--tenant", "--credentials", "--json", "--times"][..]),
+        (&["demo"], &["--url", "--ca-file", "--json"]),
+        (&["bench"], &["--url", "--ca-file", "--times"]),
+        (&["migrate", "up"], &["--url", "--ca-file", "--times"]),
+        (&["tenants", "list"], &["--tenant <"]),
+    ] {
+        let help = folder.done(&[command, &["--help"]].concat());
+        for flag in hidden {
+            assert!(!help.contains(&format!(" {flag}")), "{command:?} {flag}: {help}");
+        }
+    }
     for command in [&["demo", "--exit"][..], &["bench"], &["migrate", "status"]] {
         let refused = folder.run(&[command, &["--ca-file", "nosuch"]].concat());
         assert_eq!(refused.code, USAGE, "{refused:?}");

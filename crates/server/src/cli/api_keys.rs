@@ -19,14 +19,15 @@ use crate::{
 const PATH: &str = "api-keys";
 
 pub(crate) const OVERVIEW: &str = "\
-A key works in one tenant, and in one context of it if it is bound to one. What it may do are its scopes:
+A key works in one tenant, and in one context of it if it is bound to one. What
+it may do are its scopes:
   events:write       publish
   events:read        read events and the catalogue of event types
   endpoints:write    change endpoints, subscriptions and the catalogue
   endpoints:read     read endpoints and subscriptions, explain filters
   deliveries:write   cancel and retry deliveries
   deliveries:read    read deliveries and statistics
-  admin              everything in its tenant; in tenant admin: everything everywhere";
+  admin              everything in its tenant; in tenant admin: everywhere";
 
 /// Make, list and revoke API keys.
 #[derive(Debug, Subcommand)]
@@ -44,10 +45,11 @@ pub(crate) enum ApiKeysCommand {
 const CREATE_EXAMPLES: &str = "\
 Examples:
   neo-events api-keys create acme 'order service' --scope events:write
-  neo-events api-keys create acme 'customer portal' --context-id UUID --expires-at 24h
+  neo-events api-keys create acme 'portal' --context-id UUID --expires-at 24h
   neo-events api-keys create admin 'operator' --scope admin
 
-The answer has the key itself, which is never shown again. Use it with --key or NEO_EVENTS_KEY, or as bearer token.";
+The answer has the key itself, which is never shown again. Use it with --key or
+NEO_EVENTS_KEY, or as bearer token.";
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {

@@ -21,19 +21,20 @@ use crate::{
 };
 
 pub(crate) const EXAMPLES: &str = "\
-It starts a server of its own on a temporary SQLite file (or on --database) and a receiver, publishes, waits for every
-delivery, and sets the result beside a bare HTTP client that posts the same webhooks to the same receiver in turn. It
+It starts a server of its own on a temporary SQLite file (or on --database) and
+a receiver, publishes, waits for every delivery, and sets the result beside a
+bare HTTP client that posts the same webhooks to the same receiver in turn. It
 ends with 1 and says what is missing if a delivery does not arrive.
 
 Examples:
-  neo-events bench                                              10 000 events one by one at concurrency 32
+  neo-events bench                                   10 000 events one by one
   neo-events bench --mode single,batch,library --endpoints 3
-  neo-events bench --rate 200 --events 2000                     latencies at a fixed rate, none omitted
-  neo-events bench --json > before.json                         and after a change > after.json, then
+  neo-events bench --rate 200 --events 2000          latencies at a fixed rate
+  neo-events bench --json > before.json              and > after.json, then
   neo-events bench --compare before.json after.json
 
-A database given with --database should be one for benches: its events stay. The temporary file is made where TMPDIR
-says: that disk is measured.";
+A database given with --database should be one for benches: its events stay. The
+temporary file is made where TMPDIR says: that disk is measured.";
 
 /// Most webhooks of a round: the ledger holds each.
 const DELIVERIES_MAX: u64 = 20_000_000;

@@ -28,10 +28,11 @@ use crate::{
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   neo-events doctor
-  neo-events doctor --database postgres://neo:secret@db.internal/neo --profile production
+  neo-events doctor --database postgres://neo:secret@db.internal/neo
   neo-events doctor --deep --json
 
-It sees what `serve` would see with the same flags and environment, and changes nothing. Exit code 1: there is a problem.";
+It sees what `serve` would see with the same flags and environment, and changes
+nothing. Exit code 1: there is a problem.";
 
 const PROFILE_HELP: &str =
     "development, staging or production [default: development] [env: NEO_EVENTS_PROFILE]";

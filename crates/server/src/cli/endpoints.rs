@@ -62,18 +62,22 @@ pub(crate) enum EndpointsCommand {
 const CREATE_EXAMPLES: &str = "\
 Examples:
   neo-events endpoints create orders https://example.com/hooks
-  neo-events endpoints create crm https://example.com/hooks --custom-header 'X-Team: sales' --max-retry-attempts 2
+  neo-events endpoints create crm https://example.com/hooks \\
+      --custom-header 'X-Team: sales' --max-retry-attempts 2
 
-The answer has the secret in two forms: secret_token, the key of X-Neo-Signature, and signing_secret, for any Standard
-Webhooks library. Neither is shown again.
+The answer has the secret in two forms: secret_token, the key of
+X-Neo-Signature, and signing_secret, for any Standard Webhooks library. Neither
+is shown again.
 
-What is not given: POST, X-Neo-Signature, 30 s in all, 3 retries, the first after 5 s and each wait twice the one before, no
-redirects followed, certificates verified, active.";
+What is not given: POST, X-Neo-Signature, 30 s in all, 3 retries, the first
+after 5 s and each wait twice the one before, no redirects followed,
+certificates verified, active.";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
   neo-events endpoints update ID --endpoint-url https://example.com/new
-  neo-events endpoints update ID --custom-header 'X-Team: sales' --remove-header X-Old --clear description";
+  neo-events endpoints update ID --custom-header 'X-Team: sales' \\
+      --remove-header X-Old --clear description";
 
 #[derive(Debug, Args)]
 pub(crate) struct EndpointId {

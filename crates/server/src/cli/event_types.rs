@@ -40,7 +40,8 @@ pub(crate) enum EventTypesCommand {
 
 const CREATE_EXAMPLES: &str = "\
 Example:
-  neo-events event-types create order.placed 'Order placed' --example-payload '{\"amount\": 120}'";
+  neo-events event-types create order.placed 'Order placed' \\
+      --example-payload '{\"amount\": 120}'";
 
 #[derive(Debug, Args)]
 pub(crate) struct EventTypeArg {

@@ -34,7 +34,7 @@ pub(crate) enum EventsCommand {
 const LIST_EXAMPLES: &str = "\
 Examples:
   neo-events events list --event-type order.placed --from 2h
-  neo-events events list --processed false         what is still to be dispatched
+  neo-events events list --processed false      what is still to be dispatched
   neo-events events list --all --json | jq '.data[].event_data'";
 
 #[derive(Debug, Args)]

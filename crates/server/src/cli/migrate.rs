@@ -26,11 +26,12 @@ Examples:
   neo-events migrate up --database postgres://owner:secret@db.internal/neo
   neo-events serve --no-migrate --database postgres://neo:secret@db.internal/neo
 
-A scope is what a database has once (database), or the tables of one tenant (admin is the platform's own). `status` ends
-with 1 while a scope is behind.
+A scope is what a database has once (database), or the tables of one tenant
+(admin is the platform's own). `status` ends with 1 while a scope is behind.
 
-On a postgres: database migrating is safe beside running servers, also those of the version before, and where several
-do it at once. A sqlite: file is migrated by the server that has it; without one, by this.";
+On a postgres: database migrating is safe beside running servers, also those of
+the version before, and where several do it at once. A sqlite: file is migrated
+by the server that has it; without one, by this.";
 
 /// What `--database` is.
 pub(super) const DATABASE_HELP: &str =

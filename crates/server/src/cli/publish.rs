@@ -30,12 +30,15 @@ use crate::{
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   neo-events publish order.placed '{\"amount\": 120}'
-  neo-events publish order.paid --data '{\"amount\": 120}' --aggregate-type order --aggregate-id UUID --expected-version 1
-  jq -c '.orders[] | {event_type: \"order.placed\", event_data: .}' orders.json | neo-events publish --file -
+  neo-events publish order.paid --data '{\"amount\": 120}' \\
+      --aggregate-type order --aggregate-id UUID --expected-version 1
+  jq -c '.orders[] | {event_type: \"order.placed\", event_data: .}' orders.json |
+      neo-events publish --file -
   neo-events publish --file events.ndjson
 
-A file holds one event as JSON, or one event a line (NDJSON). Only event_type and event_data must be given. An event
-with an id of its own (a UUIDv7) may be published again without harm.";
+A file holds one event as JSON, or one event a line (NDJSON). Only event_type
+and event_data must be given. An event with an id of its own (a UUIDv7) may be
+published again without harm.";
 
 /// Most events of one batch, and most bytes: both well within what the server takes.
 const BATCH_EVENTS_MAX: usize = 1000;

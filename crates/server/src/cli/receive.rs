@@ -35,12 +35,13 @@ use crate::{
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  neo-events listen --subscribe 'order.*'                 receive what a local server sends
-  neo-events listen --port 4000 --secret whsec_…          be the target of an endpoint that is registered already
-  neo-events listen --subscribe '*' --fail-first 2        see retries
-  neo-events listen --subscribe '*' --max 1 --json        wait for one webhook, for scripts
+  neo-events listen --subscribe 'order.*'            what a local server sends
+  neo-events listen --port 4000 --secret whsec_…     as an endpoint's target
+  neo-events listen --subscribe '*' --fail-first 2   see retries
+  neo-events listen --subscribe '*' --max 1 --json   one webhook, for scripts
 
-The secret checks X-Neo-Signature and webhook-signature; without one it is only told whether they are there.";
+The secret checks X-Neo-Signature and webhook-signature; without one it is only
+told whether they are there.";
 
 #[derive(Args)]
 pub(crate) struct ListenArgs {

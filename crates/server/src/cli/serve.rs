@@ -22,21 +22,26 @@ use crate::{
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   neo-events serve
-  neo-events serve --listen 0.0.0.0:8080 --database sqlite:/var/lib/neo-events/admin.db
-  neo-events serve --database postgres://neo:secret@db.internal/neo?sslmode=verify-full
+  neo-events serve --listen 0.0.0.0:8080 --database sqlite:/var/lib/neo/admin.db
+  neo-events serve \\
+      --database 'postgres://neo:secret@db.internal/neo?sslmode=verify-full'
   neo-events serve --database postgres://… --roles dispatch,deliver
-  NEO_EVENTS_PROFILE=production NEO_EVENTS_ADMIN_KEY=… NEO_EVENTS_MASTER_KEY=… neo-events serve
+  NEO_EVENTS_PROFILE=production NEO_EVENTS_ADMIN_KEY=… NEO_EVENTS_MASTER_KEY=… \\
+      neo-events serve
 
-With nothing given it serves on loopback, keeps its data in ./neo-events-data, makes an admin key, prints it once and
-leaves it with its URL in ./neo-events-data/credentials.json, where the other commands find it. SIGTERM or Ctrl-C ends
-it within 15 seconds (21 if the database does not answer), a second one at once; nothing that was acknowledged is
-lost either way.
+With nothing given it serves on loopback, keeps its data in ./neo-events-data,
+makes an admin key, prints it once and leaves it with its URL in
+./neo-events-data/credentials.json, where the other commands find it. SIGTERM or
+Ctrl-C ends it within 15 seconds (21 if the database does not answer), a second
+one at once; nothing that was acknowledged is lost either way.
 
-Any number of servers may share a postgres: database: they find each other's work, and what one that dies has begun
-goes on elsewhere within five seconds. Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
+Any number of servers may share a postgres: database: they find each other's
+work, and what one that dies has begun goes on elsewhere within five seconds.
+Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
 
-Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE, NEO_EVENTS_ROLES, NEO_EVENTS_ADMIN_KEY,
-NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, NEO_EVENTS_MIGRATE
+Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE,
+NEO_EVENTS_ROLES, NEO_EVENTS_ADMIN_KEY, NEO_EVENTS_MASTER_KEY (32 random bytes
+in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, NEO_EVENTS_MIGRATE
 (off: as --no-migrate), RUST_LOG (info).";
 
 #[derive(Args)]

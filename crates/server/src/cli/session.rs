@@ -34,6 +34,9 @@ pub(crate) struct ServerArgs {
     credentials: Option<PathBuf>,
     #[arg(long, global = true, value_name = "FILE", help = CA_FILE_HELP)]
     ca_file: Option<PathBuf>,
+    /// Whether what is asked for is the platform's and no tenant's.
+    #[arg(skip)]
+    is_of_platform: bool,
 }
 
 const URL_HELP: &str =
@@ -64,6 +67,11 @@ impl ServerArgs {
             Ok(None) => Err(Failure::Usage(format!("the credentials file {} is not there", named.display()))),
             Err(unusable) => Err(Failure::Usage(with_causes(&unusable))),
         }
+    }
+
+    /// For calls that are about the platform: they act in no tenant, also where the environment names one.
+    pub(crate) fn of_platform(self) -> Self {
+        Self { is_of_platform: true, ..self }
     }
 
     fn credentials_path(&self) -> &Path {
@@ -115,8 +123,10 @@ impl Session {
             None if url.scheme() == "https" => settings::variable("NEO_EVENTS_CA_FILE")?.map(PathBuf::from),
             named => named,
         };
-        let tenant =
-            server.tenant.map_or_else(|| settings::variable("NEO_EVENTS_TENANT"), |slug| Ok(Some(slug)))?;
+        let tenant = match server.tenant {
+            None if !server.is_of_platform => settings::variable("NEO_EVENTS_TENANT")?,
+            named => named,
+        };
         let client = Client::new(ClientOptions { url, key, tenant, ca_file })?.with_key_from(key_source);
         Ok(Self { client, output, is_json })
     }

@@ -41,17 +41,20 @@ pub(crate) enum SubscriptionsCommand {
 const CREATE_EXAMPLES: &str = "\
 Examples:
   neo-events subscriptions create ENDPOINT_ID order.placed
-  neo-events subscriptions create ENDPOINT_ID 'order.*' --event-filters '{\"amount\": {\"$gte\": 100}}'
+  neo-events subscriptions create ENDPOINT_ID 'order.*' \\
+      --event-filters '{\"amount\": {\"$gte\": 100}}'
   neo-events subscriptions create ENDPOINT_ID '*'
 
-Filters look at the event's data; all keys must hold. A scalar means equal, a list means member of, an object holds
-operators: $eq $ne $in $nin $gt $gte $lt $lte $contains $exists $prefix $suffix $regex $not $elemMatch; $and, $or and
+Filters look at the event's data; all keys must hold. A scalar means equal, a
+list means member of, an object holds operators: $eq $ne $in $nin $gt $gte $lt
+$lte $contains $exists $prefix $suffix $regex $not $elemMatch; $and, $or and
 $nor combine filters; dots descend (\"customer.country\").";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   neo-events subscriptions explain --subscription-id ID --event-id ID
-  neo-events subscriptions explain --event-filters '{\"plan\": [\"pro\"]}' --event-data '{\"plan\": \"free\"}'";
+  neo-events subscriptions explain \\
+      --event-filters '{\"plan\": [\"pro\"]}' --event-data '{\"plan\": \"free\"}'";
 
 #[derive(Debug, Args)]
 pub(crate) struct SubscriptionId {

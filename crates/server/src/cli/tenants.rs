@@ -17,8 +17,10 @@ const PATH: &str = "tenants";
 const REGION: &str = "region:";
 
 pub(crate) const OVERVIEW: &str = "\
-A tenant has its own events, endpoints, subscriptions and deliveries; nothing goes from one to another. Whoever has an
-admin key acts in any of them with --tenant; give each tenant's own programs a key of theirs with `api-keys create`.
+A tenant has its own events, endpoints, subscriptions and deliveries; nothing
+goes from one to another. Whoever has an admin key acts in any of them with
+--tenant; give each tenant's own programs a key of theirs with `api-keys
+create`.
 
 Examples:
   neo-events tenants create acme --name 'Acme Ltd'
@@ -50,7 +52,8 @@ Examples:
   neo-events tenants create acme --name 'Acme Ltd'
   neo-events tenants create region:eu_west_1
 
-A slug or region is a lower-case letter, then up to 47 lower-case letters, digits and underscores. It cannot be changed.";
+A slug or region is a lower-case letter, then up to 47 lower-case letters,
+digits and underscores. It cannot be changed.";
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use peers::proxy_losing_the_registration;
+use peers::{proxy_losing_the_registration, receiver_answering};
 use serde_json::Value;
 use terminal::{Finished, Folder, Server, until};
 
@@ -638,6 +638,23 @@ fn deliveries_are_watched_and_repaired() {
     assert!(stats.contains("connection_refused"), "{stats}");
     assert_eq!(folder.json(&["endpoints", "deactivate", endpoint])["is_active"], false);
     assert_eq!(folder.json(&["endpoints", "activate", endpoint])["is_active"], true);
+}
+
+#[test]
+fn what_a_receiver_answered_is_shown_as_it_is() {
+    const TEXT: &str = "  <p class=\"a, b\">No: {x: [1, 2]}\u{1b}[31m</p>\n\n  see http://localhost/?a=1,2";
+    const LONG: &str = "{\"why\": \"no\", \"more\": [\"0123456789\", \"0123456789\", \"0123456789\", \"0123456789\", \"0123456789\"]}";
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    for (body, shown) in [
+        (TEXT, "    <p class=\"a, b\">No: {x: [1, 2]}\\u{1b}[31m</p>\n  \n    see http://localhost/?a=1,2\n"),
+        (LONG, "  {\n    \"why\": \"no\",\n    \"more\": [\n      \"0123456789\",\n"),
+    ] {
+        let endpoint = folder.json(&["endpoints", "create", "broken", &receiver_answering(body)]);
+        let test = folder.run(&["endpoints", "test", endpoint["id"].as_str().unwrap(), "--json"]).json();
+        let full = folder.done(&["deliveries", "get", test["id"].as_str().unwrap(), "--full"]);
+        assert!(full.contains(shown), "{full}");
+    }
 }
 
 #[test]

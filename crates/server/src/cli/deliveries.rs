@@ -197,15 +197,16 @@ fn show_headers(output: &Output, direction: &str, headers: &Pairs<String>) -> Re
 }
 
 fn show_body(output: &Output, attempt: &wire::Attempt, detail: Detail) -> Result<(), Failure> {
-    let body = attempt.response_body.as_deref().unwrap_or_default().trim();
+    let body = attempt.response_body.as_deref().unwrap_or_default().trim_end();
     if body.is_empty() {
         return Ok(());
     }
     let cut = if attempt.response_body_truncated { " … (cut)" } else { "" };
     let style: Style = output.style;
     if detail == Detail::Full {
-        let body = json_text::indented_if_long(body).replace('\n', "\n  ");
-        return Ok(output.line(format_args!("  {body}{cut}"))?);
+        let is_json = json_text::is_json(body);
+        let body = if is_json { json_text::indented_if_long(body) } else { printable(body) };
+        return Ok(output.line(format_args!("  {}{cut}", body.replace('\n', "\n  ")))?);
     }
     let line: String = body.split_whitespace().collect::<Vec<_>>().join(" ");
     let shown: String = line.chars().take(BODY_CHARS_SHOWN).collect();

@@ -1,5 +1,7 @@
 //! JSON text laid out for people without reading it as values: keys keep their order and numbers their digits.
 
+use serde_json::value::RawValue;
+
 use super::output::printable;
 
 const INDENT: &str = "  ";
@@ -13,6 +15,11 @@ pub(crate) fn indented_if_long(json: &str) -> String {
     } else {
         indented(json)
     }
+}
+
+/// Whether text from elsewhere is JSON: anything else would be torn apart where it is laid out.
+pub(crate) fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
 /// JSON text, one member a line.
@@ -87,5 +94,15 @@ mod tests {
         assert_eq!(indented(json), expected);
         assert_eq!(indented(expected), expected);
         assert_eq!(indented_if_long("{\"a\": 1}"), "{\"a\": 1}");
+    }
+
+    #[test]
+    fn json_is_told_from_what_looks_like_it() {
+        for text in ["{}", " [1, {\"a\": \"\\n\"}]\n", "\"x\"", "1.0e2", "null"] {
+            assert!(is_json(text), "{text}");
+        }
+        for text in ["", "{", "{a: 1}", "<html>{}</html>", "Error: no, thanks", "{} {}", "{\"cut\": \"of"] {
+            assert!(!is_json(text), "{text}");
+        }
     }
 }

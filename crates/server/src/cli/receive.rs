@@ -286,8 +286,7 @@ fn raw(json: String) -> Result<Box<RawValue>, Failure> {
 }
 
 fn laid_out(body: &str) -> String {
-    let is_json = serde_json::from_str::<&RawValue>(body).is_ok();
-    if is_json { json_text::indented(body) } else { printable(body) }
+    if json_text::is_json(body) { json_text::indented(body) } else { printable(body) }
 }
 
 /// The time of day.

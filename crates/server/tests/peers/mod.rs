@@ -10,6 +10,17 @@ use std::{
 
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
+/// A receiver that answers every request with 500 and this body; its URL.
+pub(crate) fn receiver_answering(body: &'static str) -> String {
+    let (listener, url) = listen();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            answer(client.unwrap(), "500 Broken", body);
+        }
+    });
+    url
+}
+
 /// Hands everything on to a server but the answer to the registration of an endpoint; its URL.
 pub(crate) fn proxy_losing_the_registration(server: &str) -> String {
     let server = server.replace("http://", "");
@@ -26,6 +37,15 @@ fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
+}
+
+fn answer(mut client: TcpStream, status: &str, body: &str) {
+    let _ = client.read(&mut vec![0; REQUEST_BYTES_MAX]);
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    let _ = client.write_all(&[head.as_bytes(), body.as_bytes()].concat());
+    // Closed with something unread it would be reset, and its answer perhaps lost.
+    let _ = io::copy(&mut client, &mut io::sink());
 }
 
 fn hand_on(mut client: TcpStream, mut server: TcpStream) {

@@ -280,6 +280,11 @@ pub fn error_code(outcome: &Outcome) -> Option<String> {
     }
 }
 
+/// Whether an attempt with this error code was answered: only then it has a response time.
+pub fn is_answered(error_code: Option<&str>) -> bool {
+    error_code.is_none_or(|code| code.starts_with("HTTP_"))
+}
+
 /// What the receiver answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedResponse {
@@ -339,7 +344,7 @@ pub struct Attempt {
     pub signature: Option<String>,
     /// The answer, as far as it came.
     pub response: Option<ReceivedResponse>,
-    /// In milliseconds.
+    /// From its beginning to its end, in milliseconds, whether an answer came or not.
     pub response_time_ms: u64,
     /// In words.
     pub error_message: Option<String>,
@@ -501,6 +506,17 @@ mod tests {
             connection_reused: false,
             attempted_at: at(from),
             completed_at: at(to),
+        }
+    }
+
+    #[test]
+    fn an_error_code_tells_whether_there_was_an_answer() {
+        let answered = |outcome| is_answered(error_code(&outcome).as_deref());
+        for status in [200, 204, 302, 410, 503] {
+            assert!(answered(Outcome::Answered { status, retry_after: None }), "{status}");
+        }
+        for code in FailureCode::ALL {
+            assert!(!answered(Outcome::Failed(code)), "{code:?}");
         }
     }
 

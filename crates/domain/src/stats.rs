@@ -20,8 +20,8 @@ pub struct EndpointStats {
     pub cancelled: u64,
     /// Attempts in all.
     pub attempts: u64,
-    /// Response times of all attempts.
-    pub response_times: ResponseTimes,
+    /// Response times of the attempts that were answered; `None` if none was.
+    pub response_times: Option<ResponseTimes>,
     /// The error code seen most often, with its count.
     pub most_common_error: Option<(String, u64)>,
 }
@@ -35,7 +35,7 @@ impl EndpointStats {
     }
 }
 
-/// Milliseconds from the beginning of attempts to their end.
+/// Milliseconds from the beginning of attempts to the end of their answers.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ResponseTimes {
     /// Mean.
@@ -75,15 +75,15 @@ impl ResponseTimeHistogram {
         self.sum_ms += ms;
     }
 
-    /// Mean and percentiles so far; zeros if nothing was counted.
-    pub fn summary(&self) -> ResponseTimes {
+    /// Mean and percentiles so far, if anything was counted.
+    pub fn summary(&self) -> Option<ResponseTimes> {
         if self.count == 0 {
-            return ResponseTimes::default();
+            return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
         let mean_ms = self.sum_ms as f64 / self.count as f64;
         let [p50_ms, p95_ms, p99_ms] = [50, 95, 99].map(|percent| self.percentile(percent));
-        ResponseTimes { mean_ms, p50_ms, p95_ms, p99_ms }
+        Some(ResponseTimes { mean_ms, p50_ms, p95_ms, p99_ms })
     }
 
     fn percentile(&self, percent: u64) -> u64 {
@@ -114,17 +114,17 @@ mod tests {
     #[test]
     fn percentiles_are_by_rank() {
         let mut histogram = ResponseTimeHistogram::default();
-        assert_eq!(histogram.summary(), ResponseTimes::default());
+        assert_eq!(histogram.summary(), None);
         for ms in 1..=100 {
             histogram.add(ms);
         }
-        let ResponseTimes { mean_ms, p50_ms, p95_ms, p99_ms } = histogram.summary();
+        let ResponseTimes { mean_ms, p50_ms, p95_ms, p99_ms } = histogram.summary().unwrap();
         assert!((mean_ms - 50.5).abs() < 1e-9);
         assert_eq!((p50_ms, p95_ms, p99_ms), (50, 95, 99));
         let mut slow = ResponseTimeHistogram::default();
         slow.add(12_345);
         slow.add(10_000_000);
-        assert_eq!(slow.summary().p50_ms, 12_340);
-        assert_eq!(slow.summary().p99_ms, HISTOGRAM_MS_MAX);
+        assert_eq!(slow.summary().unwrap().p50_ms, 12_340);
+        assert_eq!(slow.summary().unwrap().p99_ms, HISTOGRAM_MS_MAX);
     }
 }

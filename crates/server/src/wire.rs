@@ -31,7 +31,7 @@ use uuid::Uuid;
 pub(crate) use access::{ApiKey, ApiKeyIn, Tenant, TenantIn};
 pub(crate) use deliveries::{Attempt, CancelIn, Delivery};
 pub(crate) use endpoints::{
-    Endpoint, EndpointChanges, EndpointIn, EndpointStats, Method, RotateSecretIn, TestIn,
+    Endpoint, EndpointChanges, EndpointIn, EndpointStats, Method, ResponseTimes, RotateSecretIn, TestIn,
 };
 pub(crate) use event_types::{EventType, EventTypeChanges, EventTypeIn};
 pub(crate) use events::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, Published};

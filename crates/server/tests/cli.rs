@@ -636,6 +636,12 @@ fn deliveries_are_watched_and_repaired() {
     assert!(shown.contains("attempt 2") && shown.contains("> webhook-id: "), "{shown}");
     let stats = folder.done(&["endpoints", "stats", endpoint, "--days", "1"]);
     assert!(stats.contains("connection_refused"), "{stats}");
+    let times = stats.lines().find(|line| line.starts_with("response time")).unwrap();
+    assert!(times.ends_with('–'), "nobody answered: {times}");
+    let stats = folder.json(&["endpoints", "stats", endpoint]);
+    assert_eq!(stats["response_times"]["p50_ms"], Value::Null);
+    let attempts = folder.json(&["deliveries", "get", delivery])["attempts"].clone();
+    assert_eq!(attempts[0]["response_time_ms"], Value::Null);
     assert_eq!(folder.json(&["endpoints", "deactivate", endpoint])["is_active"], false);
     assert_eq!(folder.json(&["endpoints", "activate", endpoint])["is_active"], true);
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    delivery::{Attempt, AttemptStatus, Delivery, ReceivedResponse},
+    delivery::{Attempt, AttemptStatus, Delivery, ReceivedResponse, is_answered},
     event::DomainEvent,
     id::EndpointId,
     payload,
@@ -142,7 +142,8 @@ impl Tally {
             let (ms, code): (i64, Option<&str>) = (columns.take()?, columns.take()?);
             let count = columns.take::<i64>()?.unsigned_abs();
             tally.attempts += count;
-            for _ in 0..count {
+            let answers = if is_answered(code) { count } else { 0 };
+            for _ in 0..answers {
                 tally.response_times.add(ms.unsigned_abs());
             }
             if let Some(code) = code {

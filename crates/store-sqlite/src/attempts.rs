@@ -3,7 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use neo_events_domain::{
-    delivery::{ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
+    delivery::{
+        ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code, is_answered,
+    },
     event::DomainEvent,
     id::RequestId,
     payload,
@@ -187,8 +189,11 @@ impl Tally {
         let mut rows = statement.query([endpoint_no, from_seq])?;
         while let Some(row) = rows.next()? {
             tally.attempts += 1;
-            tally.response_times.add(row.get::<_, i64>(0)?.unsigned_abs());
-            if let Some(code) = row.get::<_, Option<String>>(1)? {
+            let code = row.get::<_, Option<String>>(1)?;
+            if is_answered(code.as_deref()) {
+                tally.response_times.add(row.get::<_, i64>(0)?.unsigned_abs());
+            }
+            if let Some(code) = code {
                 *tally.errors.entry(code).or_default() += 1;
             }
         }

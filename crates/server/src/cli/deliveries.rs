@@ -9,7 +9,7 @@ use crate::{
         arguments,
         failure::Failure,
         json_text,
-        output::{Column, Output, Row, Style, printable},
+        output::{Column, Output, Row, Style, dash, printable},
         session::{Paging, Session, to_json},
     },
     client::Call,
@@ -158,11 +158,11 @@ fn show_attempt(output: &Output, attempt: &wire::Attempt, detail: Detail) -> Res
     let style = output.style;
     output.line("")?;
     output.line(format_args!(
-        "{}  {}  {}  {} ms  {}",
+        "{}  {}  {}  {}  {}",
         style.bold(format_args!("attempt {}", attempt.attempt_number)),
         style.status(&attempt.delivery_status),
         attempt_result(attempt),
-        attempt.response_time_ms,
+        attempt.response_time_ms.map_or_else(dash, |ms| format!("{ms} ms")),
         style.dim(output.time(attempt.attempted_at)),
     ))?;
     output.line(format_args!("  {} {}", attempt.request_method, printable(&attempt.request_url)))?;

@@ -16,7 +16,7 @@ use crate::{
     cli::{
         arguments, deliveries,
         failure::Failure,
-        output::{Column, Output, Row, printable, yes_or_no},
+        output::{Column, Output, Row, dash, printable, yes_or_no},
         session::{Paging, Session, changes_to_json, to_json},
     },
     client::Call,
@@ -367,7 +367,6 @@ async fn stats(session: &Session, args: StatsArgs) -> Result<(), Failure> {
     let call = Call::get([PATH, &args.id.to_string(), "stats"]).query("days", args.days);
     let Some(stats) = session.answer::<wire::EndpointStats>(call).await? else { return Ok(()) };
     let rate = stats.success_rate.map_or_else(|| "–".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
-    let times = &stats.response_times;
     let common = stats.most_common_error.as_ref();
     let common = common
         .map_or_else(|| "–".to_owned(), |error| format!("{} ({} times)", error.error_code, error.count));
@@ -380,13 +379,7 @@ async fn stats(session: &Session, args: StatsArgs) -> Result<(), Failure> {
         ("cancelled", stats.cancelled.to_string()),
         ("success rate", rate),
         ("attempts", stats.attempts.to_string()),
-        (
-            "response time",
-            format!(
-                "mean {:.0} ms, p50 {}, p95 {}, p99 {}",
-                times.mean_ms, times.p50_ms, times.p95_ms, times.p99_ms
-            ),
-        ),
+        ("response time", describe_times(&stats.response_times)),
         ("common error", common),
     ];
     for (name, value) in lines {
@@ -395,6 +388,16 @@ async fn stats(session: &Session, args: StatsArgs) -> Result<(), Failure> {
             .line(format_args!("{}  {value}", session.output.style.dim(format_args!("{name:13}"))))?;
     }
     Ok(())
+}
+
+fn describe_times(times: &wire::ResponseTimes) -> String {
+    let wire::ResponseTimes { mean_ms, p50_ms, p95_ms, p99_ms } = times;
+    match (mean_ms, p50_ms, p95_ms, p99_ms) {
+        (Some(mean), Some(p50), Some(p95), Some(p99)) => {
+            format!("mean {mean:.0} ms, p50 {p50}, p95 {p95}, p99 {p99}")
+        }
+        _ => dash(),
+    }
 }
 
 impl Row for wire::Endpoint {

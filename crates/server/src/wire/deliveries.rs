@@ -1,6 +1,9 @@
 //! Deliveries and their attempts.
 
-use neo_events::{DeliveryHistory, DeliveryState, Timestamp, domain::id::Id};
+use neo_events::{
+    DeliveryHistory, DeliveryState, Timestamp,
+    domain::{delivery::is_answered, id::Id},
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -97,7 +100,8 @@ pub(crate) struct Attempt {
     /// The first 10 KiB; what is not UTF-8 is replaced.
     pub(crate) response_body: Option<String>,
     pub(crate) response_body_truncated: bool,
-    pub(crate) response_time_ms: u64,
+    /// `null` where no answer came.
+    pub(crate) response_time_ms: Option<u64>,
     pub(crate) error_message: Option<String>,
     /// `HTTP_503`, `timeout_connect`, …
     pub(crate) error_code: Option<String>,
@@ -123,7 +127,7 @@ impl From<neo_events::Attempt> for Attempt {
             response_body,
             response_body_truncated: response.as_ref().is_some_and(|response| response.body_truncated),
             response_headers: response.map(|response| Pairs::of_message(response.headers)),
-            response_time_ms: attempt.response_time_ms,
+            response_time_ms: is_answered(attempt.error_code.as_deref()).then_some(attempt.response_time_ms),
             error_message: attempt.error_message,
             error_code: attempt.error_code,
             connection_reused: attempt.connection_reused,

@@ -255,13 +255,13 @@ pub(crate) struct EndpointStats {
     pub(crate) most_common_error: Option<CommonError>,
 }
 
-/// Response times of all attempts.
+/// Response times of the attempts that were answered; `null` if none was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ResponseTimes {
-    pub(crate) mean_ms: f64,
-    pub(crate) p50_ms: u64,
-    pub(crate) p95_ms: u64,
-    pub(crate) p99_ms: u64,
+    pub(crate) mean_ms: Option<f64>,
+    pub(crate) p50_ms: Option<u64>,
+    pub(crate) p95_ms: Option<u64>,
+    pub(crate) p99_ms: Option<u64>,
 }
 
 /// The error seen most often.
@@ -286,10 +286,10 @@ impl EndpointStats {
             attempts: stats.attempts,
             success_rate: stats.success_rate(),
             response_times: ResponseTimes {
-                mean_ms: times.mean_ms,
-                p50_ms: times.p50_ms,
-                p95_ms: times.p95_ms,
-                p99_ms: times.p99_ms,
+                mean_ms: times.map(|times| times.mean_ms),
+                p50_ms: times.map(|times| times.p50_ms),
+                p95_ms: times.map(|times| times.p95_ms),
+                p99_ms: times.map(|times| times.p99_ms),
             },
             most_common_error: stats
                 .most_common_error

@@ -70,6 +70,7 @@ async fn a_delivery_tells_what_was_sent_and_answered() {
     let attempt = &attempts[0];
     assert_eq!((&attempt["attempt_number"], &attempt["delivery_status"]), (&json!(1), &json!("success")));
     assert_eq!((&attempt["response_status"], &attempt["response_body"]), (&json!(200), &json!("ok")));
+    assert!(attempt["response_time_ms"].is_u64());
     assert_eq!(attempt["response_headers"]["set-cookie"], "a=1, b=2");
     assert_eq!(attempt["request_url"], receiver.url);
     assert!(attempt["signature"].as_str().unwrap().starts_with("v1,"));

@@ -7,7 +7,7 @@ use neo_events_domain::{
     Timestamp,
     delivery::{
         Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryHistory, DeliveryState, DeliveryStatus,
-        IllegalTransition, error_code,
+        IllegalTransition, error_code, is_answered,
     },
     endpoint::Endpoint,
     event::{DomainEvent, to_micros},
@@ -213,8 +213,11 @@ fn statistics<'a>(rows: impl Iterator<Item = &'a DeliveryRow>) -> EndpointStats 
         } += 1;
         for attempt in &row.attempts {
             stats.attempts += 1;
-            times.add(u64::try_from(attempt.response_time.as_millis()).unwrap_or(u64::MAX));
-            if let Some(code) = error_code(&attempt.outcome) {
+            let code = error_code(&attempt.outcome);
+            if is_answered(code.as_deref()) {
+                times.add(u64::try_from(attempt.response_time.as_millis()).unwrap_or(u64::MAX));
+            }
+            if let Some(code) = code {
                 *errors.entry(code).or_default() += 1;
             }
         }

@@ -12,6 +12,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod leftover;
+mod not_yet;
 mod operations;
 mod path;
 mod query;
@@ -82,7 +83,7 @@ pub fn route_table() -> Vec<Route> {
 
 impl Api {
     pub(crate) fn new(directory: Directory, admin_key: &str, sources: Sources) -> Self {
-        let router = routes().into_router(directory.clone());
+        let router = routes().into_router(directory.clone()).merge(not_yet::router());
         let gate = Some(Gate { directory, admin_key: AdminKeyDigest::of(admin_key.as_bytes()) });
         Self { router, gate, rooms: Rooms::default(), sources }
     }

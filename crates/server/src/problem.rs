@@ -61,6 +61,7 @@ kinds! {
     INSUFFICIENT_SCOPE = FORBIDDEN "insufficient_scope" "The key may not do this"
     CONTEXT_BOUND = FORBIDDEN "context_bound" "The key is bound to a context"
     UNKNOWN_PATH = NOT_FOUND "unknown_path" "There is no such path"
+    NOT_HERE_YET = NOT_FOUND "not_here_yet" "This version does not have it"
     TENANT_NOT_FOUND = NOT_FOUND "tenant_not_found" "There is no such tenant"
     EVENT_NOT_FOUND = NOT_FOUND "event_not_found" "There is no such event"
     EVENT_TYPE_NOT_FOUND = NOT_FOUND "event_type_not_found" "There is no such event type"
@@ -138,6 +139,11 @@ impl Refusal {
 
     pub(crate) fn unknown_path() -> Self {
         Self::new(&UNKNOWN_PATH, "the API has no such path")
+    }
+
+    /// What a later version will have: `dead letters are`.
+    pub(crate) fn not_here_yet(what: &'static str) -> Self {
+        Self::new(&NOT_HERE_YET, format!("{what} not here yet"))
     }
 
     /// A node without the role `api`.

@@ -79,6 +79,39 @@ async fn paths_and_methods_that_are_not_there_are_refused() {
 }
 
 #[tokio::test]
+async fn what_is_not_here_yet_is_refused_by_name() {
+    let server = Server::start().await;
+    for (path, named) in [
+        ("/metrics", "metrics"),
+        ("/openapi.json", "a description of the API"),
+        ("/docs", "a description of the API"),
+        ("/v1/config", "settings"),
+        ("/v1/alerts", "alerts"),
+        ("/v1/metrics/system", "metrics"),
+        ("/v1/dispatch", "dispatch by hand"),
+        ("/v1/dispatch/status", "dispatch by hand"),
+        ("/v1/endpoints/ID/health", "the health of endpoints"),
+        ("/v1/endpoints/ID/circuit-breaker", "circuit breakers"),
+        ("/v1/endpoints/ID/circuit-breaker/reset", "circuit breakers"),
+        ("/v1/endpoints/verify", "verification of many"),
+        ("/v1/dead-letters", "dead letters"),
+        ("/v1/dead-letters/ID/retry", "dead letters"),
+        ("/v1/actions", "actions"),
+        ("/v1/executions/ID", "actions"),
+        ("/v1/archival/rules", "archives"),
+        ("/v1/deliveries/retry", "repairs of many deliveries"),
+        ("/v1/deliveries/cancel", "repairs of many deliveries"),
+    ] {
+        let path = path.replace("ID", NOBODY);
+        for method in ["GET", "POST"] {
+            let detail = server.send(Call::new(method, &path)).await.refused(404, "not_here_yet");
+            assert!(detail.starts_with(named) && detail.ends_with(" not here yet"), "{path}: {detail}");
+        }
+    }
+    server.send(Call::new("GET", "/v1/actions").without("authorization")).await.refused(401, "unauthorized");
+}
+
+#[tokio::test]
 async fn rows_that_are_not_there_are_refused_as_such() {
     let server = Server::start().await;
     for (path, code) in [

@@ -168,6 +168,9 @@ fn what_keeps_a_server_from_starting_is_told_with_advice() {
         assert_eq!(refused.code, USAGE, "{refused:?}");
         assert!(refused.stderr.contains(arguments[0]), "{refused:?}");
     }
+    let misspelt = elsewhere.run_with_environment(&["serve"], &[("RUST_LOG", "debg")]);
+    assert_eq!(misspelt.code, USAGE, "{misspelt:?}");
+    assert!(misspelt.stderr.contains("`debg` is no level"), "{misspelt:?}");
     fs::write(elsewhere.path("text.db"), "this is no database, whatever its name says").unwrap();
     let unwritable =
         elsewhere.run(&["serve", "--listen", "127.0.0.1:0", "--database", "sqlite:/proc/none/admin.db"]);

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use clap::{Args, ValueEnum};
 use neo_events::Shutdown;
 use tokio::sync::Notify;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
 
 use crate::{
     cli::{
@@ -141,6 +141,7 @@ fn stopped_short() -> Failure {
 
 fn start_log(format: LogFormat) -> Result<(), Failure> {
     let filter = settings::variable("RUST_LOG")?.unwrap_or_else(|| "info".to_owned());
+    judge_levels(&filter)?;
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| Failure::Usage(format!("RUST_LOG={filter} is no filter of logs: {error}")))?;
     // Of a line that cannot be written it would tell standard error, and panic where that is what cannot be written.
@@ -153,6 +154,23 @@ fn start_log(format: LogFormat) -> Result<(), Failure> {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// A word that is no level names a part of the program, and everything else is silent: a misspelt level would switch off
+/// the log.
+fn judge_levels(filter: &str) -> Result<(), Failure> {
+    if filter.contains('{') {
+        return Ok(()); // the fields of spans have commas of their own
+    }
+    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let mut bare = words.filter(|word| !word.contains(['=', '[']));
+    match bare.find(|word| word.parse::<LevelFilter>().is_err()) {
+        None => Ok(()),
+        Some(word) => Err(Failure::Usage(format!(
+            "RUST_LOG: `{word}` is no level; off, error, warn, info, debug and trace are. A part of the program gets \
+             its own by `{word}=debug`"
+        ))),
+    }
 }
 
 /// What is told once the server is ready.
@@ -251,4 +269,24 @@ fn explain(error: &ServeError, listen: SocketAddr) -> Failure {
         _ => None,
     };
     Failure::Serve { message, advice }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_misspelt_does_not_switch_off_the_log() {
+        for filter in
+            ["", "info", "WARN", "off", "info,neo_events=debug", " debug , hyper=off", "[span{a=1}]=trace"]
+        {
+            assert!(judge_levels(filter).is_ok(), "{filter}");
+        }
+        for (filter, named) in
+            [("debg", "`debg`"), ("info,verbose", "`verbose`"), ("neo_events", "`neo_events`")]
+        {
+            let refused = judge_levels(filter).unwrap_err();
+            assert!(refused.to_string().contains(named), "{refused}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod terminal;
 
 use std::{
     fs,
+    io::{BufRead, Read, Write},
     os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
@@ -361,23 +362,21 @@ fn rejected_lines_are_named_and_the_others_published() {
         (FAILED, "2 published, 3 rejected\n"),
         "{published:?}"
     );
-    for named in ["line 2: ", "line 4: ", "line 5: "] {
-        assert!(published.stderr.contains(named), "{published:?}");
-    }
+    let named: Vec<_> = published.stderr.lines().filter_map(|line| line.split_once(": ")).collect();
+    let named: Vec<_> = named.iter().map(|(line, _)| *line).collect();
+    assert_eq!(named, ["line 2", "line 4", "line 5"], "in their order, once: {published:?}");
     assert!(published.stderr.contains("/event_type") && published.stderr.contains("colour"), "{published:?}");
 
     let counted = folder.run_with_input(&["publish", "--file", "-", "--json"], &lines.join("\n"));
     let counted = counted.json();
     assert_eq!([&counted["accepted"], &counted["rejected"]], [2, 3]);
-    let rejected: Vec<_> = counted["results"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|result| result.get("error").is_some())
-        .collect();
-    let mut numbers: Vec<_> = rejected.iter().map(|result| result["line"].as_u64().unwrap()).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, [2, 4, 5]);
+    let results = counted["results"].as_array().unwrap();
+    let lines_of = |results: Vec<&Value>| -> Vec<_> {
+        results.iter().map(|result| result["line"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(lines_of(results.iter().collect()), [1, 2, 4, 5, 6]);
+    let rejected = results.iter().filter(|result| result.get("error").is_some()).collect();
+    assert_eq!(lines_of(rejected), [2, 4, 5]);
 
     let none = folder.run_with_input(&["publish", "--file", "-"], lines[1]);
     assert_eq!((none.code, none.stdout.as_str()), (FAILED, "0 published, 1 rejected\n"), "{none:?}");
@@ -403,6 +402,41 @@ fn many_lines_go_in_several_batches() {
     let lines = numbered_events(2500);
     let published = folder.run_with_input(&["publish", "--file", "-"], &lines);
     assert_eq!(published.stdout, "2500 published, 0 rejected\n", "{published:?}");
+}
+
+#[test]
+fn an_interrupted_publish_says_what_was_published() {
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    let mut publishing = std::process::Command::new(env!("CARGO_BIN_EXE_neo-events"))
+        .args(["publish", "--file", "-", "--json"])
+        .current_dir(folder.path(""))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One more than go in a batch, and nobody knows whether there is more to come.
+    let mut input = publishing.stdin.take().unwrap();
+    input.write_all(format!("no json\n{}\n", numbered_events(1001)).as_bytes()).unwrap();
+    let mut shown = std::io::BufReader::new(publishing.stdout.take().unwrap());
+    let mut results = String::new();
+    for _ in 0..1002 {
+        assert!(shown.read_line(&mut results).unwrap() > 0, "{results}");
+    }
+    let signalled = std::process::Command::new("kill").args(["-INT", &publishing.id().to_string()]).status();
+    assert!(signalled.unwrap().success());
+    let ended = publishing.wait_with_output().unwrap();
+    drop(input);
+    shown.read_to_string(&mut results).unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(FAILED), "{said}");
+    let results: Value = serde_json::from_str(&results).unwrap();
+    assert_eq!([&results["accepted"], &results["rejected"]], [1000, 1]);
+    assert_eq!(results["results"].as_array().unwrap().len(), 1001);
+    assert!(said.starts_with("line 1: "), "{said}");
+    assert!(said.contains("stopped: line 1002 and those after it were not published"), "{said}");
+    assert_eq!(server.terminate(), Some(DONE));
 }
 
 #[test]

@@ -2,18 +2,21 @@
 //!
 //! Many are read line by line and sent in batches, so memory does not grow with the file. Lines that are no JSON
 //! object are rejected here, everything else is judged by the server. Each rejected line is named with its reason, and
-//! the others are published all the same. If the server goes away in between, it is said from which line to go on.
+//! the others are published all the same. If the server goes away in between, or a signal ends it, it is said from which
+//! line to go on.
 
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, IsTerminal, Read, Write},
     path::{Path, PathBuf},
+    thread,
 };
 
 use clap::{ArgGroup, Args};
 use neo_events::{EventDraft, Sources, Timestamp, domain::event::EVENT_DATA_BYTES_MAX};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
@@ -22,8 +25,9 @@ use crate::{
         failure::{Failure, describe_problem_briefly},
         output::printable,
         session::{Session, to_json},
+        signals::Signals,
     },
-    client::{Call, CallError},
+    client::Call,
     wire::{BatchResult, EventIn, Published},
 };
 
@@ -45,6 +49,8 @@ const BATCH_EVENTS_MAX: usize = 1000;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest line: data and metadata at their limits, and the rest.
 const LINE_BYTES_MAX: usize = 512 * 1024;
+/// Lines that are read before they are wanted.
+const LINES_AHEAD_MAX: usize = 64;
 const NOT_UTF8: &str = "is not valid UTF-8";
 
 #[derive(Debug, Args)]
@@ -173,29 +179,39 @@ async fn publish_one(session: &Session, event: EventIn) -> Result<(), Failure> {
 async fn publish_file(session: &Session, path: &Path) -> Result<(), Failure> {
     let is_stdin = path == Path::new("-");
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
-    let unreadable = |source| Failure::Input { name: name.clone(), source };
-    let reader: Box<dyn BufRead> = if is_stdin {
+    let reader: Box<dyn BufRead + Send> = if is_stdin {
         Box::new(BufReader::new(io::stdin()))
     } else {
-        Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
+        let opened = File::open(path).map_err(|source| Failure::Input { name: name.clone(), source });
+        Box::new(BufReader::new(opened?))
     };
-    let mut lines = Lines { reader, number: 0 };
+    let mut lines = read_beside(reader);
+    let mut signals = Signals::of_terminal();
     let mut import = Import::new(session)?;
-    let outcome = loop {
-        match lines.next().map_err(unreadable)? {
-            None => break import.send().await,
-            Some(Line { number, event: Err(reason) }) => import.reject(number, &reason)?,
-            Some(Line { number, event: Ok(event) }) => {
-                if import.is_full(&event)
-                    && let Err(failure) = import.send().await
-                {
-                    break Err(failure);
-                }
-                import.add(number, &event);
-            }
+    let outcome = tokio::select! {
+        outcome = import.take_all(&mut lines, &name) => outcome,
+        () = signals.next() => {
+            Err(Failure::Serve { message: "interrupted before everything was published".to_owned(), advice: None })
         }
     };
     import.finish(outcome)
+}
+
+/// Reads in a thread of its own, a few lines ahead: whoever writes into a pipe may take long, and a signal is to end the
+/// command meanwhile.
+fn read_beside(reader: Box<dyn BufRead + Send>) -> mpsc::Receiver<io::Result<Line>> {
+    let (sender, lines) = mpsc::channel(LINES_AHEAD_MAX);
+    let mut reading = Lines { reader, number: 0 };
+    // Nobody waits for its end: it may be in the middle of a read that never ends.
+    thread::spawn(move || {
+        while let Some(line) = reading.next().transpose() {
+            let is_broken = line.is_err();
+            if sender.blocking_send(line).is_err() || is_broken {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 /// Nobody reading the results (`| head`) is no reason to stop publishing half-way.
@@ -214,7 +230,7 @@ struct Line {
 
 /// Reads events line by line, or the one event that spans the whole file.
 struct Lines<'a> {
-    reader: Box<dyn BufRead + 'a>,
+    reader: Box<dyn BufRead + Send + 'a>,
     number: u64,
 }
 
@@ -332,11 +348,15 @@ struct Import<'a> {
     session: &'a Session,
     batch: String,
     numbers: Vec<u64>,
+    /// Lines that are no events, with the reason: told among those of the batch, in their order.
+    malformed: Vec<(u64, String)>,
+    /// Whether the batch is on its way.
+    is_in_flight: bool,
     accepted: usize,
     duplicates: usize,
     rejected: usize,
-    /// The last line whose fate is known.
-    settled_to: u64,
+    /// The last line that was taken.
+    read_to: u64,
     results_shown: usize,
     shows_progress: bool,
 }
@@ -350,13 +370,40 @@ impl<'a> Import<'a> {
             session,
             batch: String::new(),
             numbers: Vec::new(),
+            malformed: Vec::new(),
+            is_in_flight: false,
             accepted: 0,
             duplicates: 0,
             rejected: 0,
-            settled_to: 0,
+            read_to: 0,
             results_shown: 0,
             shows_progress: !session.is_json && io::stderr().is_terminal(),
         })
+    }
+
+    async fn take_all(
+        &mut self,
+        lines: &mut mpsc::Receiver<io::Result<Line>>,
+        name: &str,
+    ) -> Result<(), Failure> {
+        while let Some(line) = lines.recv().await {
+            let line = line.map_err(|source| Failure::Input { name: name.to_owned(), source })?;
+            match line.event {
+                Ok(event) => {
+                    if self.is_full(&event) {
+                        self.send().await?;
+                    }
+                    self.add(line.number, &event);
+                }
+                Err(reason) => self.malformed.push((line.number, reason)),
+            }
+            self.read_to = line.number;
+            // What stands behind no event waits for nothing.
+            if self.numbers.is_empty() || self.malformed.len() == BATCH_EVENTS_MAX {
+                self.send().await?;
+            }
+        }
+        self.send().await
     }
 
     fn is_full(&self, next: &str) -> bool {
@@ -370,40 +417,49 @@ impl<'a> Import<'a> {
     }
 
     async fn send(&mut self) -> Result<(), Failure> {
-        if self.numbers.is_empty() {
-            return Ok(());
+        let mut results = Vec::new();
+        if !self.numbers.is_empty() {
+            let call = Call::post(["events", "batch"]).ndjson(std::mem::take(&mut self.batch));
+            self.is_in_flight = true;
+            let answer = self.session.publish_batch(call).await?;
+            self.is_in_flight = false;
+            self.accepted += answer.accepted;
+            self.duplicates += answer.duplicates;
+            results = answer.results;
         }
-        let call = Call::post(["events", "batch"]).ndjson(std::mem::take(&mut self.batch));
-        let answer = self.session.publish_batch(call).await?;
-        self.accepted += answer.accepted;
-        self.duplicates += answer.duplicates;
         let numbers = std::mem::take(&mut self.numbers);
-        for result in answer.results {
-            self.note(&numbers, result)?;
+        for result in results {
+            let (BatchResult::Published { index, .. } | BatchResult::Refused { index, .. }) = &result;
+            let number = numbers.get(*index).copied().unwrap_or_default();
+            self.tell_malformed_before(number)?;
+            self.note(number, result)?;
         }
-        self.settled_to = numbers.last().copied().unwrap_or(self.settled_to);
+        self.tell_malformed_before(u64::MAX)?;
         self.show_progress()
     }
 
-    fn note(&mut self, numbers: &[u64], result: BatchResult) -> Result<(), Failure> {
-        let number = |index: usize| numbers.get(index).copied().unwrap_or_default();
+    fn note(&mut self, number: u64, result: BatchResult) -> Result<(), Failure> {
         match result {
-            BatchResult::Published { index, id, duplicate } => {
-                self.show_result(number(index), &format!("\"id\":\"{id}\",\"duplicate\":{duplicate}"))
+            BatchResult::Published { id, duplicate, .. } => {
+                self.show_result(number, &format!("\"id\":\"{id}\",\"duplicate\":{duplicate}"))
             }
-            BatchResult::Refused { index, error } => {
+            BatchResult::Refused { error, .. } => {
                 self.rejected += 1;
-                self.show_result(number(index), &format!("\"error\":{}", to_json(&error)?))?;
-                self.show_rejected(number(index), &describe_problem_briefly(&error))
+                self.show_result(number, &format!("\"error\":{}", to_json(&error)?))?;
+                self.show_rejected(number, &describe_problem_briefly(&error))
             }
         }
     }
 
-    fn reject(&mut self, number: u64, reason: &str) -> Result<(), Failure> {
-        self.rejected += 1;
-        let detail = to_json(&reason)?;
-        self.show_result(number, &format!("\"error\":{{\"code\":\"malformed\",\"detail\":{detail}}}"))?;
-        self.show_rejected(number, reason)
+    fn tell_malformed_before(&mut self, number: u64) -> Result<(), Failure> {
+        let before = self.malformed.partition_point(|(line, _)| *line < number);
+        for (line, reason) in self.malformed.drain(..before).collect::<Vec<_>>() {
+            self.rejected += 1;
+            let detail = to_json(&reason)?;
+            self.show_result(line, &format!("\"error\":{{\"code\":\"malformed\",\"detail\":{detail}}}"))?;
+            self.show_rejected(line, &reason)?;
+        }
+        Ok(())
     }
 
     fn show_result(&mut self, line: u64, members: &str) -> Result<(), Failure> {
@@ -437,7 +493,10 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    fn finish(self, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    fn finish(mut self, outcome: Result<(), Failure>) -> Result<(), Failure> {
+        // From here on it is to be begun again; what is wrong with later lines will be told then.
+        let next = self.numbers.first().copied().unwrap_or(self.read_to + 1);
+        self.tell_malformed_before(next)?;
         let Self { accepted, duplicates, rejected, .. } = self;
         if self.shows_progress {
             write!(io::stderr(), "\r\x1b[K")?;
@@ -454,11 +513,11 @@ impl<'a> Import<'a> {
             )?;
         }
         if let Err(failure) = outcome {
-            let next = self.settled_to + 1;
-            let fate = match failure {
-                Failure::Call(CallError::Refused { .. }) => "were not published",
-                _ => "may have been published or not",
+            let may_be_done = match &failure {
+                Failure::Call(error) => error.may_be_done(),
+                _ => self.is_in_flight,
             };
+            let fate = if may_be_done { "may have been published or not" } else { "were not published" };
             writeln!(io::stderr(), "stopped: line {next} and those after it {fate}")?;
             return Err(failure);
         }

@@ -154,7 +154,7 @@ impl Database {
 fn without_password(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else { return "postgres://…".to_owned() };
     if url.password().is_some() {
-        let _ = url.set_password(Some("…"));
+        let _ = url.set_password(Some("***"));
     }
     if url.query().is_some_and(|query| query.contains("password")) {
         url.set_query(None);
@@ -428,7 +428,7 @@ mod tests {
             assert_eq!(parse(value), Ok(Database::Postgres(value.into())));
         }
         let secret = Database::Postgres("postgres://user:s3cret@host:5432/db?sslmode=require".into());
-        assert_eq!(secret.shown(), "postgres://user:%E2%80%A6@host:5432/db?sslmode=require");
+        assert_eq!(secret.shown(), "postgres://user:***@host:5432/db?sslmode=require");
         assert!(!format!("{secret:?}").contains("s3cret"));
         assert!(
             !Database::Postgres("postgres:///db?user=u&password=s3cret".into()).shown().contains("s3cret")

@@ -104,7 +104,8 @@ impl Backlog {
 /// Looks at a server. `now` is this machine's clock.
 pub async fn inspect(url: &str, now: &(dyn Fn() -> Timestamp + Sync)) -> Result<ServerFacts, OpenError> {
     let address = Address::parse(url)?;
-    let conn = Connection::open(&address.config(LOOK_TIMEOUT, LOOK_TIMEOUT), &address.tls).await?;
+    let opened = Connection::open(&address.config(LOOK_TIMEOUT, LOOK_TIMEOUT), &address.tls).await;
+    let conn = opened.map_err(|failure| address.named(failure.into()))?;
     check(&conn).await?;
     let migrations = migrate::status(&conn).await?;
     let mut facts = of_server(&conn, migrations).await?;

@@ -3,7 +3,11 @@
 use std::{fmt, time::Duration};
 
 use neo_events_store::{MigrationStatus, MigrationStep};
-use tokio_postgres::{Config, config::TargetSessionAttrs, error::SqlState};
+use tokio_postgres::{
+    Config,
+    config::{Host, TargetSessionAttrs},
+    error::SqlState,
+};
 use url::form_urlencoded;
 
 use crate::{
@@ -31,6 +35,8 @@ pub const PLANNING_OF_WORK: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("enable_mergejoin", "off")];
 /// How long a statement for work may take at most: the leases of one whose answer was lost are looked for longer.
 pub(crate) const WORK_TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Where a server listens unless somebody says otherwise.
+const PORT_DEFAULT: u16 = 5432;
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -226,6 +232,29 @@ impl Address {
         Ok(Self { config, tls: Tls::try_new(&choice)? })
     }
 
+    /// Where it is, for people: every host that is tried.
+    fn place(&self) -> String {
+        let port = |index: usize| {
+            let ports = self.config.get_ports();
+            ports.get(index).or(ports.first()).copied().unwrap_or(PORT_DEFAULT)
+        };
+        let place = |(index, host): (usize, &Host)| match host {
+            Host::Tcp(name) if name.contains(':') => format!("[{name}]:{}", port(index)),
+            Host::Tcp(name) => format!("{name}:{}", port(index)),
+            Host::Unix(folder) => format!("{}:{}", folder.display(), port(index)),
+        };
+        self.config.get_hosts().iter().enumerate().map(place).collect::<Vec<_>>().join(", ")
+    }
+
+    /// With the place, where it is the way there that failed.
+    pub(crate) fn named(&self, error: OpenError) -> OpenError {
+        match error {
+            OpenError::Unreachable(said) => OpenError::Unreachable(format!("{}: {said}", self.place())),
+            OpenError::Refused(said) => OpenError::Refused(format!("{}: {said}", self.place())),
+            other => other,
+        }
+    }
+
     /// For connections whose statements may take so long, and whose transactions may be left alone so long.
     pub(crate) fn config(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
         let given = self.config.get_options().unwrap_or_default();
@@ -282,7 +311,7 @@ impl Address {
         // The driver's own limit ends with the TCP connection: a server that hangs takes that and says no word.
         let opened = tokio::time::timeout(CONNECTION_WAIT, Connection::open(&config, &self.tls)).await;
         let no_word = |_| OpenError::Unreachable(format!("no word within {} s", CONNECTION_WAIT.as_secs()));
-        Ok(opened.map_err(no_word)??)
+        opened.map_err(no_word).and_then(|opened| Ok(opened?)).map_err(|error| self.named(error))
     }
 }
 
@@ -364,6 +393,21 @@ mod tests {
         ] {
             let error = Address::parse(bad).err().map(|error| error.to_string()).unwrap();
             assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_named() {
+        for (url, place) in [
+            ("postgres://u:s3cret@db.internal/d", "db.internal:5432"),
+            ("postgres://u@127.0.0.1:1,[::1]:2/d", "127.0.0.1:1, [::1]:2"),
+            ("postgres:///d?host=/run/postgresql&user=a", "/run/postgresql:5432"),
+        ] {
+            let address = Address::parse(url).map_err(|error| error.to_string()).unwrap();
+            for error in [OpenError::Unreachable("gone".into()), OpenError::Refused("gone".into())] {
+                let said = address.named(error).to_string();
+                assert!(said.ends_with(&format!(": {place}: gone")) && !said.contains("s3cret"), "{said}");
+            }
         }
     }
 

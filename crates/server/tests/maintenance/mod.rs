@@ -286,7 +286,12 @@ async fn a_server_that_cannot_be_used_is_a_problem() {
     let (folder, database) = (Folder::new(), database().await);
     let nobody = folder.run(&["doctor", "--json", "--database", "postgres://127.0.0.1:1/none"]);
     assert_eq!(nobody.code, FAILED);
-    assert!(finding(&nobody, "database").1.contains("does not answer"), "{nobody:?}");
+    assert!(finding(&nobody, "database").1.contains("does not answer: 127.0.0.1:1: "), "{nobody:?}");
+    let with_password = ["--database", "postgres://u:s3cret@127.0.0.1:1/none"];
+    let serve = folder.run(&[&["serve", "--listen", "127.0.0.1:0"][..], &with_password].concat());
+    assert!(serve.stderr.contains("127.0.0.1:1") && !serve.stderr.contains("s3cret"), "{serve:?}");
+    let doctor = folder.run(&[&["doctor", "--json"][..], &with_password].concat());
+    assert!(finding(&doctor, "settings").1.contains("postgres://u:***@127.0.0.1:1/none"), "{doctor:?}");
     let role = database.create_role("reader", "").await;
     folder.done(&["migrate", "up", "--database", &database.url()]);
     let statements = format!(

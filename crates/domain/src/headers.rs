@@ -71,11 +71,7 @@ impl CustomHeaders {
         }
         for (index, (name, value)) in changes.iter().enumerate() {
             let twice = changes[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-            let judged = if twice {
-                Err(refused(name, "it is given twice"))
-            } else {
-                merged.change(name, value.as_deref())
-            };
+            let judged = if twice { Err(Rule::Repeated) } else { merged.change(name, value.as_deref()) };
             if let Err(rule) = judged {
                 faults.add(format!("/custom_headers/{}", pointer_token(name)), rule);
             }
@@ -151,20 +147,17 @@ fn judge(name: &str, value: &str) -> Result<(), Rule> {
         return Err(Rule::Header { name: lower, reason });
     }
     if is_placeholder(name, value) {
-        return Err(Rule::Header {
-            name: lower,
-            reason: "its value is what is shown in place of a credential",
-        });
+        return Err(Rule::Malformed { expected: "the credential itself, not what is shown in its place" });
     }
     let chars = value.chars().count();
     if chars > HEADER_VALUE_CHARS_MAX {
         return Err(Rule::TooLong { actual: chars, max: HEADER_VALUE_CHARS_MAX, unit: "characters" });
     }
     if value.chars().any(|c| c != '\t' && (c.is_control() || !c.is_ascii())) {
-        return Err(refused(name, "its value has a control or non-ASCII character"));
+        return Err(Rule::Malformed { expected: "a value of printable ASCII characters" });
     }
     if value.trim() != value {
-        return Err(refused(name, "its value begins or ends with white space"));
+        return Err(Rule::Malformed { expected: "a value without white space at either end" });
     }
     Ok(())
 }
@@ -271,7 +264,7 @@ mod tests {
             let _ = present.merged(&owned.collect::<Vec<_>>(), &mut faults);
             faults.found().err().map(|found| found.to_string())
         };
-        let twice = "/custom_headers/x-a must not set the header x-a: it is given twice";
+        let twice = "/custom_headers/x-a is given twice";
         assert_eq!(change(&[("X-A", Some("1")), ("x-a", Some("2"))]).as_deref(), Some(twice));
         assert_eq!(change(&[("X-A", None), ("x-a", Some("2"))]).as_deref(), Some(twice));
         assert_eq!(change(&[("x-a", Some("2")), ("X-B", None)]), None);
@@ -304,7 +297,9 @@ mod tests {
         assert_eq!(changed(present.redacted()), (present.clone(), None));
         assert_eq!(changed(header("authorization")), (present.clone(), None));
         let (_, found) = changed(header("X-Token"));
-        assert!(found.is_some_and(|found| found.starts_with("/custom_headers/X-Token must not set")));
+        assert!(
+            found.is_some_and(|found| found.starts_with("/custom_headers/X-Token must be the credential"))
+        );
         // A name that is shown with its value may have this one.
         let (merged, found) = changed(header("X-Priority"));
         assert_eq!((merged.0[1].1.as_str(), found), (REDACTED, None));

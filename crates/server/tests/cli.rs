@@ -210,6 +210,12 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
         check(&update, USAGE, "must be a number between 1 and 5");
     }
     check(&["events", "list", "--limit", "0"], USAGE, "--limit");
+    for list in ["events", "deliveries"] {
+        check(&[list, "list", "--from", "1h", "--to", "2h"], USAGE, "must lie before --to");
+    }
+    let large = folder.run_with_input(&["publish", "a.b", "-"], &"é".repeat(100_000));
+    assert_eq!(large.code, USAGE);
+    assert!(large.stderr.contains("is 200000 bytes long, the limit is 102400"), "{large:?}");
     check(&["nonsense"], USAGE, "nonsense");
 }
 
@@ -507,11 +513,22 @@ fn catalogue_and_endpoints_make_the_round() {
     assert_eq!(updated["name"], "store");
     assert_eq!(updated["custom_headers"], serde_json::json!({"X-B": "2"}));
     assert_eq!(folder.run(&["endpoints", "update", endpoint]).code, USAGE);
+    for (headers, said) in [
+        (&["--remove-header", "X-Team"][..], "has no such header"),
+        (&["--remove-header", "x-b", "--custom-header", "X-B: 3"], "cannot be given together"),
+    ] {
+        let refused = folder.run(&[&["endpoints", "update", endpoint], headers].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
     let rotated = folder.json(&["endpoints", "rotate-secret", endpoint, "--overlap-seconds", "0"]);
     assert_ne!(rotated["secret_token"], created["secret_token"]);
 
     folder.done(&["endpoints", "delete", endpoint]);
-    assert_eq!(folder.run(&["endpoints", "get", endpoint]).code, FAILED);
+    let gone = folder.run(&["endpoints", "get", endpoint]);
+    assert_eq!(gone.code, FAILED);
+    let said = gone.stderr.to_ascii_lowercase();
+    assert_eq!(said.matches("there is no such endpoint").count(), 1, "{gone:?}");
     folder.done(&["event-types", "delete", "order.placed"]);
 }
 

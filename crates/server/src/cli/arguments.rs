@@ -73,6 +73,16 @@ pub(crate) fn change<T>(
     }
 }
 
+/// Refuses a span of time in which nothing can lie.
+pub(crate) fn judge_span(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Failure> {
+    match (from, to) {
+        (Some(from), Some(to)) if from >= to => {
+            Err(Failure::Usage(format!("--from ({from}) must lie before --to ({to}): nothing is in between")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A header, `Name: value`.
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header is written 'Name: value'")?;
@@ -95,6 +105,17 @@ mod tests {
             ["", "yesterday", "2026-01-31", "2026-01-31T12Z", "2026-01-31T12:00:60Z", "20260131T120000Z"]
         {
             assert!(time(wrong).is_err() && later(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_span_begins_before_it_ends() {
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        for (from, to) in [(None, None), (at(5), None), (None, at(5)), (at(5), at(6))] {
+            assert!(judge_span(from, to).is_ok(), "{from:?} {to:?}");
+        }
+        for (from, to) in [(at(6), at(5)), (at(5), at(5))] {
+            assert!(judge_span(from, to).is_err(), "{from:?} {to:?}");
         }
     }
 

@@ -114,6 +114,7 @@ pub(crate) async fn run(session: &Session, command: DeliveriesCommand) -> Result
 }
 
 async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
+    arguments::judge_span(args.from, args.to)?;
     let call = Call::get([PATH])
         .query("event_id", args.event_id)
         .query("endpoint_id", args.endpoint_id)

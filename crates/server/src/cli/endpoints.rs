@@ -19,7 +19,7 @@ use crate::{
         output::{Column, Output, Row, dash, printable, yes_or_no},
         session::{Paging, Session, changes_to_json, to_json},
     },
-    client::Call,
+    client::{Call, CallError},
     wire::{self, Pairs},
 };
 
@@ -271,6 +271,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
 }
 
 async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
+    judge_removals(session, &args).await?;
     let settings = args.settings;
     let added = settings.custom_header.into_iter().map(|(name, value)| (name, Some(value)));
     let headers: Vec<_> = args.remove_header.into_iter().map(|name| (name, None)).chain(added).collect();
@@ -293,6 +294,31 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
     session
         .show(Call::new(Method::PATCH, [PATH, &args.id.to_string()]).json(changes_to_json(&changes)?))
         .await
+}
+
+/// Whoever removes a header expects it to be gone, and to have been there.
+async fn judge_removals(session: &Session, args: &UpdateArgs) -> Result<(), Failure> {
+    let is_same = |one: &str, other: &str| one.eq_ignore_ascii_case(other);
+    let set = &args.settings.custom_header;
+    if let Some(both) = args.remove_header.iter().find(|name| set.iter().any(|(of, _)| is_same(of, name))) {
+        let reason =
+            format!("--remove-header {both} and --custom-header '{both}: …' cannot be given together");
+        return Err(Failure::Usage(reason));
+    }
+    if args.remove_header.is_empty() {
+        return Ok(());
+    }
+    let call = Call::get([PATH, &args.id.to_string()]);
+    let present: wire::Endpoint = match session.read_answer(call).await {
+        // A key that may write and not read.
+        Err(Failure::Call(CallError::Refused { problem, .. })) if problem.status == 403 => return Ok(()),
+        answer => answer?,
+    };
+    let is_there = |name: &str| present.custom_headers.0.iter().any(|(of, _)| is_same(of, name));
+    match args.remove_header.iter().find(|name| !is_there(name)) {
+        None => Ok(()),
+        Some(name) => Err(Failure::Usage(format!("--remove-header {name}: the endpoint has no such header"))),
+    }
 }
 
 async fn rotate(session: &Session, args: RotateArgs) -> Result<(), Failure> {

@@ -93,6 +93,7 @@ pub(crate) async fn run(session: &Session, command: EventsCommand) -> Result<(),
 }
 
 async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
+    arguments::judge_span(args.from, args.to)?;
     let call = Call::get(["events"])
         .query("event_type", args.event_type)
         .query("aggregate_type", args.aggregate_type)

@@ -118,11 +118,14 @@ impl Failure {
 
 /// A problem's title, detail, and each fault with its place.
 fn describe_problem(problem: &wire::Problem) -> String {
-    let mut text = format!("{} ({}, {})", problem.title, problem.status, problem.code);
+    // Many details say what the title says, and more.
+    let says_more = starts_alike(&problem.detail, &problem.title) && problem.errors.is_empty();
+    let title = if says_more { capitalised(&printable(&problem.detail)) } else { problem.title.to_string() };
+    let mut text = format!("{title} ({}, {})", problem.status, problem.code);
     // Where each fault has its own line, the detail would say them again.
     let repeats = problem.errors.first().is_some_and(|fault| problem.detail.contains(&fault.detail));
     let is_about_http = problem.status == 401;
-    if !problem.detail.is_empty() && problem.detail != problem.title && !repeats && !is_about_http {
+    if !problem.detail.is_empty() && !says_more && !repeats && !is_about_http {
         // Writing into a String cannot fail.
         let _ = write!(text, "\n  {}", printable(&problem.detail));
     }
@@ -134,6 +137,15 @@ fn describe_problem(problem: &wire::Problem) -> String {
         let _ = write!(text, "\n  request {id}");
     }
     text
+}
+
+fn starts_alike(text: &str, beginning: &str) -> bool {
+    text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning))
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// A problem in one line.
@@ -162,4 +174,40 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    #[test]
+    fn no_sentence_is_said_twice() {
+        let describe = |title: &'static str, detail: &str, faults: &[(&str, &str)]| {
+            let fault = |(pointer, detail): &(&str, &str)| wire::Fault {
+                pointer: (*pointer).to_owned(),
+                detail: (*detail).to_owned(),
+            };
+            describe_problem(&wire::Problem {
+                kind: Cow::Borrowed("x"),
+                title: Cow::Borrowed(title),
+                status: 409,
+                detail: detail.to_owned(),
+                code: Cow::Borrowed("c"),
+                errors: faults.iter().map(fault).collect(),
+                request_id: None,
+                newest_version: None,
+                batch: None,
+            })
+        };
+        let same = describe("There is no such endpoint", "there is no such endpoint", &[]);
+        assert_eq!(same, "There is no such endpoint (409, c)");
+        let more = describe("The endpoint is inactive", "the endpoint is inactive; activate it first", &[]);
+        assert_eq!(more, "The endpoint is inactive; activate it first (409, c)");
+        let other = describe("The state does not allow it", "it is over", &[]);
+        assert_eq!(other, "The state does not allow it (409, c)\n  it is over");
+        let faults = describe("The input breaks rules", "/a: is required", &[("/a", "is required")]);
+        assert_eq!(faults, "The input breaks rules (409, c)\n  /a  is required");
+    }
 }

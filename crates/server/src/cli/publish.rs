@@ -13,7 +13,10 @@ use std::{
 };
 
 use clap::{ArgGroup, Args};
-use neo_events::{EventDraft, Sources, Timestamp, domain::event::EVENT_DATA_BYTES_MAX};
+use neo_events::{
+    EventDraft, Sources, Timestamp,
+    domain::{event::EVENT_DATA_BYTES_MAX, violation::Rule},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -157,10 +160,18 @@ fn event_of(args: PublishArgs) -> Result<EventIn, Failure> {
 
 fn read_data() -> Result<String, Failure> {
     let unreadable = |source| Failure::Input { name: "standard input".to_owned(), source };
-    let mut text = String::new();
+    let mut input = io::stdin().lock();
+    let mut bytes = Vec::new();
     let bytes_max = u64::try_from(EVENT_DATA_BYTES_MAX).unwrap_or(u64::MAX);
-    io::stdin().take(bytes_max + 1).read_to_string(&mut text).map_err(unreadable)?;
-    Ok(text)
+    input.by_ref().take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > EVENT_DATA_BYTES_MAX {
+        // What is over the limit is counted and not kept.
+        let more = io::copy(&mut input, &mut io::sink()).map_err(unreadable)?;
+        let actual = bytes.len() + usize::try_from(more).unwrap_or(usize::MAX);
+        let rule = Rule::TooLong { actual, max: EVENT_DATA_BYTES_MAX, unit: "bytes" };
+        return Err(Failure::Usage(format!("the event's data: it {rule}")));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::Usage(format!("the event's data: it {NOT_UTF8}")))
 }
 
 async fn publish_one(session: &Session, event: EventIn) -> Result<(), Failure> {

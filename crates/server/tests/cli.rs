@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use peers::{proxy_losing_the_registration, receiver_answering};
+use peers::{proxy_losing_the_registration, receiver_answering, server_breaking_off_after};
 use serde_json::Value;
 use terminal::{Finished, Folder, Server, until};
 
@@ -350,6 +350,15 @@ fn lists_can_be_followed_to_their_end() {
 }
 
 #[test]
+fn a_list_that_is_cut_off_is_json_all_the_same() {
+    let folder = Folder::new();
+    let url = server_breaking_off_after(r#"{"data":[{"n":1},{"n":2}],"next_cursor":"further"}"#);
+    let cut = folder.run(&["events", "list", "--all", "--json", "--url", &url, "--key", "k"]);
+    assert_eq!(cut.code, UNREACHABLE, "{cut:?}");
+    assert_eq!(cut.json(), serde_json::json!({"data": [{"n": 1}, {"n": 2}], "next_cursor": "further"}));
+}
+
+#[test]
 fn rejected_lines_are_named_and_the_others_published() {
     let folder = Folder::new();
     let _server = Server::start(&folder);
@@ -524,7 +533,7 @@ fn catalogue_and_endpoints_make_the_round() {
     let rotated = folder.json(&["endpoints", "rotate-secret", endpoint, "--overlap-seconds", "0"]);
     assert_ne!(rotated["secret_token"], created["secret_token"]);
 
-    folder.done(&["endpoints", "delete", endpoint]);
+    assert_eq!(folder.json(&["endpoints", "delete", endpoint]), serde_json::json!({}));
     let gone = folder.run(&["endpoints", "get", endpoint]);
     assert_eq!(gone.code, FAILED);
     let said = gone.stderr.to_ascii_lowercase();

@@ -63,6 +63,9 @@ pub(crate) enum Failure {
         /// What to do about it.
         advice: Option<String>,
     },
+    /// A list that programs read ended before its end, and was closed.
+    #[error(transparent)]
+    CutOff(Box<Failure>),
     /// Done, but the outcome is not what the command promises. Everything was printed already.
     #[error("not everything succeeded")]
     Reported,
@@ -85,6 +88,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
             Self::Usage(_) | Self::Options(_) | Self::Settings(_) => ExitStatus::Usage,
             Self::Call(CallError::Unreachable { .. }) => ExitStatus::Unreachable,
+            Self::CutOff(failure) => failure.exit_status(),
             _ => ExitStatus::Failed,
         }
     }
@@ -94,6 +98,7 @@ impl Failure {
         let label = style.red("error:");
         match self {
             Self::Reported => None,
+            Self::CutOff(failure) => failure.describe(style),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
             Self::Call(CallError::Refused { problem, key_source, .. }) => {
                 let advice =

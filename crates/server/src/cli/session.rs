@@ -13,6 +13,7 @@ use crate::{
     cli::{
         failure::{Failure, with_causes},
         output::{Output, Row, Shape},
+        signals::Signals,
     },
     client::{Call, CallError, Client, ClientOptions, KeySource, URL_DEFAULT},
     credentials::{self, Credentials},
@@ -182,10 +183,8 @@ impl Session {
     /// Makes a call without an answer and says what is done.
     pub(crate) async fn confirm(&self, call: Call, done: &str) -> Result<(), Failure> {
         self.client.call(call).await?;
-        if !self.is_json {
-            self.output.line(done)?;
-        }
-        Ok(())
+        // What programs read is JSON, also where there is nothing to say.
+        Ok(self.output.line(if self.is_json { "{}" } else { done })?)
     }
 
     /// Shows a list, or the part of it that is asked for.
@@ -230,14 +229,27 @@ impl Session {
         }
     }
 
-    /// The whole list in the shape of one answer, written as it comes.
+    /// The whole list in the shape of one answer, written as it comes. Where it is cut off, it says how to go on.
     async fn list_all_json(&self, call: Call, paging: &Paging) -> Result<(), Failure> {
         let mut cursor = paging.cursor.clone();
         let mut before = "{\"data\":[";
+        let mut signals = Signals::new();
         loop {
             let limit = paging.limit.unwrap_or(ALL_LIMIT);
-            let page = call.clone().query("limit", Some(limit)).query("cursor", cursor.take());
-            let page: List<Box<RawValue>> = self.read_answer(page).await?;
+            let page = call.clone().query("limit", Some(limit)).query("cursor", cursor.as_ref());
+            let page = tokio::select! {
+                page = self.read_answer::<List<Box<RawValue>>>(page) => page,
+                () = signals.next() => {
+                    Err(Failure::Serve { message: "interrupted before the end of the list".to_owned(), advice: None })
+                }
+            };
+            let page = match page {
+                Err(failure) if before == "," => {
+                    self.output.line(format_args!("],\"next_cursor\":{}}}", to_json(&cursor)?))?;
+                    return Err(Failure::CutOff(Box::new(failure)));
+                }
+                page => page?,
+            };
             for item in &page.data {
                 self.output.line(format_args!("{before}{item}"))?;
                 before = ",";

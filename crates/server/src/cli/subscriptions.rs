@@ -54,7 +54,10 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   neo-events subscriptions explain --subscription-id ID --event-id ID
   neo-events subscriptions explain \\
-      --event-filters '{\"plan\": [\"pro\"]}' --event-data '{\"plan\": \"free\"}'";
+      --event-filters '{\"plan\": [\"pro\"]}' --event-data '{\"plan\": \"free\"}'
+
+It ends with 0 whether the event matches or not. Scripts ask the answer:
+  neo-events subscriptions explain … --json | jq -e .matches";
 
 #[derive(Debug, Args)]
 pub(crate) struct SubscriptionId {

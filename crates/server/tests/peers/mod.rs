@@ -21,6 +21,13 @@ pub(crate) fn receiver_answering(body: &'static str) -> String {
     url
 }
 
+/// A server that answers the first call with a page that is not the last, and no other; its URL.
+pub(crate) fn server_breaking_off_after(page: &'static str) -> String {
+    let (listener, url) = listen();
+    thread::spawn(move || answer(listener.accept().unwrap().0, "200 OK", page));
+    url
+}
+
 /// Hands everything on to a server but the answer to the registration of an endpoint; its URL.
 pub(crate) fn proxy_losing_the_registration(server: &str) -> String {
     let server = server.replace("http://", "");

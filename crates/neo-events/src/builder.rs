@@ -244,15 +244,22 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// A secret that is there, of the platform or of one of the newest tenants.
+/// A secret that is there, of the platform or of one of the newest tenants. A tenant that cannot be asked keeps nobody
+/// from starting: its trouble is its own.
 async fn any_sealed_secret(store: &dyn Store) -> Result<Option<(Schema, EndpointId, Vec<u8>)>, StoreError> {
     const TENANTS_ASKED: u32 = 10;
     let newest = store.tenants(PageRequest::first(TENANTS_ASKED)).await?;
     let schemas =
         std::iter::once(Schema::admin()).chain(newest.items.into_iter().map(|tenant| tenant.schema));
     for schema in schemas {
-        if let Some((id, sealed)) = store.any_sealed_secret(&schema).await? {
-            return Ok(Some((schema, id, sealed)));
+        match store.any_sealed_secret(&schema).await {
+            Ok(Some((id, sealed))) => return Ok(Some((schema, id, sealed))),
+            Ok(None) => {}
+            Err(error) if schema != Schema::admin() => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(%schema, error, "this tenant could not be asked for a secret; the others go on");
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(None)

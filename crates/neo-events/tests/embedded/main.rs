@@ -10,6 +10,7 @@ mod leaving;
 mod outcomes;
 mod publishing;
 mod receiver;
+mod starting;
 mod stopping;
 mod targets;
 mod transactions;

@@ -1,19 +1,12 @@
 //! Putting the parts together: settings, the running whole, and the handle of one tenant.
 
-use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Uuid,
     catalogue::{EventTypeDraft, SEEDED_TYPES},
     endpoint::{EndpointLimits, Profile},
-    id::{EndpointId, Id},
+    id::Id,
     tenant::Schema,
 };
 use neo_events_egress::{ConnectionStats, Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
@@ -28,6 +21,7 @@ use crate::{
     backend::{Backend, Database},
     keys::{KeyMemory, Upkeep},
     maintenance,
+    master_key::{KeySource, keyring},
     transport::HttpTransport,
 };
 
@@ -159,13 +153,7 @@ impl Builder {
 
     async fn start_on(self, backend: Backend, egress: Egress) -> Result<NeoEvents, StartError> {
         let store = backend.store();
-        let sealed = any_sealed_secret(store.as_ref()).await?;
-        let keys = self.keys(sealed.is_some())?;
-        let keyring = Arc::new(Keyring::new(&keys, self.sources.clone())?);
-        if let Some((schema, endpoint_id, sealed)) = sealed {
-            // Better not to start than to fail every delivery for want of its secret.
-            keyring.open(&schema, endpoint_id, &sealed)?;
-        }
+        let keyring = Arc::new(keyring(store.as_ref(), &self.key_source(), &self.sources).await?);
         let newest = store.events(&Schema::admin(), &EventQuery::default(), PageRequest::first(1)).await?;
         if let Some(newest) = newest.items.first() {
             self.sources.not_before(newest.event.created_at);
@@ -205,64 +193,13 @@ impl Builder {
         }
     }
 
-    fn keys(&self, is_needed: bool) -> Result<Vec<MasterKey>, StartError> {
-        if !self.master_keys.is_empty() {
-            return Ok(self.master_keys.clone());
-        }
-        if self.profile != Profile::Development {
-            return Err(StartError::MasterKeyMissing);
-        }
-        let path = self.key_file.clone().or_else(|| self.database.key_file());
-        let path = path.ok_or(StartError::MasterKeyMissing)?;
-        // A new key would open none of the secrets that are there.
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(vec![MasterKey::parse(&text)?]),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_needed => {
-                let key = MasterKey::generate(&self.sources);
-                write_private(&path, &key.reveal()).map_err(|source| StartError::KeyFile { path, source })?;
-                Ok(vec![key])
-            }
-            Err(source) => Err(StartError::KeyFile { path, source }),
+    fn key_source(&self) -> KeySource {
+        KeySource {
+            given: self.master_keys.clone(),
+            profile: self.profile,
+            file: self.key_file.clone().or_else(|| self.database.key_file()),
         }
     }
-}
-
-/// Whole or not at all: a key cut short by a crash would make every secret unreadable.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let draft = path.with_extension("key.new");
-    // What a crash left behind, or somebody put there, may be open to others: the file is new, or there is none.
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    fs::File::open(folder)?.sync_all()
-}
-
-/// A secret that is there, of the platform or of one of the newest tenants. A tenant that cannot be asked keeps nobody
-/// from starting: its trouble is its own.
-async fn any_sealed_secret(store: &dyn Store) -> Result<Option<(Schema, EndpointId, Vec<u8>)>, StoreError> {
-    const TENANTS_ASKED: u32 = 10;
-    let newest = store.tenants(PageRequest::first(TENANTS_ASKED)).await?;
-    let schemas =
-        std::iter::once(Schema::admin()).chain(newest.items.into_iter().map(|tenant| tenant.schema));
-    for schema in schemas {
-        match store.any_sealed_secret(&schema).await {
-            Ok(Some((id, sealed))) => return Ok(Some((schema, id, sealed))),
-            Ok(None) => {}
-            Err(error) if schema != Schema::admin() => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(%schema, error, "this tenant could not be asked for a secret; the others go on");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
 }
 
 async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {

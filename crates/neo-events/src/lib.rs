@@ -11,6 +11,7 @@ mod event_types;
 mod events;
 mod keys;
 pub mod maintenance;
+mod master_key;
 mod publishing;
 mod publishing_postgres;
 mod subscriptions;

@@ -34,7 +34,7 @@ struct Migration {
     requires: i32,
 }
 
-const DATABASE: [Migration; 2] = [
+const DATABASE: [Migration; 3] = [
     Migration {
         name: "0001_control",
         text: include_str!("../migrations/database/0001_control.sql"),
@@ -43,6 +43,11 @@ const DATABASE: [Migration; 2] = [
     Migration {
         name: "0002_publishing",
         text: include_str!("../migrations/database/0002_publishing.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0003_master_key",
+        text: include_str!("../migrations/database/0003_master_key.sql"),
         requires: 1,
     },
 ];

@@ -157,6 +157,8 @@ statements! {
     HELD_ENDPOINTS_DELETE = "held_endpoints/delete",
     HELD_ENDPOINTS_INSERT = "held_endpoints/insert",
     HINTS_NOTIFY = "hints/notify",
+    MASTER_KEY_FINGERPRINT = "master_key/fingerprint",
+    MASTER_KEY_NOTE = "master_key/note",
     MIGRATIONS_INSERT = "migrations/insert",
     MIGRATIONS_LEVEL = "migrations/level",
     MIGRATIONS_LEVELS = "migrations/levels",

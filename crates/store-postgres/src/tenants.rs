@@ -1,4 +1,4 @@
-//! The list of tenants, and the keys to them: rows in schema `admin`.
+//! The list of tenants, the keys to them, and which master key is in use: rows in schema `admin`.
 
 use async_trait::async_trait;
 use neo_events_domain::{
@@ -7,7 +7,9 @@ use neo_events_domain::{
     id::ApiKeyId,
     tenant::{Schema, Tenant},
 };
-use neo_events_store::{ApiKeyQuery, Inserted, KeyDigest, Page, PageRequest, StoreError, Tenants};
+use neo_events_store::{
+    ApiKeyQuery, Inserted, KeyDigest, MasterKeyFingerprint, Page, PageRequest, StoreError, Tenants,
+};
 use tokio_postgres::error::SqlState;
 
 use crate::{
@@ -76,6 +78,29 @@ impl Tenants for PostgresStore {
         let conn = self.inner.connections.work().await?;
         Ok(api_keys::note_used(&conn, used).await?)
     }
+
+    async fn master_key(&self) -> Result<Option<MasterKeyFingerprint>, StoreError> {
+        let conn = self.inner.connections.work().await?;
+        Ok(master_key(&conn).await?)
+    }
+
+    async fn note_master_key(
+        &self,
+        known: Option<MasterKeyFingerprint>,
+        fingerprint: MasterKeyFingerprint,
+    ) -> Result<bool, StoreError> {
+        let conn = self.inner.connections.work().await?;
+        let known = known.as_ref().map(|known| known.0.as_slice());
+        let params: [Param<'_>; 2] = [&known, &fingerprint.0.as_slice()];
+        Ok(conn.execute(sql::MASTER_KEY_NOTE, &Schema::admin(), &params).await? == 1)
+    }
+}
+
+async fn master_key(conn: &Connection) -> Result<Option<MasterKeyFingerprint>, Failure> {
+    let row = conn.query_one(sql::MASTER_KEY_FINGERPRINT, &Schema::admin(), &[]).await?;
+    let noted: Option<&[u8]> = Columns::of(&row).take()?;
+    let noted = noted.map(<[u8; 16]>::try_from).transpose();
+    Ok(noted.map_err(|error| Failure::Stored(error.into()))?.map(MasterKeyFingerprint))
 }
 
 /// What stands in a tenant's place, and is not ours to use or to remove.

@@ -12,13 +12,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 /// `neoE`: what `pragma application_id` of our files says.
 const APPLICATION_ID: i32 = 0x6e65_6f45;
 /// Each is applied once; `pragma user_version` counts them. Never change one that was released.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/0001_events.sql"),
     include_str!("../migrations/0002_catalogue.sql"),
     include_str!("../migrations/0003_deliveries.sql"),
     include_str!("../migrations/0004_activations.sql"),
     include_str!("../migrations/0005_tenants.sql"),
     include_str!("../migrations/0006_checks.sql"),
+    include_str!("../migrations/0007_master_key.sql"),
 ];
 
 /// How long a transaction of another connection is waited for: the embedding program's own.

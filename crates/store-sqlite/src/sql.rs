@@ -102,6 +102,8 @@ statements! {
     STORE_BEGIN = "store/begin",
     STORE_BEGUN = "store/begun",
     STORE_COMMIT = "store/commit",
+    STORE_MASTER_KEY = "store/master_key",
+    STORE_NOTE_MASTER_KEY = "store/note_master_key",
     STORE_OPEN = "store/open",
     STORE_OWES = "store/owes",
     STORE_ROLL_BACK = "store/roll_back",

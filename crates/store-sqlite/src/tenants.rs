@@ -1,4 +1,4 @@
-//! The list of tenants, and the keys to them: rows of the admin file.
+//! The list of tenants, the keys to them, and which master key is in use: rows of the admin file.
 
 use async_trait::async_trait;
 use neo_events_domain::{
@@ -7,7 +7,9 @@ use neo_events_domain::{
     id::ApiKeyId,
     tenant::{Schema, Tenant},
 };
-use neo_events_store::{ApiKeyQuery, Inserted, KeyDigest, Page, PageRequest, StoreError, Tenants};
+use neo_events_store::{
+    ApiKeyQuery, Inserted, KeyDigest, MasterKeyFingerprint, Page, PageRequest, StoreError, Tenants,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
@@ -58,6 +60,33 @@ impl Tenants for SqliteStore {
             move |conn: &Connection| used.iter().try_for_each(|(id, at)| api_keys::note_used(conn, *id, *at));
         self.admin().write(note).await
     }
+
+    async fn master_key(&self) -> Result<Option<MasterKeyFingerprint>, StoreError> {
+        self.admin().read(master_key).await
+    }
+
+    async fn note_master_key(
+        &self,
+        known: Option<MasterKeyFingerprint>,
+        fingerprint: MasterKeyFingerprint,
+    ) -> Result<bool, StoreError> {
+        self.admin().write(move |conn: &Connection| note_master_key(conn, known, fingerprint)).await
+    }
+}
+
+fn master_key(conn: &Connection) -> Result<Option<MasterKeyFingerprint>, Failure> {
+    let mut statement = conn.prepare_cached(sql::STORE_MASTER_KEY)?;
+    let noted: Option<[u8; 16]> = statement.query_row([], |row| row.get(0))?;
+    Ok(noted.map(MasterKeyFingerprint))
+}
+
+fn note_master_key(
+    conn: &Connection,
+    known: Option<MasterKeyFingerprint>,
+    fingerprint: MasterKeyFingerprint,
+) -> Result<bool, Failure> {
+    let noted = params![known.map(|known| known.0), fingerprint.0];
+    Ok(conn.prepare_cached(sql::STORE_NOTE_MASTER_KEY)?.execute(noted)? == 1)
 }
 
 /// Adds `admin` to a list that does not have it yet.

@@ -95,6 +95,7 @@ macro_rules! for_each_scenario {
             api_keys_are_listed_by_tenant
             key_usage_never_goes_back
             hostile_names_are_only_names
+            one_master_key_is_noted
         }
     };
 }

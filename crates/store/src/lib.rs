@@ -27,7 +27,7 @@ pub use queue::{
     DueEndpoint, EndpointClaim, EndpointQuota, HandOver, NewDelivery, OwedEvent, Settled, Settlement,
     Unsettled, WorkQueue,
 };
-pub use tenants::{ApiKeyQuery, KeyDigest, Tenants};
+pub use tenants::{ApiKeyQuery, KeyDigest, MasterKeyFingerprint, Tenants};
 
 /// Whether the database serves.
 #[async_trait::async_trait]

@@ -1,4 +1,4 @@
-//! The list of tenants, and the keys to them: both live in `admin`.
+//! The list of tenants, the keys to them, and which master key is in use: all live in `admin`.
 
 use async_trait::async_trait;
 use neo_events_domain::{
@@ -13,6 +13,10 @@ use crate::{Inserted, Page, PageRequest, StoreError};
 /// SHA-256 of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyDigest(pub [u8; 32]);
+
+/// Tells master keys apart, and nothing else about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MasterKeyFingerprint(pub [u8; 16]);
 
 /// Which keys; every condition that is set must hold.
 #[derive(Debug, Clone, Default)]
@@ -45,4 +49,14 @@ pub trait Tenants {
     /// Notes when keys were last used; an older time never replaces a newer one. Keys that are gone are
     /// passed over.
     async fn note_key_usage(&self, used: &[(ApiKeyId, Timestamp)]) -> Result<(), StoreError>;
+
+    /// The fingerprint of the master key that secrets are sealed under, if one was noted.
+    async fn master_key(&self) -> Result<Option<MasterKeyFingerprint>, StoreError>;
+    /// Notes a fingerprint in place of the one that the caller knows. `false`, and nothing is changed, if another one is
+    /// there: of several callers who know the same, one succeeds.
+    async fn note_master_key(
+        &self,
+        known: Option<MasterKeyFingerprint>,
+        fingerprint: MasterKeyFingerprint,
+    ) -> Result<bool, StoreError>;
 }

@@ -2,7 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use neo_events::{Error, NeoEvents, Schema, StoreError, TenantDraft};
+use neo_events::{
+    EndpointDraft, Error, MasterKey, NeoEvents, Schema, Sources, StartError, StoreError, TenantDraft,
+    rusqlite,
+};
 
 use crate::world::World;
 
@@ -15,6 +18,24 @@ async fn tenants<const N: usize>(neo: &NeoEvents, slugs: [&str; N]) -> [Schema; 
         neo.directory().create_tenant(draft).await.unwrap();
     }
     slugs.map(|slug| Schema::tenant(slug).unwrap())
+}
+
+/// The only secret there is, of a tenant older than those that are asked at each start.
+async fn with_an_old_secret() -> World {
+    let world = World::new().await;
+    let [first] = tenants(&world.neo, ["first"]).await;
+    let draft = EndpointDraft::standard("n", "http://127.0.0.1:1/");
+    world.neo.tenant(first).create_endpoint(draft, None).await.unwrap();
+    for n in 0..12 {
+        tenants(&world.neo, [&*format!("t{n}")]).await;
+    }
+    world
+}
+
+/// As a version before fingerprints left it.
+fn forget_master_key(folder: &Path) {
+    let file = rusqlite::Connection::open(folder.join("admin.db")).unwrap();
+    file.execute("update store_state set master_key_fingerprint = null", []).unwrap();
 }
 
 fn overwrite_file_of(folder: &Path, schema: &Schema) {
@@ -34,4 +55,64 @@ async fn a_tenant_that_cannot_be_read_keeps_nobody_from_starting() {
     let refused = neo.tenant(damaged).create_and_publish("a.b", "{}").await;
     assert!(matches!(refused, Err(Error::Store(StoreError::Broken(_)))), "{refused:?}");
     neo.shutdown(GRACE).await;
+}
+
+#[tokio::test]
+async fn another_master_key_is_refused_and_none_made_up_however_old_the_secrets_are() {
+    let World { neo, folder } = with_an_old_secret().await;
+    neo.shutdown(GRACE).await;
+    let builder = || NeoEvents::builder(folder.path().join("admin.db"));
+    let key_file = folder.path().join("admin.db.key");
+    let right = MasterKey::parse(&std::fs::read_to_string(&key_file).unwrap()).unwrap();
+    let wrong = MasterKey::generate(&Sources::system());
+    std::fs::remove_file(&key_file).unwrap();
+    // Also where an earlier version left the data.
+    for is_noted in [true, false] {
+        if !is_noted {
+            forget_master_key(folder.path());
+        }
+        let refused = builder().master_keys(vec![wrong.clone()]).start().await;
+        assert!(matches!(refused, Err(StartError::Keyring(_))), "noted: {is_noted}");
+        assert!(matches!(builder().start().await, Err(StartError::KeyFile { .. })), "noted: {is_noted}");
+        assert!(!key_file.exists());
+        builder().master_keys(vec![right.clone()]).start().await.unwrap().shutdown(GRACE).await;
+    }
+}
+
+#[tokio::test]
+async fn the_master_key_is_changed_by_a_new_one_in_front_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, new] = [(); 2].map(|()| MasterKey::generate(&Sources::system()));
+    let start = async |keys: &[&MasterKey]| {
+        let keys = keys.iter().map(|key| (*key).clone()).collect();
+        let started = NeoEvents::builder(folder.path().join("admin.db")).master_keys(keys).start().await;
+        match started {
+            Ok(neo) => {
+                neo.shutdown(GRACE).await;
+                true
+            }
+            Err(StartError::Keyring(_)) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(start(&[&old]).await && !start(&[&new]).await);
+    assert!(start(&[&old, &new]).await && start(&[&new, &old]).await);
+    assert!(start(&[&new]).await && !start(&[&old]).await);
+}
+
+/// While nobody can say whether there is a secret, any key may be the wrong one: none is made up.
+#[tokio::test]
+async fn no_key_is_made_up_while_a_tenant_cannot_be_asked() {
+    let World { neo, folder } = World::new().await;
+    let [damaged] = tenants(&neo, ["damaged"]).await;
+    neo.shutdown(GRACE).await;
+    forget_master_key(folder.path());
+    overwrite_file_of(folder.path(), &damaged);
+    let key_file = folder.path().join("admin.db.key");
+    let kept = std::fs::read(&key_file).unwrap();
+    std::fs::remove_file(&key_file).unwrap();
+    let builder = || NeoEvents::builder(folder.path().join("admin.db"));
+    assert!(matches!(builder().start().await, Err(StartError::KeyFile { .. })));
+    std::fs::write(&key_file, kept).unwrap();
+    builder().start().await.unwrap().shutdown(GRACE).await;
 }

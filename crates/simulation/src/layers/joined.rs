@@ -18,9 +18,9 @@ use neo_events_domain::{
 use neo_events_store::{
     ApiKeyQuery, Appended, Arrival, Catalogue, CatalogueChanges, CatalogueVersion, Changed, DeliveryLog,
     DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuery,
-    EndpointQuota, EventLog, EventQuery, EventTypeQuery, Health, Inserted, KeyDigest, Lease, NewDelivery,
-    OwedEvent, Page, PageRequest, Settled, Settlement, StoreError, StoredEvent, SubscriptionQuery, Tenants,
-    Unsettled, Updated, Usage, WorkQueue,
+    EndpointQuota, EventLog, EventQuery, EventTypeQuery, Health, Inserted, KeyDigest, Lease,
+    MasterKeyFingerprint, NewDelivery, OwedEvent, Page, PageRequest, Settled, Settlement, StoreError,
+    StoredEvent, SubscriptionQuery, Tenants, Unsettled, Updated, Usage, WorkQueue,
 };
 
 use super::{Queue, faults::unavailable};
@@ -184,5 +184,8 @@ as_is! {
         fn api_keys(query: &ApiKeyQuery, page: PageRequest) -> Result<Page<ApiKey>, StoreError>;
         fn delete_api_key(id: ApiKeyId) -> Result<bool, StoreError>;
         fn note_key_usage(used: &[(ApiKeyId, Timestamp)]) -> Result<(), StoreError>;
+        fn master_key() -> Result<Option<MasterKeyFingerprint>, StoreError>;
+        fn note_master_key(known: Option<MasterKeyFingerprint>, fingerprint: MasterKeyFingerprint)
+            -> Result<bool, StoreError>;
     }
 }

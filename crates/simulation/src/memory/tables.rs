@@ -16,7 +16,7 @@ use neo_events_domain::{
     subscription::Subscription,
     tenant::{Schema, Tenant},
 };
-use neo_events_store::{KeyDigest, NewDelivery, StoreError};
+use neo_events_store::{KeyDigest, MasterKeyFingerprint, NewDelivery, StoreError};
 
 use super::Holder;
 use crate::effect::{Effect, Grant, Moved, Recorded, Watcher};
@@ -25,6 +25,7 @@ use crate::effect::{Effect, Grant, Moved, Recorded, Watcher};
 pub(crate) struct Database {
     pub(super) tenants: BTreeMap<Schema, Tables>,
     pub(super) keys: Vec<KeyRow>,
+    pub(super) master_key: Option<MasterKeyFingerprint>,
     pub(super) watcher: Watcher,
     tokens: u64,
     pub(super) numbers: u64,
@@ -109,8 +110,14 @@ pub(super) fn is_live(hold: Option<Hold>, now: Timestamp) -> bool {
 
 impl Database {
     pub(super) fn new(watcher: Watcher) -> Self {
-        let mut database =
-            Self { tenants: BTreeMap::new(), keys: Vec::new(), watcher, tokens: 0, numbers: 0 };
+        let mut database = Self {
+            tenants: BTreeMap::new(),
+            keys: Vec::new(),
+            master_key: None,
+            watcher,
+            tokens: 0,
+            numbers: 0,
+        };
         let admin = Tenant { schema: Schema::admin(), name: None, created_at: Timestamp::UNIX_EPOCH };
         database.add_tenant(admin);
         database

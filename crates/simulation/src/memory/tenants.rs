@@ -7,7 +7,9 @@ use neo_events_domain::{
     id::ApiKeyId,
     tenant::{Schema, Tenant},
 };
-use neo_events_store::{ApiKeyQuery, Inserted, KeyDigest, Page, PageRequest, StoreError, Tenants};
+use neo_events_store::{
+    ApiKeyQuery, Inserted, KeyDigest, MasterKeyFingerprint, Page, PageRequest, StoreError, Tenants,
+};
 
 use super::{MemoryStore, page::page, tables::KeyRow};
 
@@ -70,5 +72,22 @@ impl Tenants for MemoryStore {
             }
         }
         Ok(())
+    }
+
+    async fn master_key(&self) -> Result<Option<MasterKeyFingerprint>, StoreError> {
+        Ok(self.database().master_key)
+    }
+
+    async fn note_master_key(
+        &self,
+        known: Option<MasterKeyFingerprint>,
+        fingerprint: MasterKeyFingerprint,
+    ) -> Result<bool, StoreError> {
+        let noted = &mut self.database().master_key;
+        let is_known = *noted == known;
+        if is_known {
+            *noted = Some(fingerprint);
+        }
+        Ok(is_known)
     }
 }

@@ -18,8 +18,8 @@ use neo_events_domain::{
 use super::world::{HOSTILE, World, all_pages, at, done, tenant, together};
 use crate::{
     ApiKeyQuery, Appended, CatalogueVersion, Changed, Cursor, DeliveryQuery, Dispatched, EndpointQuery,
-    EndpointQuota, EventQuery, EventTypeQuery, Inserted, KeyDigest, Lease, NewDelivery, PageRequest, Settled,
-    Store, StoreError, SubscriptionQuery, TimeRange, Updated, Usage,
+    EndpointQuota, EventQuery, EventTypeQuery, Inserted, KeyDigest, Lease, MasterKeyFingerprint, NewDelivery,
+    PageRequest, Settled, Store, StoreError, SubscriptionQuery, TimeRange, Updated, Usage,
 };
 
 /// Made once, read back; `admin` is one from the beginning.
@@ -566,4 +566,20 @@ pub async fn hostile_names_are_only_names(store: &dyn Store) {
     }
     let longest = "a".repeat(neo_events_domain::tenant::SLUG_CHARS_MAX);
     World::tenant(store, &longest).await.publish(EventDraft::new("user.created", "{}"), 0).await;
+}
+
+/// Of those who would note another master key, one succeeds, and the others can see which it is.
+pub async fn one_master_key_is_noted(store: &dyn Store) {
+    let [one, two, three] = [1, 2, 3].map(|n| MasterKeyFingerprint([n; 16]));
+    let note = async |known, fingerprint| done(store.note_master_key(known, fingerprint).await);
+    assert_eq!(done(store.master_key().await), None);
+    assert!(!note(Some(one), two).await, "none was noted");
+    let firsts = together([one, two].map(|fingerprint| note(None, fingerprint))).await;
+    assert_eq!(firsts.iter().filter(|noted| **noted).count(), 1, "one of both");
+    let noted = if firsts[0] { one } else { two };
+    assert_eq!(done(store.master_key().await), Some(noted));
+    assert!(!note(Some(three), one).await && !note(None, three).await);
+    assert!(note(Some(noted), noted).await, "the same again is no contradiction");
+    assert!(note(Some(noted), three).await);
+    assert_eq!(done(store.master_key().await), Some(three));
 }

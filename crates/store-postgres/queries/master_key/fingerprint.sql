@@ -1,0 +1,1 @@
+select fingerprint from admin.master_key where no = 1

@@ -1,0 +1,1 @@
+select master_key_fingerprint from store_state where only = 1

@@ -161,32 +161,65 @@ impl KeySource {
             return Err(StartError::MasterKeyMissing);
         }
         let path = self.file.as_deref().ok_or(StartError::MasterKeyMissing)?;
-        match fs::read_to_string(path) {
-            Ok(text) => Ok(vec![MasterKey::parse(&text)?]),
+        let unusable = |source| StartError::KeyFile { path: path.to_owned(), source };
+        let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && any_key_will_do => {
-                let key = MasterKey::generate(sources);
-                let written = write_private(path, &key.reveal());
-                written.map_err(|source| StartError::KeyFile { path: path.to_owned(), source })?;
-                Ok(vec![key])
+                make_key_file(path, sources).map_err(unusable)?
             }
-            Err(source) => Err(StartError::KeyFile { path: path.to_owned(), source }),
-        }
+            text => text.map_err(unusable)?,
+        };
+        Ok(vec![MasterKey::parse(&text)?])
     }
 }
 
-/// Whole or not at all: a key cut short by a crash would make every secret unreadable.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+/// Makes a key and its file, whole or not at all: a key cut short by a crash would make every secret unreadable. Answers
+/// what is in the file: of several who make it at once, one has made it.
+fn make_key_file(path: &Path, sources: &Sources) -> io::Result<String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let draft = path.with_extension("key.new");
-    // What a crash left behind, or somebody put there, may be open to others: the file is new, or there is none.
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    // A name of its own, so that nobody else's draft is taken for it. What a crash leaves has a key that nobody uses.
+    let draft = path.with_extension(format!("key.{:032x}", u128::from_ne_bytes(sources.bytes())));
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(MasterKey::generate(sources).reveal().as_bytes())?;
     file.sync_all()?;
-    fs::rename(&draft, path)?;
-    fs::File::open(folder)?.sync_all()
+    // Unlike a renaming, it leaves alone what is there.
+    let linked = fs::hard_link(&draft, path);
+    fs::remove_file(&draft)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => fs::File::open(folder)?.sync_all()?,
+    }
+    fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Barrier, thread};
+
+    use super::*;
+
+    /// As nodes that share a database and a folder would, when they are started for the first time all at once.
+    #[test]
+    fn of_many_who_make_the_key_file_at_once_all_get_the_key_that_is_in_it() {
+        const STARTS: usize = 20;
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("data").join("master.key");
+            let source =
+                KeySource { given: Vec::new(), profile: Profile::Development, file: Some(path.clone()) };
+            let (sources, barrier) = (Sources::system(), Barrier::new(STARTS));
+            let start = || {
+                barrier.wait();
+                source.keys(true, &sources).unwrap()
+            };
+            let keys: Vec<_> = thread::scope(|scope| {
+                let starts: Vec<_> = (0..STARTS).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            let kept = MasterKey::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+            assert!(keys.iter().all(|keys| *keys == [kept.clone()]));
+            let files = fs::read_dir(path.parent().unwrap()).unwrap();
+            assert_eq!(files.count(), 1, "no draft is left");
+        }
+    }
 }

@@ -149,6 +149,17 @@ impl EventDraft {
 
     /// Checks every rule. `now` judges a given id, and with `random` makes one where none is given.
     pub fn validate(self, now: Timestamp, random: IdEntropy) -> Result<NewEvent, Violations> {
+        self.validate_by_either(now, now, random)
+    }
+
+    /// The same where the clock may read `wall` while it is taken to be `now`, which never goes back: a given id that is
+    /// timely by either is accepted. One wrong reading, which `now` goes on from, then keeps nobody's ids out.
+    pub fn validate_by_either(
+        self,
+        now: Timestamp,
+        wall: Timestamp,
+        random: IdEntropy,
+    ) -> Result<NewEvent, Violations> {
         let mut faults = Faults::new();
         let event_type =
             faults.take("/event_type", EventType::try_new(&self.event_type).map_err(Rule::EventType));
@@ -174,7 +185,7 @@ impl EventDraft {
         });
         let given_id = self.id.map(EventId::from_uuid);
         if let Some(id) = given_id {
-            faults.require(id_is_timely(id, now), "/id", || Rule::Malformed {
+            faults.require(id_is_timely(id, now) || id_is_timely(id, wall), "/id", || Rule::Malformed {
                 expected: "a UUIDv7 at most 5 minutes ahead and not older than 90 days",
             });
         }
@@ -452,6 +463,19 @@ mod tests {
         assert!(with(at(-ID_AGE_MAX)).is_empty());
         assert_eq!(with(at(-ID_AGE_MAX - SignedDuration::from_mins(1))).len(), 1);
         assert_eq!(with(Uuid::nil()).len(), 1);
+    }
+
+    #[test]
+    fn an_id_that_is_timely_by_either_clock_is_accepted() {
+        let at = |hours| now() + SignedDuration::from_hours(hours);
+        let is_accepted = |of: Timestamp, now, wall| {
+            let draft =
+                EventDraft { id: Some(EventId::new(of, [1; 10]).uuid()), ..EventDraft::new("a.b", "{}") };
+            draft.validate_by_either(now, wall, [7; 10]).is_ok()
+        };
+        let ahead = at(24 * 365);
+        assert!(is_accepted(at(0), ahead, at(0)) && is_accepted(ahead, ahead, at(0)));
+        assert!(!is_accepted(at(24 * 180), ahead, at(0)), "between them it is timely by neither");
     }
 
     #[test]

@@ -100,7 +100,9 @@ impl Tenant {
     pub(crate) fn validate(&self, draft: EventDraft) -> Result<NewEvent, Violations> {
         let context_id = self.written_context(draft.context_id);
         let draft = EventDraft { context_id: context_id.clone().unwrap_or(draft.context_id), ..draft };
-        match (draft.validate(self.sources().now(), self.sources().bytes()), context_id) {
+        let sources = self.sources();
+        let validated = draft.validate_by_either(sources.now(), sources.wall(), sources.bytes());
+        match (validated, context_id) {
             (validated, Ok(_)) => validated,
             (Ok(_), Err(violations)) => Err(violations),
             (Err(violations), Err(more)) => Err(violations.and(more)),

@@ -1,11 +1,12 @@
 //! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
 
 use neo_events::{
-    Conflict, Error, EventDraft, EventQuery, Schema, Sources, StoreError, Uuid, domain::id::EventId, rusqlite,
+    Clock, Conflict, Error, EventDraft, EventQuery, NeoEvents, Schema, SignedDuration, Sources, StoreError,
+    Uuid, domain::id::EventId, rusqlite,
 };
 
 use crate::{
-    receiver::Receiver,
+    receiver::{PATIENCE, Receiver},
     world::{JumpingClock, World},
 };
 
@@ -139,6 +140,27 @@ async fn other_tenants_are_not_there() {
     let nobody = world.neo.tenant(Schema::tenant("nobody").unwrap());
     let refused = nobody.create_and_publish("a.b", "{}").await;
     assert!(matches!(refused, Err(Error::Store(StoreError::UnknownSchema(_)))));
+}
+
+/// The time that decides what is due goes on from a wrong reading, also after a restart; who publishes need not.
+#[tokio::test]
+async fn a_clock_that_was_wrong_once_keeps_no_given_id_out() {
+    const YEAR: i64 = 365 * 86_400;
+    let clock = JumpingClock::start();
+    let right = given(EventId::new(clock.wall(), [1; 10]).uuid(), "{}");
+    let World { neo, folder } = World::with(|builder| builder.sources(clock.sources())).await;
+    clock.jump(YEAR);
+    neo.platform().create_and_publish("a.b", "{}").await.unwrap();
+    clock.jump(-YEAR);
+    assert!(neo.platform().publish(right.clone()).await.is_ok());
+    neo.shutdown(PATIENCE).await;
+    let builder = NeoEvents::builder(folder.path().join("admin.db")).sources(clock.sources());
+    let neo = builder.start().await.unwrap();
+    assert!(neo.platform().publish(right).await.unwrap().duplicate);
+    let right = given(EventId::new(clock.wall(), [2; 10]).uuid(), "{}");
+    assert!(neo.platform().publish(right).await.is_ok());
+    let late = given(EventId::new(clock.wall() - SignedDuration::from_hours(24 * 91), [3; 10]).uuid(), "{}");
+    assert!(matches!(neo.platform().publish(late).await, Err(Error::Invalid(_))));
 }
 
 #[tokio::test]

@@ -159,7 +159,8 @@ impl Builder {
             self.sources.not_before(newest.event.created_at);
         }
         seed(store.as_ref(), &self.sources).await?;
-        let transport = Arc::new(HttpTransport::new(egress.clone()));
+        let limits = self.profile.endpoint_limits();
+        let transport = Arc::new(HttpTransport::new(egress.clone(), limits));
         let (of_engine, sources) = (Arc::clone(&store), self.sources.clone());
         let engine = Engine::start(of_engine, transport, Arc::clone(&keyring), sources, self.passes);
         let shared = Shared {
@@ -168,7 +169,7 @@ impl Builder {
             keyring,
             egress,
             sources: self.sources,
-            limits: self.profile.endpoint_limits(),
+            limits,
             engine: engine.handle(),
             keys: KeyMemory::default(),
             explaining: Arc::new(Semaphore::new(1)),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use neo_events_domain::{
     delivery::{RESPONSE_BODY_BYTES_KEPT, ReceivedResponse},
-    endpoint::HttpMethod,
+    endpoint::{EndpointLimits, HttpMethod},
     request::{self, Header},
     retry::FailureCode,
 };
@@ -24,14 +24,16 @@ const TARGETS_MAX: usize = 4096;
 /// Sends deliveries through the egress.
 pub(crate) struct HttpTransport {
     egress: Egress,
+    /// Whether certificates are verified whatever an endpoint says: it may have been written under another profile.
+    tls_is_verified: bool,
     /// The policy never changes, and says the same of the same text each time; parsing it costs as much as signing. Where
     /// a name leads is judged anew with each connection.
     targets: RwLock<HashMap<String, Target>>,
 }
 
 impl HttpTransport {
-    pub(crate) fn new(egress: Egress) -> Self {
-        Self { egress, targets: RwLock::default() }
+    pub(crate) fn new(egress: Egress, limits: EndpointLimits) -> Self {
+        Self { egress, tls_is_verified: limits.tls_is_verified, targets: RwLock::default() }
     }
 
     fn target(&self, url: &str) -> Result<Target, TargetRefused> {
@@ -66,7 +68,7 @@ impl Transport for HttpTransport {
             body: request.body,
             total_timeout: request.timeout,
             follow_redirects: request.follow_redirects,
-            verify_tls: request.verify_tls,
+            verify_tls: request.verify_tls || self.tls_is_verified,
         });
         match sent.await {
             Ok(response) => answered(&response),
@@ -150,6 +152,7 @@ fn failure_code(kind: FailureKind) -> FailureCode {
 
 #[cfg(test)]
 mod tests {
+    use neo_events_domain::endpoint::Profile;
     use neo_events_egress::{EgressConfig, TargetPolicy};
 
     use super::*;
@@ -157,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_accepted_is_remembered_up_to_a_limit_and_what_is_refused_is_not() {
         let egress = Egress::new(EgressConfig::new(TargetPolicy::production())).unwrap();
-        let transport = HttpTransport::new(egress);
+        let transport = HttpTransport::new(egress, Profile::Production.endpoint_limits());
         let known = || transport.targets.read().unwrap().len();
         for n in 0..=TARGETS_MAX {
             let url = format!("https://example.com/{n}");

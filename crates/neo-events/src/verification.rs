@@ -57,6 +57,8 @@ impl Tenant {
     }
 
     async fn probe(&self, url: &str, verify_tls: bool, seconds: u32) -> Result<ConnectivityReport, Error> {
+        // The endpoint may have been written under another profile.
+        let verify_tls = verify_tls || self.shared.limits.tls_is_verified;
         let target = self.shared.egress.policy().judge_url(url);
         let target = target.map_err(|refused| Violations::one("/url", Rule::Target(refused.to_string())))?;
         let report = self.shared.egress.probe(&target, verify_tls, Duration::from_secs(seconds.into())).await;

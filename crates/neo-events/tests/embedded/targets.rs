@@ -10,11 +10,14 @@ use std::{
 };
 
 use neo_events::{
-    DeliveryState, DeliveryStatus, EndpointDraft, EndpointPatch, Error, EventDraft, Lookup, MasterKey,
-    Profile, Resolve, Resolved, Sources, SubscriptionDraft, TargetPolicy,
+    Builder, DeliveryState, DeliveryStatus, EndpointDraft, EndpointPatch, Error, EventDraft, Lookup,
+    MasterKey, NeoEvents, Profile, Resolve, Resolved, Sources, SubscriptionDraft, TargetPolicy,
 };
 
-use crate::world::World;
+use crate::{
+    receiver::{eventually, self_signed},
+    world::World,
+};
 
 fn keys() -> Vec<MasterKey> {
     vec![MasterKey::generate(&Sources::system())]
@@ -75,4 +78,31 @@ async fn a_name_that_turns_inward_is_refused_where_it_is_connected_to() {
     assert_eq!(history.latest_attempt().unwrap().error_code.as_deref(), Some("target_refused"));
     let nobody_came = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
     assert!(nobody_came.is_err());
+}
+
+#[tokio::test]
+async fn production_verifies_certificates_whatever_was_written_under_another_profile() {
+    let (url, _receiver) = self_signed().await;
+    let keys = keys();
+    let with = |builder: Builder, profile| {
+        builder.profile(profile).master_keys(keys.clone()).target_policy(TargetPolicy::development())
+    };
+    let World { neo, folder } = World::with(|builder| with(builder, Profile::Staging)).await;
+    let draft = EndpointDraft { verify_ssl: Some(false), ..EndpointDraft::standard("x", url) };
+    let id = neo.platform().create_endpoint(draft, None).await.unwrap().endpoint.id;
+    let everything = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+    neo.platform().create_subscription(id, everything).await.unwrap();
+    assert!(neo.platform().verify_endpoint(id).await.unwrap().connectivity.reachable);
+    neo.shutdown(Duration::from_secs(5)).await;
+
+    let builder = NeoEvents::builder(folder.path().join("admin.db"));
+    let world = World { neo: with(builder, Profile::Production).start().await.unwrap(), folder };
+    world.publish("{}").await;
+    let history = eventually("an attempt", async || {
+        let history = world.tenant().delivery(world.deliveries().await.first()?.id).await.unwrap();
+        history.latest_attempt().is_some().then_some(history)
+    });
+    assert_eq!(history.await.latest_attempt().unwrap().error_code.as_deref(), Some("tls"));
+    let report = world.tenant().verify_endpoint(id).await.unwrap();
+    assert_eq!((report.connectivity.error_code, report.endpoint.is_verified), (Some("tls"), false));
 }

@@ -13,6 +13,10 @@ pub const JITTER_SHARE: f64 = 0.1;
 /// is settled meanwhile. What waits longer was put off by a clock that ran ahead.
 pub const WAIT_MAX: SignedDuration = SignedDuration::from_mins(67);
 
+/// What was never attempted was due at once when it was written. What is due later than this was put off by a clock that
+/// ran ahead; less is how far clocks of nodes may be apart.
+pub const FIRST_WAIT_MAX: SignedDuration = SignedDuration::from_secs(10);
+
 /// When and how often to try again. Copied to each delivery when it is created.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {

@@ -15,7 +15,7 @@ use neo_events_domain::{
     delivery::CANCEL_REASON_ENDPOINT_DELETED,
     event::to_micros,
     id::{DeliveryId, Id},
-    retry::WAIT_MAX,
+    retry::{FIRST_WAIT_MAX, WAIT_MAX},
     tenant::Schema,
 };
 use tokio::time::Instant;
@@ -34,27 +34,35 @@ use crate::{
 const STEP_MAX: usize = 500;
 /// How often the far end of every queue is looked at.
 const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the newest deliveries of tenants are looked at, of those that have one that is not due yet.
+const AHEAD_INTERVAL: Duration = Duration::from_mins(1);
 
 /// When the rarer parts are due again.
 #[derive(Default)]
 pub(crate) struct TendTimes {
-    put_off: Mutex<Option<Instant>>,
+    put_off: NextTime,
+    ahead: NextTime,
     /// This node's session when it last tended.
     session_no: AtomicI64,
 }
 
-impl TendTimes {
-    fn put_off_is_due(&self) -> bool {
-        let mut at = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+/// When something is to be done next; at once if nothing is said.
+#[derive(Default)]
+struct NextTime(Mutex<Option<Instant>>);
+
+impl NextTime {
+    /// Whether it is time; then it will be again after the interval.
+    fn has_come(&self, interval: Duration) -> bool {
+        let mut at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = at.is_none_or(|at| at <= Instant::now());
         if is_due {
-            *at = Some(Instant::now() + PUT_OFF_INTERVAL);
+            *at = Some(Instant::now() + interval);
         }
         is_due
     }
 
-    fn look_again_at_put_off(&self) {
-        *self.put_off.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn is_now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -62,10 +70,13 @@ impl TendTimes {
 pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, Failure> {
     // A claim in the name of a session that is gone sees nothing and takes it for everything.
     let session_no = store.inner.session.no();
-    let is_new = store.inner.tend_times.session_no.swap(session_no, Ordering::Relaxed) != session_no;
+    let times = &store.inner.tend_times;
+    let is_new = times.session_no.swap(session_no, Ordering::Relaxed) != session_no;
     if bury_others(store).await || is_new {
         store.inner.horizon.forget();
         store.inner.floors.forget_all();
+        // Its clock may have been ahead.
+        times.ahead.is_now();
     }
     let conn = store.inner.connections.work().await?;
     let mut more = finish_requests(store, &conn, now).await.unwrap_or_else(|failure| {
@@ -80,8 +91,12 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
             false
         });
     }
-    if store.inner.tend_times.put_off_is_due() && bring_back(store, &conn, now).await? {
-        store.inner.tend_times.look_again_at_put_off();
+    if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &conn, now).await? {
+        times.put_off.is_now();
+        more = true;
+    }
+    if times.ahead.has_come(AHEAD_INTERVAL) && bring_back_ahead(store, &conn, now).await? {
+        times.ahead.is_now();
         more = true;
     }
     Ok(more)
@@ -162,6 +177,41 @@ async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Resul
         more |= moved > 0 && ids.len() >= STEP_MAX;
     }
     Ok(more)
+}
+
+/// Makes due now what was never attempted and is not due at once. Answers whether there may be more.
+async fn bring_back_ahead(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
+    let at_once = now.checked_add(FIRST_WAIT_MAX).unwrap_or(Timestamp::MAX);
+    let tenants = conn.query(sql::DELIVERY_QUEUE_TENANTS_DUE_AFTER, &Schema::admin(), &[&at_once]).await?;
+    let mut more = false;
+    for row in &tenants {
+        let no = Columns::of(row).take()?;
+        let Some(schema) = schema_of(store, conn, no).await? else { continue };
+        more |= bring_back_ahead_of(conn, (&schema, no), at_once, now).await.unwrap_or_else(|failure| {
+            // Others have nothing to do with it.
+            tracing::error!(%failure, %schema, "deliveries that a clock put off were not brought back");
+            false
+        });
+    }
+    Ok(more)
+}
+
+async fn bring_back_ahead_of(
+    conn: &Conn,
+    (schema, tenant_no): (&Schema, i32),
+    at_once: Timestamp,
+    now: Timestamp,
+) -> Result<bool, Failure> {
+    let (first, limit) =
+        (DeliveryId::new(at_once, [0; 10]).uuid(), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
+    let found = conn.query(sql::DELIVERIES_AHEAD, schema, &[&first, &at_once, &limit]).await?;
+    let ids: Vec<Uuid> = found.iter().map(|row| Columns::of(row).uuid()).collect::<Result<_, _>>()?;
+    if ids.is_empty() {
+        return Ok(false);
+    }
+    let params: [Param<'_>; 4] = [&tenant_no, &ids, &at_once, &to_micros(now)];
+    let moved = conn.execute(sql::DELIVERIES_BRING_BACK, schema, &params).await?;
+    Ok(moved > 0 && ids.len() >= STEP_MAX)
 }
 
 /// What a claim found of an endpoint that was deleted while its deliveries were being written: it goes the way of the

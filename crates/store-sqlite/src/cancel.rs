@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use neo_events_domain::{
-    Timestamp,
-    delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState},
+    SignedDuration, Timestamp,
+    delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState, DeliveryStatus},
     id::{DeliveryId, EndpointId},
-    retry::WAIT_MAX,
+    retry::{FIRST_WAIT_MAX, WAIT_MAX},
 };
 use neo_events_store::Changed;
 use rusqlite::Connection;
@@ -93,12 +93,11 @@ impl Step for DeleteEndpoint {
 /// Finishes cancellations that were begun and brings back what waits too long, at most a step's worth.
 pub(crate) struct Tend {
     sweep: Sweep,
-    put_off: Vec<i64>,
+    put_off: PutOff,
 }
 
 impl Tend {
-    /// `put_off` is what [`put_off`] found.
-    pub(crate) fn new(leases: &Arc<Leases>, now: Timestamp, put_off: Vec<i64>) -> Self {
+    pub(crate) fn new(leases: &Arc<Leases>, now: Timestamp, put_off: PutOff) -> Self {
         Self { sweep: Sweep::new(leases, now), put_off }
     }
 }
@@ -113,31 +112,87 @@ impl Step for Tend {
         for endpoint_no in listed(scope.connection(), sql::ENDPOINT_REMOVALS_LIST)? {
             self.sweep.end_deliveries_of(scope, endpoint_no)?;
         }
-        bring_back(scope, &self.put_off, self.sweep.now)?;
-        Ok(self.sweep.cut_short || self.put_off.len() == BROUGHT_BACK_PER_STEP_MAX)
+        self.put_off.bring_back(scope, self.sweep.now)?;
+        Ok(self.sweep.cut_short || self.put_off.is_full())
     }
 }
 
-/// Deliveries that wait longer than anything makes them: their due time is that of a clock that ran ahead. At most a
-/// step's worth.
-pub(crate) fn put_off(conn: &Connection, now: Timestamp) -> Result<Vec<i64>, Failure> {
-    deliveries::due_after(conn, latest_due(now), BROUGHT_BACK_PER_STEP_MAX)
+/// How far a file was looked through, in the order of ids, for deliveries that were never attempted and are not due at
+/// once. Its only process decides by a time that never goes back, so they are of an earlier opening, and looking through
+/// them once is enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum LookedAhead {
+    #[default]
+    NotYet,
+    To(DeliveryId),
+    ToTheEnd,
 }
 
-fn latest_due(now: Timestamp) -> Timestamp {
-    now.checked_add(WAIT_MAX).unwrap_or(Timestamp::MAX)
+/// Deliveries whose due time is that of a clock that ran ahead. At most a step's worth of each kind.
+pub(crate) struct PutOff {
+    /// Those that wait longer than anything makes them.
+    late: Vec<i64>,
+    /// Those that were never attempted.
+    ahead: Vec<i64>,
+    /// How far the latter were looked for once these are brought back.
+    pub(crate) looked_ahead: LookedAhead,
 }
 
-/// Makes due now what still waits too long. An attempt in flight settles over it.
-fn bring_back(scope: &mut Scope<'_>, seqs: &[i64], now: Timestamp) -> Result<(), Failure> {
-    let latest = Micros::from(latest_due(now));
-    for seq in seqs {
-        let Some(standing) = Standing::of(scope, *seq)? else { continue };
-        if standing.due_at.is_some_and(|due_at| due_at > latest) {
-            deliveries::set_due(scope, *seq, &standing, now)?;
+impl PutOff {
+    pub(crate) fn find(conn: &Connection, looked: LookedAhead, now: Timestamp) -> Result<Self, Failure> {
+        let late = deliveries::due_after(conn, later(now, WAIT_MAX), BROUGHT_BACK_PER_STEP_MAX)?;
+        let at_once = later(now, FIRST_WAIT_MAX);
+        let after = match looked {
+            LookedAhead::NotYet => DeliveryId::new(at_once, [0; 10]),
+            LookedAhead::To(id) => id,
+            LookedAhead::ToTheEnd => return Ok(Self { late, ahead: Vec::new(), looked_ahead: looked }),
+        };
+        let found = deliveries::ahead(conn, (after, at_once), BROUGHT_BACK_PER_STEP_MAX)?;
+        let looked_ahead = match found.last() {
+            Some((_, last)) if found.len() == BROUGHT_BACK_PER_STEP_MAX => LookedAhead::To(*last),
+            _ => LookedAhead::ToTheEnd,
+        };
+        Ok(Self { late, ahead: found.into_iter().map(|(seq, _)| seq).collect(), looked_ahead })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.late.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Whether there may be more.
+    fn is_full(&self) -> bool {
+        [&self.late, &self.ahead].iter().any(|found| found.len() == BROUGHT_BACK_PER_STEP_MAX)
+    }
+
+    /// Makes due now what still waits too long. An attempt in flight settles over it.
+    fn bring_back(&self, scope: &mut Scope<'_>, now: Timestamp) -> Result<(), Failure> {
+        let (late, at_once) = (Micros::from(later(now, WAIT_MAX)), Micros::from(later(now, FIRST_WAIT_MAX)));
+        for seq in &self.late {
+            due_now_if(scope, *seq, now, |standing| standing.due_at > Some(late))?;
         }
+        for seq in &self.ahead {
+            due_now_if(scope, *seq, now, |standing| {
+                standing.status == DeliveryStatus::Pending && standing.due_at > Some(at_once)
+            })?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+fn due_now_if(
+    scope: &mut Scope<'_>,
+    seq: i64,
+    now: Timestamp,
+    waits_too_long: impl FnOnce(&Standing) -> bool,
+) -> Result<(), Failure> {
+    match Standing::of(scope, seq)? {
+        Some(standing) if waits_too_long(&standing) => deliveries::set_due(scope, seq, &standing, now),
+        _ => Ok(()),
+    }
+}
+
+fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
+    now.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
 /// Ends deliveries that nobody works on, and asks for the end of those in flight.

@@ -174,6 +174,21 @@ pub(crate) fn due_after(conn: &Connection, at: Timestamp, limit: usize) -> Resul
     Ok(statement.query_map(params![Micros::from(at), limit], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
+/// Deliveries after this one in the order of ids that were never attempted and are due after a time.
+pub(crate) fn ahead(
+    conn: &Connection,
+    (after, at): (DeliveryId, Timestamp),
+    limit: usize,
+) -> Result<Vec<(i64, DeliveryId)>, Failure> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = conn.prepare_cached(sql::DELIVERIES_AHEAD)?;
+    let rows = statement.query_map(params![key(after), Micros::from(at), limit], |row| {
+        let mut columns = Columns::of(row);
+        Ok((columns.take()?, columns.id()?))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// Makes a delivery that is not over due at another time, whatever its state.
 pub(crate) fn set_due(
     scope: &mut Scope<'_>,

@@ -20,7 +20,7 @@ use neo_events_store::{
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{
-    cancel::{Tend, put_off},
+    cancel::{PutOff, Tend},
     columns::{Columns, Micros},
     dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
     endpoints, events,
@@ -206,16 +206,20 @@ async fn claim_dispatches(
 
 async fn tend(file: &TenantFile, now: Timestamp) -> Result<bool, StoreError> {
     // Found beside the writer, so that nobody's commit waits for the search.
+    let looked_ahead = file.looked_ahead();
     let look = move |conn: &Connection| {
         let begun = conn.prepare_cached(sql::STORE_BEGUN)?.query_row([], |row| row.get::<_, bool>(0))?;
-        Ok((begun, put_off(conn, now)?))
+        Ok((begun, PutOff::find(conn, looked_ahead, now)?))
     };
     let (begun, put_off) = file.look(look).await?;
-    if begun || !put_off.is_empty() {
-        file.write(Tend::new(&file.delivery_leases, now, put_off)).await
+    let looked_ahead = put_off.looked_ahead;
+    let more = if begun || !put_off.is_empty() {
+        file.write(Tend::new(&file.delivery_leases, now, put_off)).await?
     } else {
-        Ok(false)
-    }
+        false
+    };
+    file.looked_ahead_to(looked_ahead);
+    Ok(more)
 }
 
 /// An endpoint that was deleted meanwhile gets no delivery; the event is stored all the same.

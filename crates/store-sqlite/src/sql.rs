@@ -27,6 +27,7 @@ statements! {
     CATALOGUE_ADVANCE = "catalogue/advance",
     CATALOGUE_CHANGES = "catalogue/changes",
     CATALOGUE_VERSION = "catalogue/version",
+    DELIVERIES_AHEAD = "deliveries/ahead",
     DELIVERIES_BOUNDS = "deliveries/bounds",
     DELIVERIES_BY_ID = "deliveries/by_id",
     DELIVERIES_BY_SEQ = "deliveries/by_seq",

@@ -12,6 +12,7 @@ use neo_events_store::StoreError;
 use rusqlite::Connection;
 
 use crate::{
+    cancel::LookedAhead,
     failure::Failure,
     leases::{Leases, Tokens},
     open::{OpenError, Opened, SqliteOptions, open},
@@ -35,6 +36,8 @@ pub(crate) struct TenantFile {
     pub(crate) path: PathBuf,
     /// When somebody last called for it.
     used_at: Mutex<Instant>,
+    /// How far it was looked through for what a clock put off before it was opened.
+    looked_ahead: Mutex<LookedAhead>,
     /// Until when the passes leave it alone, since one failed.
     ailing_until: Mutex<Option<Instant>>,
     pub(crate) readers: Arc<Readers>,
@@ -71,6 +74,7 @@ impl TenantFile {
             delivery_leases: Arc::new(Leases::new(Arc::clone(&tokens))),
             dispatch_leases: Arc::new(Leases::new(tokens)),
             used_at: Mutex::new(Instant::now()),
+            looked_ahead: Mutex::default(),
             ailing_until: Mutex::default(),
             readers: Arc::new(Readers::new(opened.readers, options.read_timeout)),
             claims: Arc::new(tokio::sync::Mutex::new(Some(opened.claims))),
@@ -124,6 +128,16 @@ impl TenantFile {
     /// When somebody last used it.
     pub(crate) fn used_at(&self) -> Instant {
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far it was looked through for what a clock put off.
+    pub(crate) fn looked_ahead(&self) -> LookedAhead {
+        *self.looked_ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found up to here is due now.
+    pub(crate) fn looked_ahead_to(&self, to: LookedAhead) {
+        *self.looked_ahead.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 
     /// Whether the passes leave it alone.

@@ -75,6 +75,7 @@ macro_rules! for_each_scenario {
             gone_disables_the_endpoint
             gone_spares_what_was_moved_or_activated_since
             nothing_waits_longer_than_any_policy_says
+            what_was_never_attempted_waits_for_no_clock
             due_endpoints_are_those_with_open_work
             waiting_deliveries_are_cancelled_at_once
             deliveries_in_flight_are_cancelled_when_they_land

@@ -3,13 +3,14 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use neo_events::{
-    Clock, DeliveryStatus, EventDraft, EventQuery, MasterKey, NeoEvents, Shutdown, SignedDuration, Sources,
-    StartError, SystemClock, SystemRandom, Timestamp,
+    Clock, DeliveryQuery, DeliveryStatus, EndpointDraft, EventDraft, EventQuery, MasterKey, NeoEvents,
+    PageRequest, Passes, Shutdown, SignedDuration, Sources, StartError, SubscriptionDraft, SystemClock,
+    SystemRandom, TenantDraft, Timestamp,
 };
 
 use crate::{
     receiver::{Answer, Receiver, eventually},
-    world::World,
+    world::{JumpingClock, World},
 };
 
 #[tokio::test]
@@ -114,6 +115,37 @@ async fn a_wrong_or_lost_master_key_is_found_before_anything_is_delivered() {
     assert!(!key_file.exists());
     let right = vec![MasterKey::parse(&kept).unwrap()];
     assert!(builder().master_keys(right).start().await.is_ok());
+}
+
+/// Also by less than a policy may put off, and where nothing of the platform's own says how late it had been.
+#[tokio::test]
+async fn what_was_never_attempted_does_not_wait_for_a_clock_that_was_set_back_a_little() {
+    const HALF_AN_HOUR: i64 = 1800;
+    let (clock, receiver) = (JumpingClock::start(), Receiver::start().await);
+    let only_dispatches = Passes { dispatch: true, deliver: false };
+    let World { neo, folder } =
+        World::with(|builder| builder.sources(clock.sources()).passes(only_dispatches)).await;
+    let draft = TenantDraft { slug: Some("acme".into()), ..TenantDraft::default() };
+    let schema = neo.directory().create_tenant(draft).await.unwrap().schema;
+    let tenant = neo.tenant(schema);
+    let endpoint = EndpointDraft::standard("n", &*receiver.url);
+    let id = tenant.create_endpoint(endpoint, None).await.unwrap().endpoint.id;
+    let everything = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+    tenant.create_subscription(id, everything).await.unwrap();
+    clock.jump(HALF_AN_HOUR);
+    tenant.create_and_publish("a.b", "{}").await.unwrap();
+    eventually("a delivery", async || {
+        let found = tenant.deliveries(&DeliveryQuery::default(), PageRequest::first(1)).await.unwrap();
+        (found.items.len() == 1).then_some(())
+    })
+    .await;
+    drop(tenant);
+    neo.shutdown(Duration::from_secs(5)).await;
+    clock.jump(-HALF_AN_HOUR);
+    let builder = NeoEvents::builder(folder.path().join("admin.db")).sources(clock.sources());
+    let neo = builder.start().await.unwrap();
+    receiver.wait_for(1).await;
+    neo.shutdown(Duration::from_secs(5)).await;
 }
 
 /// The wall, some hours back.

@@ -9,7 +9,7 @@ use neo_events_domain::{
     endpoint::DISABLED_REASON_GONE,
     event::{NewEvent, to_micros},
     id::EndpointId,
-    retry::{Progress, Verdict, WAIT_MAX},
+    retry::{FIRST_WAIT_MAX, Progress, Verdict, WAIT_MAX},
     tenant::Schema,
 };
 use neo_events_store::{
@@ -349,6 +349,7 @@ impl Tables {
 
     fn tend(&mut self, now: Timestamp, watcher: &Watcher) {
         let late = now.saturating_add(WAIT_MAX).unwrap_or(Timestamp::MAX);
+        let at_once = now.saturating_add(FIRST_WAIT_MAX).unwrap_or(Timestamp::MAX);
         let open: Vec<_> = self.open.iter().map(|(.., at)| *at).collect();
         for at in open {
             let row = &self.deliveries[at];
@@ -356,7 +357,9 @@ impl Tables {
                 if !is_live(row.hold, now) {
                     self.cancel(at, &reason, now, watcher);
                 }
-            } else if row.due_at > late {
+            } else if row.due_at > late
+                || (row.due_at > at_once && row.delivery.state == DeliveryState::Pending)
+            {
                 self.move_to(at, brought_back(&row.delivery, now), now, watcher);
             }
         }

@@ -30,7 +30,7 @@ fn work() -> String {
 const READ: &str = "set plan_cache_mode = force_custom_plan; set jit = off; set search_path = pg_catalog";
 
 /// Statements of the passes and of publishing, each with parameters of which only the types matter.
-const OF_WORK: [(&str, &str); 37] = [
+const OF_WORK: [(&str, &str); 39] = [
     (
         "events/append",
         "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now(), true, '{}'",
@@ -57,6 +57,7 @@ const OF_WORK: [(&str, &str); 37] = [
     ("delivery_queue/delete", "1, ENDPOINT, now(), DELIVERY"),
     ("delivery_queue/of_endpoint", "1, ENDPOINT, 500, now()"),
     ("delivery_queue/put_off", "now(), 500"),
+    ("delivery_queue/tenants_due_after", "now()"),
     ("deliveries/work", "'{}'"),
     ("deliveries/insert", "1, now(), DELIVERY, EVENT, ENDPOINT, 'event', '{}', now(), 5, 4, 5, 2"),
     (
@@ -70,6 +71,7 @@ const OF_WORK: [(&str, &str); 37] = [
     ),
     ("deliveries/change", "DELIVERY, 'pending', 0, now(), 'retrying', now(), 5, false, null, null"),
     ("deliveries/trouble", "DELIVERY, ENDPOINT, 'retrying'"),
+    ("deliveries/ahead", "DELIVERY, now(), 500"),
     ("deliveries/bring_back", "1, '{}', now(), now()"),
     ("deliveries/cancel_all", "1, ENDPOINT, '{}', 'gone'"),
     ("deliveries/request_cancel_all", "1, ENDPOINT, '{}', 'gone'"),

@@ -306,6 +306,38 @@ pub async fn nothing_waits_longer_than_any_policy_says(store: &dyn Store) {
     assert_eq!(world.claim(&endpoint, 5000, 100).await.len(), pending.len() + 1 - 3);
 }
 
+/// A clock that ran ahead for a few minutes puts off what was never attempted no longer than until it is right; what was
+/// attempted may wait as long by its policy, and keeps waiting.
+pub async fn what_was_never_attempted_waits_for_no_clock(store: &dyn Store) {
+    const AHEAD: i64 = 30 * 60;
+    let world = World::new(store);
+    let endpoint = world.endpoint().await;
+    let retrying = world.delivery_to(&endpoint, 0).await;
+    for lease in world.claim(&endpoint, 1, 0).await {
+        world.settle(lease, Verdict::Retry(at(AHEAD)), 1).await;
+    }
+    let events = (0..1100).map(|_| world.event(EventDraft::new("user.created", "{}"), AHEAD)).collect();
+    world.append(events, AHEAD).await;
+    let put_off = world.dispatch(&[&endpoint], AHEAD).await;
+    let soon = world.delivery_to(&endpoint, 15).await;
+    assert!(world.claim(&endpoint, 10, 10).await.is_empty());
+
+    world.tend(10).await;
+    assert_eq!(
+        world.delivery_now(retrying).await.state,
+        DeliveryState::Retrying { next_retry_at: at(AHEAD) }
+    );
+    assert_eq!(world.delivery_now(put_off[0]).await.state, DeliveryState::Pending);
+    let claimed = world.claim(&endpoint, 5000, 10).await;
+    assert_eq!(claimed.len(), put_off.len());
+    assert!(claimed.iter().all(|lease| lease.work().delivery_id != soon), "clocks may be a little apart");
+    for lease in claimed.into_iter().take(3) {
+        world.settle(lease, Verdict::Succeeded, 11).await;
+    }
+    // The others' leases expire; nothing is queued twice.
+    assert_eq!(world.claim(&endpoint, 5000, 100).await.len(), put_off.len() + 1 - 3);
+}
+
 /// The endpoints that owe something are known, with when, and without what is in somebody's hands.
 pub async fn due_endpoints_are_those_with_open_work(store: &dyn Store) {
     let world = World::new(store);

@@ -1,12 +1,9 @@
 //! Reading events.
 
 use neo_events_domain::{Uuid, event::normalise_aggregate_type, id::EventId, violation::Violations};
-use neo_events_store::{EventQuery, Page, PageRequest, StoredEvent};
+use neo_events_store::{AggregateQuery, EventQuery, Page, PageRequest, StoredEvent};
 
 use crate::{Error, Tenant, context::no_rows};
-
-/// How many events of an aggregate are read at a time where most may be another context's.
-const EVENTS_PER_PAGE: u32 = 500;
 
 impl Tenant {
     /// One event.
@@ -34,46 +31,21 @@ impl Tenant {
         Ok(self.store().count_events(&self.schema, &query).await?)
     }
 
-    /// An aggregate's events after a version, by version ascending.
+    /// An aggregate's events after a version, by version ascending, and those of equal versions as they were stored.
     pub async fn aggregate_events(
         &self,
         aggregate_type: &str,
         aggregate_id: Uuid,
         after_version: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, Error> {
-        let aggregate_type = normalised(aggregate_type)?;
-        if self.context_id.is_some() {
-            let query = EventQuery {
-                aggregate_type: Some(aggregate_type),
-                aggregate_id: Some(aggregate_id),
-                ..EventQuery::default()
-            };
-            return self.by_version(query, after_version, limit).await;
-        }
-        let aggregate = (aggregate_type.as_str(), aggregate_id);
-        Ok(self.store().aggregate_events(&self.schema, aggregate, after_version, limit).await?)
-    }
-
-    /// The first of a query's events by version ascending, then as stored, in memory for `limit` of them and a page.
-    async fn by_version(
-        &self,
-        query: EventQuery,
-        after_version: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, Error> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut pages = self.event_pages(query, EVENTS_PER_PAGE);
-        let mut found: Vec<StoredEvent> = Vec::new();
-        while let Some(page) = pages.next().await? {
-            let later =
-                page.into_iter().rev().filter(|stored| stored.event.aggregate_version > after_version);
-            // Pages come newest first, so each goes in front: then sorting leaves equal versions as they were stored.
-            found.splice(0..0, later);
-            found.sort_by_key(|stored| stored.event.aggregate_version);
-            found.truncate(limit);
-        }
-        Ok(found)
+        page: PageRequest,
+    ) -> Result<Page<StoredEvent>, Error> {
+        let query = AggregateQuery {
+            aggregate_type: normalised(aggregate_type)?,
+            aggregate_id,
+            after_version,
+            context_id: self.context_id,
+        };
+        Ok(self.store().aggregate_events(&self.schema, &query, page).await?)
     }
 
     /// The version that an aggregate's next event gets; 1 if the caller sees none of its events.

@@ -10,7 +10,8 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{
-    Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent, TimeRange,
+    AggregateQuery, Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent,
+    TimeRange,
 };
 use tokio_postgres::Row;
 
@@ -20,7 +21,7 @@ use crate::{
     columns::{Columns, int},
     conn::{Connection, Param},
     failure::Failure,
-    page::{before_time, limit_of, page, time_cursor},
+    page::{after_place, before_time, limit_of, page, place_cursor, time_cursor},
     sql::{self, Sql},
     store::PostgresStore,
 };
@@ -76,9 +77,6 @@ impl EventLog for PostgresStore {
             list(&conn, schema, list_statement(query), query, (before, Some(limit_of(&request)))).await?;
         let events = rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
         let cursor = |StoredEvent { event, .. }: &StoredEvent| time_cursor(event.created_at, event.id.uuid());
-        let bytes = |StoredEvent { event, .. }: &StoredEvent| {
-            event.event_data.as_str().len() + event.event_metadata.as_str().len()
-        };
         Ok(page(events, &request, cursor, bytes))
     }
 
@@ -96,18 +94,29 @@ impl EventLog for PostgresStore {
     async fn aggregate_events(
         &self,
         schema: &Schema,
-        aggregate: (&str, Uuid),
-        after_version: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
+        query: &AggregateQuery,
+        request: PageRequest,
+    ) -> Result<Page<StoredEvent>, StoreError> {
+        let after = after_place(&request, query.after_version)?;
         let conn = self.reading(schema).await?;
-        let (of, id) = aggregate;
-        if of.contains('\0') {
-            return Ok(Vec::new());
+        if query.aggregate_type.contains('\0') {
+            return Ok(Page { items: Vec::new(), next: None });
         }
-        let (after, limit) = (int(after_version), i64::from(limit));
-        let rows = conn.query(sql::EVENTS_BY_AGGREGATE, schema, &[&id, &of, &after, &limit]).await?;
-        Ok(rows.iter().map(stored).collect::<Result<_, _>>()?)
+        let params: [Param<'_>; 7] = [
+            &query.aggregate_id,
+            &query.aggregate_type,
+            &int(after.0),
+            &after.1,
+            &after.2,
+            &query.context_id,
+            &limit_of(&request),
+        ];
+        let rows = conn.query(sql::EVENTS_BY_AGGREGATE, schema, &params).await?;
+        let events = rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
+        let cursor = |StoredEvent { event, .. }: &StoredEvent| {
+            place_cursor((event.aggregate_version, event.created_at, event.id.uuid()))
+        };
+        Ok(page(events, &request, cursor, bytes))
     }
 
     async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError> {
@@ -223,6 +232,11 @@ pub(crate) fn storable(range: TimeRange) -> TimeRange {
     let beginning = Timestamp::from_second(-62_167_219_200).unwrap_or(Timestamp::UNIX_EPOCH);
     let storable = |at: Timestamp| at.max(beginning);
     TimeRange { from: range.from.map(storable), to: range.to.map(storable) }
+}
+
+/// What an event's own texts weigh.
+fn bytes(StoredEvent { event, .. }: &StoredEvent) -> usize {
+    event.event_data.as_str().len() + event.event_metadata.as_str().len()
 }
 
 fn stored(row: &Row) -> Result<StoredEvent, Failure> {

@@ -1,4 +1,4 @@
-//! Lists in pages, newest first, by the key of the last row of the page before.
+//! Lists in pages, mostly newest first, by the key of the last row of the page before.
 
 use neo_events_domain::{Timestamp, Uuid};
 use neo_events_store::{Cursor, Page, PageRequest};
@@ -87,11 +87,32 @@ pub(crate) fn time_cursor(at: Timestamp, id: Uuid) -> Cursor {
 
 /// The time and id before which a page begins; `None` for the first one.
 pub(crate) fn before_time(request: &PageRequest) -> Result<Option<(Timestamp, Uuid)>, Failure> {
-    let Some(cursor) = &request.cursor else { return Ok(None) };
-    let (micros, id) = cursor.as_str().rsplit_once('-').ok_or(Failure::Cursor)?;
+    request.cursor.as_ref().map(|cursor| time_and_id(cursor.as_str())).transpose()
+}
+
+fn time_and_id(text: &str) -> Result<(Timestamp, Uuid), Failure> {
+    let (micros, id) = text.rsplit_once('-').ok_or(Failure::Cursor)?;
     let at = micros.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok());
     let (at, id) = (at.ok_or(Failure::Cursor)?, Uuid::try_parse(id).map_err(|_| Failure::Cursor)?);
-    if time_cursor(at, id) == *cursor { Ok(Some((at, id))) } else { Err(Failure::Cursor) }
+    if time_cursor(at, id).as_str() == text { Ok((at, id)) } else { Err(Failure::Cursor) }
+}
+
+/// Where an event stands among those of its aggregate: its version, its time and its id.
+type Place = (u32, Timestamp, Uuid);
+
+/// A cursor over an aggregate's events: the version, a dash, and as above.
+pub(crate) fn place_cursor((version, at, id): Place) -> Cursor {
+    Cursor::new(format!("{version}-{}", time_cursor(at, id).as_str()))
+}
+
+/// The place after which a page begins, of those after a version.
+pub(crate) fn after_place(request: &PageRequest, after_version: u32) -> Result<Place, Failure> {
+    let first = (after_version, Timestamp::MAX, Uuid::max());
+    let Some(cursor) = &request.cursor else { return Ok(first) };
+    let (version, rest) = cursor.as_str().split_once('-').ok_or(Failure::Cursor)?;
+    let (at, id) = time_and_id(rest)?;
+    let place = (version.parse().map_err(|_| Failure::Cursor)?, at, id);
+    if place_cursor(place) == *cursor { Ok(first.max(place)) } else { Err(Failure::Cursor) }
 }
 
 #[cfg(test)]
@@ -109,11 +130,18 @@ mod tests {
             assert!(matches!(before_number(&request(text)), Err(Failure::Cursor)), "{text}");
             assert!(matches!(before_id(&request(text)), Err(Failure::Cursor)), "{text}");
             assert!(matches!(before_time(&request(text)), Err(Failure::Cursor)), "{text}");
+            assert!(matches!(after_place(&request(text), 0), Err(Failure::Cursor)), "{text}");
         }
         let id = Uuid::from_u128(7);
         assert_eq!(before_id(&request(id_cursor(id).as_str())).unwrap(), id);
         let at = Timestamp::from_microsecond(-5).unwrap();
         assert_eq!(before_time(&request(time_cursor(at, id).as_str())).unwrap(), Some((at, id)));
+        let cursor = place_cursor((3, at, id));
+        assert_eq!(after_place(&request(cursor.as_str()), 2).unwrap(), (3, at, id));
+        assert_eq!(after_place(&request(cursor.as_str()), 3).unwrap(), (3, Timestamp::MAX, Uuid::max()));
+        for text in [format!("0{}", cursor.as_str()), format!("-{}", cursor.as_str()), "3-5".to_owned()] {
+            assert!(matches!(after_place(&request(&text), 0), Err(Failure::Cursor)), "{text}");
+        }
     }
 
     #[test]

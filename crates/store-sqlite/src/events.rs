@@ -7,7 +7,10 @@ use neo_events_domain::{
     id::EventId,
     tenant::Schema,
 };
-use neo_events_store::{Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent};
+use neo_events_store::{
+    AggregateQuery, Appended, Arrival, Cursor, EventLog, EventQuery, Page, PageRequest, StoreError,
+    StoredEvent,
+};
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
     direct::AppendArrivals,
     dispatches,
     failure::Failure,
-    page::{Span, Timeline, keys, limit_of, page},
+    page::{Span, Timeline, keys, limit_of, page, page_by},
     scope::{Kept, Newest, Scope},
     sql,
     store::SqliteStore,
@@ -54,9 +57,6 @@ impl EventLog for SqliteStore {
         let list = move |conn: &Connection| {
             let span = TIMELINE.span(conn, query.created)?.continued(request.cursor.as_ref())?;
             let seqs = seqs(conn, list_statement(&query), &query, (span, limit_of(&request)))?;
-            let bytes = |StoredEvent { event, .. }: &StoredEvent| {
-                event.event_data.as_str().len() + event.event_metadata.as_str().len()
-            };
             page(&seqs, &request, |seq| stored(conn, seq), bytes)
         };
         self.file(schema).await?.read(list).await
@@ -75,16 +75,13 @@ impl EventLog for SqliteStore {
     async fn aggregate_events(
         &self,
         schema: &Schema,
-        aggregate: (&str, Uuid),
-        after_version: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let (aggregate_type, aggregate_id) = (aggregate.0.to_owned(), aggregate.1);
+        query: &AggregateQuery,
+        request: PageRequest,
+    ) -> Result<Page<StoredEvent>, StoreError> {
+        let query = query.clone();
         let list = move |conn: &Connection| {
-            let mut statement = conn.prepare_cached(sql::EVENTS_BY_AGGREGATE)?;
-            let of = params![aggregate_id.into_bytes(), aggregate_type, after_version, limit];
-            let seqs = statement.query_map(of, |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
-            seqs.into_iter().filter_map(|seq| stored(conn, seq).transpose()).collect()
+            let places = places(conn, &query, &request)?;
+            page_by(&places, &request, |place| stored(conn, place.seq), bytes, Place::cursor)
         };
         self.file(schema).await?.read(list).await
     }
@@ -250,6 +247,51 @@ fn newest_version(
 ) -> Result<u32, Failure> {
     let of = params![aggregate_id.into_bytes(), aggregate_type];
     Ok(statement.query_row(of, |row| row.get(0))?)
+}
+
+/// Where an event stands among those of its aggregate.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    version: i64,
+    seq: i64,
+}
+
+impl Place {
+    /// The version and the key, in decimal, with a dash between.
+    fn cursor(self) -> Cursor {
+        Cursor::new(format!("{}-{}", self.version, self.seq))
+    }
+
+    fn of(cursor: &Cursor) -> Result<Self, Failure> {
+        let (version, seq) = cursor.as_str().split_once('-').ok_or(Failure::Cursor)?;
+        let (Ok(version), Ok(seq)) = (version.parse(), seq.parse()) else { return Err(Failure::Cursor) };
+        let place = Self { version, seq };
+        if place.cursor() == *cursor && version > 0 && seq > 0 { Ok(place) } else { Err(Failure::Cursor) }
+    }
+}
+
+/// The places of a page's events, and of one more if more follow.
+fn places(conn: &Connection, query: &AggregateQuery, request: &PageRequest) -> Result<Vec<Place>, Failure> {
+    let mut after = Place { version: query.after_version.into(), seq: i64::MAX };
+    if let Some(cursor) = &request.cursor {
+        after = after.max(Place::of(cursor)?);
+    }
+    let of = params![
+        query.aggregate_id.into_bytes(),
+        query.aggregate_type,
+        after.version,
+        after.seq,
+        optional_key(query.context_id),
+        limit_of(request)
+    ];
+    let mut statement = conn.prepare_cached(sql::EVENTS_BY_AGGREGATE)?;
+    let places = statement.query_map(of, |row| Ok(Place { version: row.get(0)?, seq: row.get(1)? }))?;
+    Ok(places.collect::<Result<_, _>>()?)
+}
+
+/// What an event's own texts weigh.
+fn bytes(StoredEvent { event, .. }: &StoredEvent) -> usize {
+    event.event_data.as_str().len() + event.event_metadata.as_str().len()
 }
 
 /// One event by its key.

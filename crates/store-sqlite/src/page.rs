@@ -1,4 +1,4 @@
-//! Lists: keys from right to left, cut into pages, and spans of time turned into spans of keys.
+//! Lists: keys, mostly from right to left, cut into pages, and spans of time turned into spans of keys.
 
 use neo_events_store::{Cursor, Page, PageRequest, TimeRange};
 use rusqlite::{CachedStatement, Connection, ToSql};
@@ -64,14 +64,25 @@ pub(crate) fn limit_of(page: &PageRequest) -> i64 {
 pub(crate) fn page<T>(
     keys: &[i64],
     request: &PageRequest,
-    mut load: impl FnMut(i64) -> Result<Option<T>, Failure>,
+    load: impl FnMut(i64) -> Result<Option<T>, Failure>,
     size: impl Fn(&T) -> usize,
+) -> Result<Page<T>, Failure> {
+    page_by(keys, request, load, size, |key| Cursor::new(key.to_string()))
+}
+
+/// The same for keys of another kind, each of which has its cursor.
+pub(crate) fn page_by<K: Copy, T>(
+    keys: &[K],
+    request: &PageRequest,
+    mut load: impl FnMut(K) -> Result<Option<T>, Failure>,
+    size: impl Fn(&T) -> usize,
+    cursor: impl Fn(K) -> Cursor,
 ) -> Result<Page<T>, Failure> {
     let limit = usize::try_from(request.limit.max(1)).unwrap_or(usize::MAX);
     let (mut items, mut bytes) = (Vec::new(), 0);
     for (index, key) in keys.iter().enumerate() {
         if index > 0 && (index == limit || bytes >= PAGE_BYTES_MAX) {
-            let next = Some(Cursor::new(keys[index - 1].to_string()));
+            let next = Some(cursor(keys[index - 1]));
             return Ok(Page { items, next });
         }
         if let Some(item) = load(*key)? {

@@ -38,6 +38,7 @@ macro_rules! for_each_scenario {
             hostile_text_is_only_text
             events_are_filtered_and_counted
             event_pages_have_no_gaps_or_repeats
+            aggregates_are_read_in_pages
             foreign_cursors_are_refused
             processed_at_is_known_across_gaps
             marking_processed_ends_what_is_owed

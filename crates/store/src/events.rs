@@ -69,6 +69,26 @@ pub struct EventQuery {
     pub processed: Option<bool>,
 }
 
+/// Which events of an aggregate.
+#[derive(Debug, Clone)]
+pub struct AggregateQuery {
+    /// Its type.
+    pub aggregate_type: String,
+    /// The aggregate.
+    pub aggregate_id: Uuid,
+    /// Of versions beyond this one.
+    pub after_version: u32,
+    /// Of this context.
+    pub context_id: Option<Uuid>,
+}
+
+impl AggregateQuery {
+    /// All of its events.
+    pub fn of(aggregate_type: impl Into<String>, aggregate_id: Uuid) -> Self {
+        Self { aggregate_type: aggregate_type.into(), aggregate_id, after_version: 0, context_id: None }
+    }
+}
+
 /// Append and read events.
 #[async_trait]
 pub trait EventLog {
@@ -95,14 +115,13 @@ pub trait EventLog {
     /// How many events a query has.
     async fn count_events(&self, schema: &Schema, query: &EventQuery) -> Result<u64, StoreError>;
 
-    /// An aggregate's events after a version, by version ascending, then as stored.
+    /// An aggregate's events by version ascending, then as stored.
     async fn aggregate_events(
         &self,
         schema: &Schema,
-        aggregate: (&str, Uuid),
-        after_version: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError>;
+        query: &AggregateQuery,
+        page: PageRequest,
+    ) -> Result<Page<StoredEvent>, StoreError>;
 
     /// An aggregate's newest version, 0 if it has none.
     async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError>;

@@ -18,7 +18,7 @@ pub use catalogue::{
 };
 pub use deliveries::{Changed, DeliveryLog, DeliveryQuery, Usage};
 pub use error::{Cause, StoreError};
-pub use events::{Appended, EventLog, EventQuery, StoredEvent};
+pub use events::{AggregateQuery, Appended, EventLog, EventQuery, StoredEvent};
 pub use lease::Lease;
 pub use migrations::{MigrationStatus, MigrationStep};
 pub use page::{Cursor, Page, PageRequest, TimeRange};

@@ -1,4 +1,4 @@
-//! Lists in pages, newest first, by cursor.
+//! Lists in pages, by cursor: newest first, but for an aggregate's events.
 
 use neo_events_domain::Timestamp;
 

@@ -18,8 +18,8 @@ fn event(aggregate_version: i64) -> EventDraft {
 }
 
 async fn versions(tenant: &Tenant, after: u32, limit: u32) -> Vec<u32> {
-    let events = tenant.aggregate_events("order", ORDER, after, limit).await.unwrap();
-    events.iter().map(|stored| stored.event.aggregate_version).collect()
+    let events = tenant.aggregate_events("order", ORDER, after, PageRequest::first(limit)).await.unwrap();
+    events.items.iter().map(|stored| stored.event.aggregate_version).collect()
 }
 
 fn contexts(tenant: &Tenant) -> [Tenant; 2] {
@@ -60,8 +60,8 @@ async fn events_are_read_counted_and_marked_by_context() {
     assert_eq!(versions(&ours, 0, 10).await, [1, 2, 2]);
     assert_eq!(versions(&ours, 0, 2).await, [1, 2]);
     assert_eq!(versions(&ours, 1, 10).await, [2, 2]);
-    let first_of_two = ours.aggregate_events("order", ORDER, 1, 1).await.unwrap();
-    assert_eq!(first_of_two[0].event.id, mine, "equal versions stay as they were stored");
+    let first_of_two = ours.aggregate_events("order", ORDER, 1, PageRequest::first(1)).await.unwrap();
+    assert_eq!(first_of_two.items[0].event.id, mine, "equal versions stay as they were stored");
     assert_eq!(versions(&theirs, 0, 10).await, [1]);
     let third = whole.in_context(Uuid::from_u128(3));
     assert_eq!(third.next_version("order", ORDER).await.unwrap(), 1);

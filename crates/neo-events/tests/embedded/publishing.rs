@@ -1,9 +1,10 @@
 //! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
 
 use neo_events::{
-    Clock, Conflict, Error, EventDraft, EventQuery, NeoEvents, Schema, SignedDuration, Sources, StoreError,
-    Uuid, domain::id::EventId, rusqlite,
+    Clock, Conflict, Error, EventDraft, EventQuery, MasterKey, NeoEvents, PageRequest, Schema,
+    SignedDuration, Sources, StoreError, Tenant, Uuid, domain::id::EventId, rusqlite,
 };
+use neo_events_test_postgres::database;
 
 use crate::{
     receiver::{PATIENCE, Receiver},
@@ -57,8 +58,8 @@ async fn one_of_many_concurrent_publishers_wins_a_version() {
     assert_eq!(answers.iter().filter(|answer| stale(answer)).count(), 15);
     assert_eq!(world.tenant().next_version("Order", order).await.unwrap(), 2);
     assert_eq!(world.tenant().publish(draft(1)).await.unwrap().aggregate_version, 2);
-    let stream = world.tenant().aggregate_events("order", order, 0, 10).await.unwrap();
-    assert_eq!(stream.iter().map(|stored| stored.event.aggregate_version).collect::<Vec<_>>(), [1, 2]);
+    let stream = world.tenant().aggregate_events("order", order, 0, PageRequest::first(10)).await.unwrap();
+    assert_eq!(stream.items.iter().map(|stored| stored.event.aggregate_version).collect::<Vec<_>>(), [1, 2]);
 }
 
 #[tokio::test]
@@ -92,6 +93,42 @@ async fn pages_of_large_events_are_short_and_complete() {
     }
     assert_eq!(sizes.iter().sum::<usize>(), 200);
     assert!(sizes.iter().all(|size| *size <= 84), "{sizes:?}: eight MiB a page");
+}
+
+/// Nothing guards a version unless the publisher asks: a whole backlog may have the same one.
+async fn reads_a_large_aggregate_in_short_pages(whole: &Tenant) {
+    const AGGREGATE: Uuid = Uuid::from_u128(7);
+    let large = format!("{{\"x\":\"{}\"}}", "x".repeat(100_000));
+    let bound = whole.in_context(Uuid::from_u128(1));
+    let draft = EventDraft { aggregate_id: Some(AGGREGATE), ..EventDraft::new("order.placed", large) };
+    let mut published = vec![];
+    for _ in 0..4 {
+        let answers = bound.publish_batch(vec![draft.clone(); 50]).await.unwrap();
+        published.extend(answers.into_iter().map(|answer| answer.unwrap().id));
+    }
+    for reader in [whole, &bound] {
+        let (mut found, mut next) = (vec![], Some(PageRequest::first(1000)));
+        while let Some(request) = next {
+            let page = reader.aggregate_events("order", AGGREGATE, 0, request).await.unwrap();
+            let bytes: usize = page.items.iter().map(|stored| stored.event.event_data.as_str().len()).sum();
+            assert!(bytes < 9 << 20, "{bytes} bytes in one answer");
+            found.extend(page.items.into_iter().map(|stored| stored.event.id));
+            next = page.next.map(|cursor| PageRequest { limit: 1000, cursor: Some(cursor) });
+        }
+        found.sort();
+        published.sort();
+        assert_eq!(found, published);
+    }
+}
+
+#[tokio::test]
+async fn the_pages_of_a_large_aggregate_are_short_and_complete() {
+    reads_a_large_aggregate_in_short_pages(&World::new().await.tenant()).await;
+    let database = database().await;
+    let key = MasterKey::generate(&Sources::system());
+    let neo = NeoEvents::postgres(database.url()).master_keys(vec![key]).start().await.unwrap();
+    reads_a_large_aggregate_in_short_pages(&neo.platform()).await;
+    neo.shutdown(PATIENCE).await;
 }
 
 #[tokio::test]

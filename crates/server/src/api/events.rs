@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     problem::Refusal,
-    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, Published},
+    wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, List, Published},
 };
 
 /// A whole batch, in bytes.
@@ -72,15 +72,14 @@ fn take_aggregate_type(query: &mut Query) -> Result<Option<String>, Refusal> {
 
 async fn aggregate(Extension(tenant): Extension<Tenant>, path: PathAggregate, mut query: Query) -> Answer {
     let after_version = query.take("after_version", "a whole number, 0 or greater")?.unwrap_or(0);
-    let limit = query.take_limit()?;
-    query.end()?;
+    let (page, bound) = query.end_with_page()?;
     let malformed = |rule| Violations::one("/aggregate_type", rule);
     let aggregate_type = normalise_aggregate_type(&path.aggregate_type).map_err(malformed)?;
     let aggregate_id = path.aggregate_id;
     let next_version = tenant.next_version(&aggregate_type, aggregate_id).await?;
-    let events = tenant.aggregate_events(&aggregate_type, aggregate_id, after_version, limit).await?;
-    let events = events.into_iter().map(Event::from).collect();
-    ok(&Aggregate { aggregate_type, aggregate_id, next_version, events })
+    let page = tenant.aggregate_events(&aggregate_type, aggregate_id, after_version, page).await?;
+    let List { data: events, next_cursor } = bound.list(page);
+    ok(&Aggregate { aggregate_type, aggregate_id, next_version, events, next_cursor })
 }
 
 async fn publish_batch(Extension(tenant): Extension<Tenant>, request: Request<Body>) -> Answer {

@@ -115,7 +115,7 @@ impl Query {
     }
 
     /// `limit`, 1…1000, 100 if absent.
-    pub(super) fn take_limit(&mut self) -> Result<u32, Refusal> {
+    fn take_limit(&mut self) -> Result<u32, Refusal> {
         let limit = self.take::<u32>("limit", "between 1 and 1000")?.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {
             return Ok(limit);

@@ -81,6 +81,9 @@ pub(crate) struct AggregateArgs {
     /// Most events, up to 1000 [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: Option<u32>,
+    /// Go on where an earlier answer ended
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
 }
 
 /// Runs the command.
@@ -109,12 +112,17 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
 async fn aggregate(session: &Session, args: AggregateArgs) -> Result<(), Failure> {
     let call = Call::get(["aggregates", &args.aggregate_type, &args.aggregate_id.to_string()])
         .query("after_version", args.after_version)
-        .query("limit", args.limit);
+        .query("limit", args.limit)
+        .query("cursor", args.cursor);
     let Some(aggregate) = session.answer::<wire::Aggregate>(call).await? else { return Ok(()) };
     if aggregate.events.is_empty() {
         session.output.line("No events.")?;
     } else {
         session.output.table(&aggregate.events, &mut Shape::default())?;
+    }
+    if let Some(next) = aggregate.next_cursor {
+        let more = format!("More: --cursor {next}");
+        session.output.line(session.output.style.dim(more))?;
     }
     Ok(session.output.line(format_args!("next version  {}", aggregate.next_version))?)
 }

@@ -185,7 +185,8 @@ pub(crate) struct Aggregate {
     pub(crate) aggregate_id: Uuid,
     /// The version that its next event gets.
     pub(crate) next_version: u32,
-    /// By version, ascending; for the next page ask `after_version` the last one's. Where more events have one version than
-    /// fit, for nothing guards it unless the publisher asks, `GET /v1/events?aggregate_id=…` has the others too.
+    /// By version, ascending, and those of equal versions as they were stored.
     pub(crate) events: Vec<Event>,
+    /// `cursor` of the next page; `null` after the last.
+    pub(crate) next_cursor: Option<String>,
 }

@@ -166,7 +166,7 @@ async fn a_stale_version_is_a_conflict_that_tells_the_newest() {
 
     let path = format!("/v1/aggregates/Order/{AGGREGATE}");
     let stream = server.get(&path).await.expect(200);
-    assert_eq!(keys(&stream), ["aggregate_id", "aggregate_type", "events", "next_version"]);
+    assert_eq!(keys(&stream), ["aggregate_id", "aggregate_type", "events", "next_cursor", "next_version"]);
     assert_eq!((&stream["aggregate_type"], &stream["aggregate_id"]), (&json!("order"), &json!(AGGREGATE)));
     let versions = |stream: &Value| {
         stream["events"]
@@ -179,6 +179,10 @@ async fn a_stale_version_is_a_conflict_that_tells_the_newest() {
     assert_eq!(versions(&stream), [1, 2, 999_999]);
     let page = server.get(&format!("{path}?after_version=1&limit=1")).await.expect(200);
     assert_eq!(versions(&page), [2]);
+    let next = page["next_cursor"].as_str().unwrap();
+    let page = server.get(&format!("{path}?after_version=1&limit=1&cursor={next}")).await.expect(200);
+    assert_eq!((versions(&page), &page["next_cursor"]), (vec![999_999], &Value::Null));
+    server.get(&format!("{path}?cursor={next}")).await.refused(400, "invalid_cursor");
     let nobody = server.get(&format!("/v1/aggregates/order/{}", crate::support::NOBODY)).await.expect(200);
     assert_eq!((&nobody["next_version"], &nobody["events"]), (&json!(1), &json!([])));
     server.get(&format!("/v1/aggregates/1/{AGGREGATE}")).await.invalid_at(&["/aggregate_type"]);

@@ -16,9 +16,9 @@ use neo_events_domain::{
     tenant::{Schema, Tenant},
 };
 use neo_events_store::{
-    ApiKeyQuery, Appended, Arrival, Catalogue, CatalogueChanges, CatalogueVersion, Changed, DeliveryLog,
-    DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuery,
-    EndpointQuota, EventLog, EventQuery, EventTypeQuery, Health, Inserted, KeyDigest, Lease,
+    AggregateQuery, ApiKeyQuery, Appended, Arrival, Catalogue, CatalogueChanges, CatalogueVersion, Changed,
+    DeliveryLog, DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
+    EndpointQuery, EndpointQuota, EventLog, EventQuery, EventTypeQuery, Health, Inserted, KeyDigest, Lease,
     MasterKeyFingerprint, NewDelivery, OwedEvent, Page, PageRequest, Settled, Settlement, StoreError,
     StoredEvent, SubscriptionQuery, Tenants, Unsettled, Updated, Usage, WorkQueue,
 };
@@ -76,8 +76,8 @@ as_is! {
         fn events(schema: &Schema, query: &EventQuery, page: PageRequest)
             -> Result<Page<StoredEvent>, StoreError>;
         fn count_events(schema: &Schema, query: &EventQuery) -> Result<u64, StoreError>;
-        fn aggregate_events(schema: &Schema, aggregate: (&str, Uuid), after_version: u32, limit: u32)
-            -> Result<Vec<StoredEvent>, StoreError>;
+        fn aggregate_events(schema: &Schema, query: &AggregateQuery, page: PageRequest)
+            -> Result<Page<StoredEvent>, StoreError>;
         fn newest_version(schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError>;
         fn mark_processed(schema: &Schema, ids: &[EventId], now: Timestamp) -> Result<u64, StoreError>;
     }

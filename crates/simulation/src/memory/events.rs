@@ -10,7 +10,9 @@ use neo_events_domain::{
     id::EventId,
     tenant::Schema,
 };
-use neo_events_store::{Appended, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent};
+use neo_events_store::{
+    AggregateQuery, Appended, Cursor, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent,
+};
 
 use super::{
     MemoryStore,
@@ -62,20 +64,26 @@ impl EventLog for MemoryStore {
     async fn aggregate_events(
         &self,
         schema: &Schema,
-        (kind, id): (&str, Uuid),
-        after_version: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
+        query: &AggregateQuery,
+        request: PageRequest,
+    ) -> Result<Page<StoredEvent>, StoreError> {
         let mut database = self.database();
-        let rows = database.of(schema)?.events.iter().filter(|row| {
-            row.event.aggregate_type == kind
-                && row.event.aggregate_id == id
-                && row.event.aggregate_version > after_version
+        let after = request.cursor.as_ref().map(place).transpose()?;
+        let rows = database.of(schema)?.events.iter().enumerate().filter(|(no, row)| {
+            let DomainEvent { aggregate_type, aggregate_id, aggregate_version, context_id, .. } = &*row.event;
+            *aggregate_type == query.aggregate_type
+                && *aggregate_id == query.aggregate_id
+                && *aggregate_version > query.after_version
+                && (query.context_id.is_none() || query.context_id == *context_id)
+                && after.is_none_or(|after| (*aggregate_version, *no) > after)
         });
-        let mut found: Vec<_> = rows.map(EventRow::shown).collect();
-        found.sort_by_key(|stored| stored.event.aggregate_version);
-        found.truncate(limit as usize);
-        Ok(found)
+        let mut found: Vec<_> = rows.collect();
+        found.sort_by_key(|(_, row)| row.event.aggregate_version);
+        let is_cut = found.len() > request.limit as usize;
+        found.truncate(request.limit as usize);
+        let last = found.last().filter(|_| is_cut);
+        let next = last.map(|(no, row)| Cursor::new(format!("{}-{no}", row.event.aggregate_version)));
+        Ok(Page { items: found.into_iter().map(|(_, row)| row.shown()).collect(), next })
     }
 
     async fn newest_version(&self, schema: &Schema, (kind, id): (&str, Uuid)) -> Result<u32, StoreError> {
@@ -98,6 +106,13 @@ impl EventLog for MemoryStore {
         }
         Ok(marked)
     }
+}
+
+/// The version and the number of the last event shown.
+fn place(cursor: &Cursor) -> Result<(u32, usize), StoreError> {
+    let place = cursor.as_str().split_once('-');
+    let place = place.and_then(|(version, no)| Some((version.parse().ok()?, no.parse().ok()?)));
+    place.ok_or(StoreError::BadCursor)
 }
 
 impl EventRow {

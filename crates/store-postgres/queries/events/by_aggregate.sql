@@ -6,6 +6,8 @@ select
         (select u.processed_at from tenant.undelivered_events u where u.event_id = e.id)
     )
 from tenant.events e
-where e.aggregate_id = $1 and e.aggregate_type = $2 and e.aggregate_version > $3
+where e.aggregate_id = $1 and e.aggregate_type = $2
+    and (e.aggregate_version, e.created_at, e.id) > ($3, $4::timestamptz, $5::uuid)
+    and ($6::uuid is null or e.context_id = $6)
 order by e.aggregate_version, e.created_at, e.id
-limit $4
+limit $7

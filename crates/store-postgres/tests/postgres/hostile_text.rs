@@ -16,9 +16,9 @@ use neo_events_domain::{
     tenant::Tenant,
 };
 use neo_events_store::{
-    ApiKeyQuery, Appended, Catalogue, Changed, Cursor, DeliveryLog, DeliveryQuery, EndpointQuery, EventLog,
-    EventQuery, EventTypeQuery, Inserted, KeyDigest, NewDelivery, PageRequest, Settled, StoreError,
-    SubscriptionQuery, Tenants, Updated, WorkQueue,
+    AggregateQuery, ApiKeyQuery, Appended, Catalogue, Changed, Cursor, DeliveryLog, DeliveryQuery,
+    EndpointQuery, EventLog, EventQuery, EventTypeQuery, Inserted, KeyDigest, NewDelivery, PageRequest,
+    Settled, StoreError, SubscriptionQuery, Tenants, Updated, WorkQueue,
 };
 use neo_events_store_postgres::{PostgresOptions, PostgresStore};
 
@@ -117,7 +117,9 @@ async fn events(scene: &Scene, text: &str) {
     if let (Some(of), of_id) = aggregate {
         assert_eq!(read.aggregate_type, of);
         assert_eq!(store.newest_version(schema, (&of, of_id)).await.unwrap(), 1);
-        assert_eq!(store.aggregate_events(schema, (&of, of_id), 0, 9).await.unwrap().len(), 1);
+        let query = AggregateQuery::of(&*of, of_id);
+        let found = store.aggregate_events(schema, &query, PageRequest::first(9)).await.unwrap();
+        assert_eq!(found.items.len(), 1);
         let query = EventQuery { aggregate_type: Some(of), ..EventQuery::default() };
         assert_eq!(store.count_events(schema, &query).await.unwrap(), 1);
     }
@@ -246,7 +248,9 @@ async fn whatever_is_asked_for_is_answered() {
         assert!(store.events(schema, &query, PageRequest::first(9)).await.unwrap().items.is_empty());
         assert_eq!(store.count_events(schema, &query).await.unwrap(), 0);
         assert_eq!(store.newest_version(schema, (text, Uuid::nil())).await.unwrap(), 0);
-        assert!(store.aggregate_events(schema, (text, Uuid::nil()), 0, 9).await.unwrap().is_empty());
+        let query = AggregateQuery::of(text, Uuid::nil());
+        let found = store.aggregate_events(schema, &query, PageRequest::first(9)).await.unwrap();
+        assert!(found.items.is_empty());
         let query = EventTypeQuery { category: Some(text.clone()), is_enabled: None };
         assert!(store.event_types(schema, &query, PageRequest::first(9)).await.unwrap().items.is_empty());
         for cursor in [text.clone(), format!("0{text}"), format!("{text}-{}", Uuid::nil().simple())] {

@@ -88,7 +88,7 @@ const OF_WORK: [(&str, &str); 39] = [
 /// What users ask, as they ask it.
 const OF_READS: [(&str, &str); 33] = [
     ("events/by_id", "EVENT"),
-    ("events/by_aggregate", "AGGREGATE, 'thing', 1, 100"),
+    ("events/by_aggregate", "AGGREGATE, 'thing', 1, 'infinity', MAX, null, 100"),
     ("events/list", "null, null, 'infinity', MAX, 101, null, null, null, null, null, null"),
     ("events/list", "AT(500000), AT(500100), 'infinity', MAX, 101, null, null, null, null, null, null"),
     ("events/list", "null, null, AT(500000), EVENT, 101, null, null, null, null, null, null"),

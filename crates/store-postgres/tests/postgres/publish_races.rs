@@ -2,8 +2,8 @@
 
 use neo_events_domain::{Uuid, event::EventDraft, tenant::Tenant};
 use neo_events_store::{
-    Appended, Arrival, CatalogueVersion, DirectDelivery, DirectDispatch, EventLog, Inserted, Tenants,
-    WorkQueue,
+    AggregateQuery, Appended, Arrival, CatalogueVersion, DirectDelivery, DirectDispatch, EventLog, Inserted,
+    PageRequest, Tenants, WorkQueue,
 };
 use neo_events_store_postgres::{
     PostgresStore,
@@ -74,8 +74,10 @@ async fn one_guarded_publish_wins_each_version() {
         }
         assert_eq!(winners, 1, "version {}", round + 1);
     }
-    let events = scene.store().aggregate_events(&scene.schema, ("user", aggregate_id), 0, 100).await.unwrap();
-    let versions: Vec<_> = events.iter().map(|stored| stored.event.aggregate_version).collect();
+    let query = AggregateQuery::of("user", aggregate_id);
+    let events =
+        scene.store().aggregate_events(&scene.schema, &query, PageRequest::first(100)).await.unwrap();
+    let versions: Vec<_> = events.items.iter().map(|stored| stored.event.aggregate_version).collect();
     assert_eq!(versions, (1..=ROUNDS).collect::<Vec<_>>());
     invariants::check(&scene.beside().await).await;
 }

@@ -12,8 +12,8 @@ use neo_events_domain::{
 
 use super::world::{HOSTILE, World, all_pages, at, done};
 use crate::{
-    Appended, Cursor, DeliveryQuery, Dispatched, EndpointQuery, EventQuery, EventTypeQuery, PageRequest,
-    Store, StoreError, StoredEvent, SubscriptionQuery, TimeRange,
+    AggregateQuery, Appended, Cursor, DeliveryQuery, Dispatched, EndpointQuery, EventQuery, EventTypeQuery,
+    PageRequest, Store, StoreError, StoredEvent, SubscriptionQuery, TimeRange,
 };
 
 fn draft() -> EventDraft {
@@ -145,9 +145,10 @@ pub async fn versions_are_guarded(store: &dyn Store) {
     append(given(2)).await;
     assert_eq!(newest().await, 10);
 
-    let after = async |version| {
-        let events = store.aggregate_events(&world.schema, ("user", aggregate), version, 100).await;
-        done(events).iter().map(|stored| stored.event.aggregate_version).collect::<Vec<_>>()
+    let after = async |after_version| {
+        let query = AggregateQuery { after_version, ..AggregateQuery::of("user", aggregate) };
+        let events = store.aggregate_events(&world.schema, &query, PageRequest::first(100)).await;
+        done(events).items.iter().map(|stored| stored.event.aggregate_version).collect::<Vec<_>>()
     };
     assert_eq!(after(0).await, [1, 2, 2, 3, 10]);
     assert_eq!(after(2).await, [3, 10]);
@@ -326,6 +327,43 @@ pub async fn event_pages_have_no_gaps_or_repeats(store: &dyn Store) {
     }
 }
 
+/// An aggregate is read from version to version, and among equal ones as they were stored, in pages of any size.
+pub async fn aggregates_are_read_in_pages(store: &dyn Store) {
+    let world = World::new(store);
+    let (aggregate, context) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    let mut stored = Vec::new();
+    for second in 0..24_i64 {
+        let context_id = (second % 3 == 0).then_some(context);
+        let version = [5, 1, 5, 5, 2][usize::try_from(second % 5).expect("small")];
+        for aggregate_id in [aggregate, Uuid::from_u128(9)] {
+            let draft = EventDraft {
+                aggregate_id: Some(aggregate_id),
+                aggregate_version: Some(version),
+                context_id,
+                ..draft()
+            };
+            let id = world.publish(draft, second / 4).await;
+            if aggregate_id == aggregate {
+                stored.push((version, context_id, id));
+            }
+        }
+    }
+    stored.sort_by_key(|(version, ..)| *version);
+    for (after_version, context_id) in
+        [(0, None), (1, None), (5, None), (0, Some(context)), (2, Some(context))]
+    {
+        let query = AggregateQuery { after_version, context_id, ..AggregateQuery::of("user", aggregate) };
+        let expected = stored.iter().filter(|(version, of, _)| {
+            *version > i64::from(after_version) && (context_id.is_none() || context_id == *of)
+        });
+        let expected: Vec<_> = expected.map(|(.., id)| *id).collect();
+        for limit in [1, 2, 5, 100] {
+            let list = async |page| store.aggregate_events(&world.schema, &query, page).await;
+            assert_eq!(ids(&all_pages(limit, list).await), expected, "{query:?}, {limit}");
+        }
+    }
+}
+
 /// A cursor that the store did not make is refused, in every list.
 pub async fn foreign_cursors_are_refused(store: &dyn Store) {
     let world = World::new(store);
@@ -334,6 +372,8 @@ pub async fn foreign_cursors_are_refused(store: &dyn Store) {
         let schema = &world.schema;
         let refused = |result: Result<(), StoreError>| matches!(result, Err(StoreError::BadCursor));
         assert!(refused(store.events(schema, &EventQuery::default(), page()).await.map(drop)), "{text}");
+        let of_aggregate = AggregateQuery::of("user", Uuid::nil());
+        assert!(refused(store.aggregate_events(schema, &of_aggregate, page()).await.map(drop)), "{text}");
         assert!(
             refused(store.endpoints(schema, &EndpointQuery::default(), page()).await.map(drop)),
             "{text}"

@@ -17,9 +17,10 @@ use neo_events_domain::{
 
 use super::world::{HOSTILE, World, all_pages, at, done, tenant, together};
 use crate::{
-    ApiKeyQuery, Appended, CatalogueVersion, Changed, Cursor, DeliveryQuery, Dispatched, EndpointQuery,
-    EndpointQuota, EventQuery, EventTypeQuery, Inserted, KeyDigest, Lease, MasterKeyFingerprint, NewDelivery,
-    PageRequest, Settled, Store, StoreError, SubscriptionQuery, TimeRange, Updated, Usage,
+    AggregateQuery, ApiKeyQuery, Appended, CatalogueVersion, Changed, Cursor, DeliveryQuery, Dispatched,
+    EndpointQuery, EndpointQuota, EventQuery, EventTypeQuery, Inserted, KeyDigest, Lease,
+    MasterKeyFingerprint, NewDelivery, PageRequest, Settled, Store, StoreError, SubscriptionQuery, TimeRange,
+    Updated, Usage,
 };
 
 /// Made once, read back; `admin` is one from the beginning.
@@ -191,7 +192,8 @@ async fn nothing_is_found(store: &dyn Store, here: &Schema, there: &Populated<'_
         assert_eq!(done(store.count_events(here, &query).await), 0);
     }
     let aggregate = ("order", there.aggregate_id);
-    assert!(done(store.aggregate_events(here, aggregate, 0, 10).await).is_empty());
+    let of_aggregate = AggregateQuery::of(aggregate.0, aggregate.1);
+    assert!(done(store.aggregate_events(here, &of_aggregate, page()).await).items.is_empty());
     assert_eq!(done(store.newest_version(here, aggregate).await), 0);
     assert_eq!(done(store.event_type(here, &order_placed()).await), None);
     assert_eq!(done(store.endpoint(here, there.endpoint.id).await), None);
@@ -377,6 +379,7 @@ pub async fn every_call_refuses_unknown_schemas(store: &dyn Store) {
     let page = || PageRequest::first(1);
     let (event, id) = (world.event(draft(there.aggregate_id), 0), there.deliveries[0]);
     let aggregate = ("order", there.aggregate_id);
+    let of_aggregate = AggregateQuery::of(aggregate.0, aggregate.1);
     let entry = world.entry("user.created");
     macro_rules! refused {
         ($($call:ident($($argument:expr),*);)*) => {
@@ -394,7 +397,7 @@ pub async fn every_call_refuses_unknown_schemas(store: &dyn Store) {
         event(there.event);
         events(&EventQuery::default(), page());
         count_events(&EventQuery::default());
-        aggregate_events(aggregate, 0, 1);
+        aggregate_events(&of_aggregate, page());
         newest_version(aggregate);
         mark_processed(&[there.event], at(0));
         insert_event_type(&entry);

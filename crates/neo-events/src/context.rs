@@ -13,6 +13,7 @@ use neo_events_domain::{
     violation::{Rule, Violations},
 };
 use neo_events_store::{DeliveryQuery, EventQuery, Page, PageRequest};
+use neo_events_store_sqlite::rusqlite;
 
 use crate::{Error, Tenant};
 
@@ -71,15 +72,38 @@ impl Tenant {
         if self.context_id.is_none() {
             return Ok(true);
         }
-        let query = EventQuery {
-            aggregate_type: Some(aggregate.0.to_owned()),
-            aggregate_id: Some(aggregate.1),
-            context_id: self.context_id,
-            ..EventQuery::default()
-        };
+        let query = self.events_of(aggregate);
         let found = self.store().events(&self.schema, &query, PageRequest::first(1)).await?;
         Ok(!found.items.is_empty())
     }
+
+    /// The same in the caller's own transaction.
+    pub(crate) fn sees_aggregate_in(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        aggregate: (&str, Uuid),
+    ) -> Result<bool, Error> {
+        if self.context_id.is_none() {
+            return Ok(true);
+        }
+        let query = self.events_of(aggregate);
+        Ok(self.shared.backend.sqlite()?.has_events_in(&self.schema, transaction, &query)?)
+    }
+
+    fn events_of(&self, (aggregate_type, aggregate_id): (&str, Uuid)) -> EventQuery {
+        EventQuery {
+            aggregate_type: Some(aggregate_type.to_owned()),
+            aggregate_id: Some(aggregate_id),
+            context_id: self.context_id,
+            ..EventQuery::default()
+        }
+    }
+}
+
+/// What is told of an aggregate that has no event there for the caller.
+pub(crate) fn anothers_aggregate() -> Error {
+    let another = Rule::Conflict("names an aggregate of another context");
+    Violations::one("/aggregate_id", another).into()
 }
 
 /// A list of nothing.

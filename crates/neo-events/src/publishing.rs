@@ -10,7 +10,7 @@ use neo_events_domain::{
 use neo_events_store::Appended;
 use neo_events_store_sqlite::rusqlite;
 
-use crate::{Conflict, Error, Tenant};
+use crate::{Conflict, Error, Tenant, context::anothers_aggregate};
 
 /// Most events in one batch.
 pub const BATCH_EVENTS_MAX: usize = 1000;
@@ -86,7 +86,13 @@ impl Tenant {
         let fill = |answer| match answer {
             Answer::Refused(violations) => Err(violations.into()),
             Answer::Appended(header) => {
-                told(header.id, &header.event_type, appended.next().ok_or_else(lost_answer)?)
+                let appended = appended.next().ok_or_else(lost_answer)?;
+                match header.gives_away(appended) {
+                    Some(aggregate) if !self.sees_aggregate_in(transaction, aggregate)? => {
+                        Err(anothers_aggregate())
+                    }
+                    _ => told(header.id, &header.event_type, appended),
+                }
             }
         };
         Ok(answers.into_iter().map(fill).collect())
@@ -120,12 +126,10 @@ impl Tenant {
 
     /// The answer to a publish. How far an aggregate of another context has come is not told.
     async fn published(&self, header: Header, appended: Appended) -> Result<Published, Error> {
-        if let (Appended::StaleVersion { .. } | Appended::VersionsExhausted, Some((aggregate_type, id))) =
-            (appended, &header.aggregate)
-            && !self.sees_aggregate((aggregate_type, *id)).await?
+        if let Some(aggregate) = header.gives_away(appended)
+            && !self.sees_aggregate(aggregate).await?
         {
-            let another = Rule::Conflict("names an aggregate of another context");
-            return Err(Violations::one("/aggregate_id", another).into());
+            return Err(anothers_aggregate());
         }
         told(header.id, &header.event_type, appended)
     }
@@ -152,6 +156,15 @@ struct Header {
     event_type: EventType,
     /// Only where the caller may not see it.
     aggregate: Option<(String, Uuid)>,
+}
+
+impl Header {
+    /// The aggregate of which an answer says how far it has come, where the caller may not see it.
+    fn gives_away(&self, appended: Appended) -> Option<(&str, Uuid)> {
+        let says_how_far = matches!(appended, Appended::StaleVersion { .. } | Appended::VersionsExhausted);
+        let aggregate = self.aggregate.as_ref().filter(|_| says_how_far);
+        aggregate.map(|(aggregate_type, id)| (aggregate_type.as_str(), *id))
+    }
 }
 
 enum Answer {

@@ -5,7 +5,7 @@
 //! `execute` of that function. Nothing is prepared, so that a pool between the caller and the server may be of any kind.
 
 use neo_events_domain::{
-    event::{EventDraft, NewEvent},
+    event::{EventDraft, NewEvent, VersionRule},
     id::EventId,
 };
 use neo_events_store::StoreError;
@@ -19,6 +19,7 @@ use neo_events_store_postgres::{
 
 use crate::{
     Conflict, Error, Published, Tenant,
+    context::anothers_aggregate,
     publishing::{lost_answer, told, too_many},
 };
 
@@ -40,9 +41,27 @@ impl Tenant {
     ) -> Result<Vec<Published>, Error> {
         let (events, recording) = self.recording(drafts)?;
         let parameters: Vec<_> = recording.parameters.iter().map(parameter).collect();
-        let rows = client.query_typed(recording.text(), &parameters).await;
-        let rows = rows.map_err(|error| not_recorded(failure(&recording, error)))?;
-        published(&events, rows.iter().map(recorded))
+        match client.query_typed(recording.text(), &parameters).await {
+            Ok(rows) => published(&events, rows.iter().map(recorded)),
+            Err(error) => Err(self.refusal(&events, failure(&recording, error)).await),
+        }
+    }
+
+    /// A refusal as far as the caller may know it. The server does not say which event it is about, so how far an aggregate
+    /// has come is told only if all that were guarded are there for the caller. What the caller's transaction has published is
+    /// not committed, and does not count.
+    async fn refusal(&self, events: &[NewEvent], refused: NotRecorded) -> Error {
+        if matches!(refused, NotRecorded::StaleVersion { .. } | NotRecorded::VersionsExhausted) {
+            for event in events.iter().filter(|event| matches!(event.version, VersionRule::Expect(_))) {
+                let aggregate = (event.aggregate_type_or_default(), event.aggregate_id_or_default());
+                match self.sees_aggregate(aggregate).await {
+                    Ok(true) => {}
+                    Ok(false) => return anothers_aggregate(),
+                    Err(error) => return error,
+                }
+            }
+        }
+        not_recorded(refused)
     }
 
     /// The events of these drafts, and what publishes them.
@@ -112,7 +131,7 @@ mod with_sqlx {
 
     use super::{
         Error, EventDraft, NotRecorded, Parameter, Published, Recorded, Recording, ServerError, StoreError,
-        Tenant, not_recorded, published,
+        Tenant, published,
     };
 
     impl Tenant {
@@ -133,9 +152,10 @@ mod with_sqlx {
                     Parameter::Numbers(numbers) => query.bind(numbers),
                 };
             }
-            let rows = query.fetch_all(connection).await;
-            let rows = rows.map_err(|error| not_recorded(failure(&recording, error)))?;
-            published(&events, rows.iter().map(recorded))
+            match query.fetch_all(connection).await {
+                Ok(rows) => published(&events, rows.iter().map(recorded)),
+                Err(error) => Err(self.refusal(&events, failure(&recording, error)).await),
+            }
         }
     }
 

@@ -157,6 +157,12 @@ pub(crate) fn append(
     events.iter().map(&mut append).collect()
 }
 
+/// Whether a query has an event.
+pub(crate) fn are_there(conn: &Connection, query: &EventQuery) -> Result<bool, Failure> {
+    let span = TIMELINE.span(conn, query.created)?;
+    Ok(!seqs(conn, list_statement(query), query, (span, 1))?.is_empty())
+}
+
 /// The right edge of the log, as one transaction sees it.
 pub(crate) struct Edge {
     /// The newest event's.

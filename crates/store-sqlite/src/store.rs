@@ -14,7 +14,7 @@ use neo_events_domain::{
     event::NewEvent,
     tenant::{Schema, Tenant},
 };
-use neo_events_store::{Appended, Health, Inserted, StoreError};
+use neo_events_store::{Appended, EventQuery, Health, Inserted, StoreError};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::Notify;
 
@@ -91,6 +91,18 @@ impl SqliteStore {
             }
         }
         Ok(events::append(tx, events, now)?)
+    }
+
+    /// Whether there is an event of this query as the caller's own transaction sees them. It is refused as by
+    /// [`SqliteStore::append_in`].
+    pub fn has_events_in(
+        &self,
+        schema: &Schema,
+        tx: &Transaction<'_>,
+        query: &EventQuery,
+    ) -> Result<bool, StoreError> {
+        self.holds(schema, tx)?;
+        Ok(events::are_there(tx, query)?)
     }
 
     /// Whether what a transaction writes is written to the schema's file. [`StoreError::UnknownSchema`] if this store

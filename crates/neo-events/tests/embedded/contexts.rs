@@ -154,6 +154,13 @@ async fn how_far_an_aggregate_of_others_is_stays_theirs() {
     assert!(matches!(ours.publish(guarded(1)).await, Err(Error::Invalid(_))));
     let batch = ours.publish_batch(vec![guarded(1)]).await.unwrap();
     assert!(matches!(batch[0], Err(Error::Invalid(_))));
+    let mut connection = rusqlite::Connection::open(world.database()).unwrap();
+    let transaction = connection.transaction().unwrap();
+    let told = |tenant: &Tenant| tenant.publish_in(&transaction, vec![guarded(1)]).unwrap().remove(0);
+    assert!(matches!(told(&ours), Err(Error::Invalid(_))), "{:?}", told(&ours));
+    let stale = told(&theirs);
+    assert!(matches!(stale, Err(Error::Conflict(Conflict::StaleVersion { newest: 3 }))), "{stale:?}");
+    drop(transaction);
     let stale = theirs.publish(guarded(1)).await;
     assert!(matches!(stale, Err(Error::Conflict(Conflict::StaleVersion { newest: 3 }))), "{stale:?}");
 }

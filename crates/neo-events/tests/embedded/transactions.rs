@@ -1,8 +1,8 @@
 //! Publishing in transactions of the caller's own on PostgreSQL, with each driver.
 
 use neo_events::{
-    EndpointDraft, Error, EventDraft, EventQuery, EventTypeDraft, NeoEvents, PageRequest, Published,
-    StoreError, SubscriptionDraft, Tenant, TenantDraft, Timestamp, Uuid,
+    Conflict, EndpointDraft, Error, EventDraft, EventQuery, EventTypeDraft, NeoEvents, PageRequest,
+    Published, StoreError, SubscriptionDraft, Tenant, TenantDraft, Timestamp, Uuid,
     tokio_postgres::{self, NoTls},
 };
 use neo_events_test_postgres::{Database, database, execute};
@@ -345,5 +345,23 @@ async fn a_connection_to_elsewhere_is_refused() {
             matches!(refused, Err(Error::Store(StoreError::ForeignTransaction))),
             "{driver:?}: {refused:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn how_far_an_aggregate_of_another_context_is_stays_unknown() {
+    let database = database().await;
+    let world = start(&database).await;
+    let [ours, theirs] = [1, 2].map(|context| world.tenant().in_context(Uuid::from_u128(context)));
+    for expected in 0..3 {
+        theirs.publish(guarded(expected)).await.unwrap();
+    }
+    for driver in DRIVERS {
+        let mut session = Session::open(driver, &database.url()).await;
+        let hidden = session.publish(&ours, vec![guarded(1)]).await;
+        assert!(matches!(hidden, Err(Error::Invalid(_))), "{driver:?}: {hidden:?}");
+        let stale = session.publish(&theirs, vec![guarded(1)]).await;
+        let is_told = matches!(stale, Err(Error::Conflict(Conflict::StaleVersion { newest: 3 })));
+        assert!(is_told, "{driver:?}: {stale:?}");
     }
 }

@@ -18,6 +18,8 @@ use crate::{Conflict, Error, Tenant, context::no_rows};
 
 /// How often an update is decided anew because somebody else wrote meanwhile.
 pub(crate) const UPDATE_TRIES_MAX: u32 = 20;
+/// Longest overlap of a rotated secret with the one before: a week.
+pub const ROTATION_OVERLAP_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// The type of test events.
 const TEST_EVENT_TYPE: &str = "endpoint.test";
 const TEST_PAYLOAD: &str = r#"{"message":"This is a test event from neo-events."}"#;
@@ -80,14 +82,16 @@ impl Tenant {
         Ok(self.store().endpoints(&self.schema, &query, page).await?)
     }
 
-    /// Changes an endpoint. Another URL drops verification. `url`, if given, is judged by the address policy.
+    /// Changes an endpoint. Another URL drops verification. `url`, or if it is absent the patch's, is judged by the address
+    /// policy.
     pub async fn update_endpoint(
         &self,
         id: EndpointId,
         patch: EndpointPatch,
         url: Option<&str>,
     ) -> Result<Endpoint, Error> {
-        let patch = EndpointPatch { endpoint_url: url.map(|url| self.judge_url(url)), ..patch };
+        let in_patch = patch.endpoint_url.map(|url| url.and_then(|url| self.judge_url(&url)));
+        let patch = EndpointPatch { endpoint_url: url.map(|url| self.judge_url(url)).or(in_patch), ..patch };
         let limits = self.shared.limits;
         self.change_endpoint(id, |endpoint, now| Ok(endpoint.patched(patch.clone(), now, limits)?)).await
     }
@@ -112,13 +116,18 @@ impl Tenant {
         self.change_endpoint(id, |endpoint, now| Ok(endpoint.unverified(now))).await
     }
 
-    /// Signs with a new secret from now on; the one before, which is answered too, goes on signing for `overlap`.
+    /// Signs with a new secret from now on; the one before, which is answered too, goes on signing for `overlap`, from 0 up
+    /// to [`ROTATION_OVERLAP_MAX`].
     pub async fn rotate_secret(
         &self,
         id: EndpointId,
         secret_token: Option<&str>,
         overlap: SignedDuration,
     ) -> Result<RotatedSecret, Error> {
+        if !(SignedDuration::ZERO..=ROTATION_OVERLAP_MAX).contains(&overlap) {
+            let rule = Rule::OutOfRange { min: 0.0, max: ROTATION_OVERLAP_MAX.as_secs_f64() };
+            return Err(Violations::one("/overlap_seconds", rule).into());
+        }
         let secret = self.secret(secret_token)?;
         let endpoint = self
             .change_endpoint(id, |endpoint, now| {

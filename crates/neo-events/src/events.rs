@@ -1,9 +1,14 @@
 //! Reading events.
 
-use neo_events_domain::{Uuid, event::normalise_aggregate_type, id::EventId, violation::Violations};
+use neo_events_domain::{
+    Uuid,
+    event::normalise_aggregate_type,
+    id::EventId,
+    violation::{Rule, Violations},
+};
 use neo_events_store::{AggregateQuery, EventQuery, Page, PageRequest, StoredEvent};
 
-use crate::{Error, Tenant, context::no_rows};
+use crate::{BATCH_EVENTS_MAX, Error, Tenant, context::no_rows};
 
 impl Tenant {
     /// One event.
@@ -58,8 +63,13 @@ impl Tenant {
         Ok(self.store().newest_version(&self.schema, aggregate).await? + 1)
     }
 
-    /// Ends the owed dispatch of these events without delivering them. Answers how many were owed.
+    /// Ends the owed dispatch of these events, at most [`BATCH_EVENTS_MAX`], without delivering them. Answers how many were
+    /// owed.
     pub async fn mark_processed(&self, ids: &[EventId]) -> Result<u64, Error> {
+        if ids.len() > BATCH_EVENTS_MAX {
+            let rule = Rule::TooMany { actual: ids.len(), max: BATCH_EVENTS_MAX, unit: "events" };
+            return Err(Violations::one("/ids", rule).into());
+        }
         let mut seen = Vec::with_capacity(ids.len());
         for id in ids {
             let found = if self.context_id.is_some() { self.event(*id).await.map(drop) } else { Ok(()) };

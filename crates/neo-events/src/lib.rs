@@ -20,10 +20,10 @@ mod verification;
 
 pub use builder::{Builder, NeoEvents, StartError, Tenant};
 pub use directory::{CreatedApiKey, Directory, KeyText};
-pub use endpoints::{CreatedEndpoint, RotatedSecret};
+pub use endpoints::{CreatedEndpoint, ROTATION_OVERLAP_MAX, RotatedSecret};
 pub use error::{Conflict, Error};
 pub use events::EventPages;
-pub use publishing::{BATCH_EVENTS_MAX, Published};
+pub use publishing::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Published};
 pub use subscriptions::{EventSource, Explanation, FilterSource};
 pub use verification::{ConnectivityReport, VerificationReport};
 

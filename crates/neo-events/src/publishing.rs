@@ -14,6 +14,8 @@ use crate::{Conflict, Error, Tenant, context::anothers_aggregate};
 
 /// Most events in one batch.
 pub const BATCH_EVENTS_MAX: usize = 1000;
+/// Most bytes of one batch: of its types, names, data and metadata together.
+pub const BATCH_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// A durable event.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +52,7 @@ impl Tenant {
         self.publish(EventDraft::new(event_type, event_data)).await
     }
 
-    /// Publishes up to [`BATCH_EVENTS_MAX`] events in one transaction. Each has its own answer, in order: a faulty
+    /// Publishes up to [`BATCH_EVENTS_MAX`] events of up to [`BATCH_BYTES_MAX`] in one transaction. Each has its own answer, in order: a faulty
     /// one does not hold up the others.
     pub async fn publish_batch(
         &self,
@@ -174,11 +176,23 @@ enum Answer {
 
 /// Refuses more than one batch may have.
 pub(crate) fn too_many(drafts: &[EventDraft]) -> Result<(), Violations> {
-    if drafts.len() <= BATCH_EVENTS_MAX {
-        return Ok(());
+    if drafts.len() > BATCH_EVENTS_MAX {
+        let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
+        return Err(Violations::one("/events", rule));
     }
-    let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
-    Err(Violations::one("/events", rule))
+    let actual = drafts.iter().map(bytes).sum();
+    if actual > BATCH_BYTES_MAX {
+        let rule = Rule::TooLong { actual, max: BATCH_BYTES_MAX, unit: "bytes" };
+        return Err(Violations::one("/events", rule));
+    }
+    Ok(())
+}
+
+/// What a draft's texts weigh.
+fn bytes(draft: &EventDraft) -> usize {
+    let optional = [&draft.event_name, &draft.aggregate_type, &draft.event_metadata];
+    let optional: usize = optional.into_iter().flatten().map(String::len).sum();
+    draft.event_type.len() + draft.event_data.len() + optional
 }
 
 pub(crate) fn told(id: EventId, event_type: &EventType, appended: Appended) -> Result<Published, Error> {

@@ -7,6 +7,7 @@ mod holding;
 mod judged_by_others;
 mod keys;
 mod leaving;
+mod limits;
 mod outcomes;
 mod publishing;
 mod receiver;

@@ -7,7 +7,6 @@ use neo_events::{
         endpoint::ROTATION_OVERLAP_DEFAULT,
         id::kind,
         stats::{STATS_DAYS_DEFAULT, STATS_DAYS_MAX},
-        violation::Rule,
     },
 };
 
@@ -26,9 +25,6 @@ use crate::{
         VerifyIn, into_text, is_no_change,
     },
 };
-
-/// Longest overlap of a rotated secret: a week.
-const OVERLAP_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 type Id = PathId<kind::Endpoint>;
 
@@ -114,14 +110,8 @@ async fn rotate_secret(
     PathId(id): Id,
     OptionalInput(rotation): OptionalInput<RotateSecretIn>,
 ) -> Answer {
-    let overlap = match rotation.overlap_seconds {
-        None => ROTATION_OVERLAP_DEFAULT,
-        Some(seconds @ 0..=OVERLAP_SECONDS_MAX) => SignedDuration::from_secs(seconds.into()),
-        Some(_) => {
-            let rule = Rule::OutOfRange { min: 0.0, max: OVERLAP_SECONDS_MAX.into() };
-            return Err(Refusal::breaks("/overlap_seconds", rule));
-        }
-    };
+    let overlap = rotation.overlap_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
+    let overlap = overlap.unwrap_or(ROTATION_OVERLAP_DEFAULT);
     let RotatedSecret { endpoint, secret, .. } =
         tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap).await?;
     ok(&Endpoint::from(CreatedEndpoint { endpoint, secret }))

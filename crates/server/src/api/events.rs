@@ -3,7 +3,7 @@
 use axum::{Extension, body::Body};
 use http::{Request, StatusCode};
 use neo_events::{
-    BATCH_EVENTS_MAX, EventDraft, EventQuery, Scope, Tenant,
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EventDraft, EventQuery, Scope, Tenant,
     domain::{
         event::normalise_aggregate_type,
         id::kind,
@@ -23,9 +23,6 @@ use crate::{
     problem::Refusal,
     wire::{Aggregate, BatchAnswer, BatchIn, BatchResult, Event, EventIn, List, Published},
 };
-
-/// A whole batch, in bytes.
-const BATCH_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 const READ: Needs = Needs::Scope(Scope::EventsRead);
 const WRITE: Needs = Needs::Scope(Scope::EventsWrite);

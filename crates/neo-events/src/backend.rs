@@ -18,7 +18,12 @@ pub(crate) enum Database {
 impl Database {
     pub(crate) async fn open(&self) -> Result<Backend, StartError> {
         Ok(match self.clone() {
-            Self::Sqlite(options) => Backend::Sqlite(SqliteStore::open(options)?),
+            Self::Sqlite(options) => {
+                // It waits for whoever writes the file, and migrates: the caller's thread has others to serve meanwhile, one
+                // of whom may be that writer.
+                let opened = tokio::task::spawn_blocking(move || SqliteStore::open(options)).await;
+                Backend::Sqlite(opened.map_err(|error| StoreError::Broken(error.into()))??)
+            }
             Self::Postgres(options) => Backend::Postgres(PostgresStore::open(options).await?),
         })
     }

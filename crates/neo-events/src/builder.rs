@@ -137,7 +137,10 @@ impl Builder {
         Self { sources, ..self }
     }
 
-    /// Opens the database, brings its schema up to date unless that is another's task, and starts delivering.
+    /// Opens the database, brings its schema up to date unless that is another's task, and starts delivering. It blocks no
+    /// thread of the runtime. Dropping what was started may: whatever is dropped last, this or a handle of a tenant or of the
+    /// directory, closes the database, and on SQLite waits until queued writes are committed, up to 5 s for a transaction of
+    /// somebody else's on the file. After [`NeoEvents::shutdown`] there is nothing left to wait for.
     pub async fn start(self) -> Result<NeoEvents, StartError> {
         let egress = self.egress()?;
         // The database first: its lock, if it is a file, also guards the key file beside it.
@@ -153,7 +156,7 @@ impl Builder {
 
     async fn start_on(self, backend: Backend, egress: Egress) -> Result<NeoEvents, StartError> {
         let store = backend.store();
-        let keyring = Arc::new(keyring(store.as_ref(), &self.key_source(), &self.sources).await?);
+        let keyring = Arc::new(keyring(store.as_ref(), self.key_source(), &self.sources).await?);
         let newest = store.events(&Schema::admin(), &EventQuery::default(), PageRequest::first(1)).await?;
         if let Some(newest) = newest.items.first() {
             self.sources.not_before(newest.event.created_at);

@@ -44,14 +44,16 @@ pub(crate) struct KeySource {
 /// The keyring, with the key that the data was written with.
 pub(crate) async fn keyring(
     store: &dyn Store,
-    source: &KeySource,
+    source: KeySource,
     sources: &Sources,
 ) -> Result<Keyring, StartError> {
     let noted = store.master_key().await?;
     let asked = if noted.is_none() { TENANTS_ASKED_FIRST } else { TENANTS_ASKED };
     let found = Found::of(store, asked).await?;
     let any_key_will_do = noted.is_none() && found.is_nothing();
-    let keys = source.keys(any_key_will_do, sources)?;
+    let random = sources.clone();
+    let keys = tokio::task::spawn_blocking(move || source.keys(any_key_will_do, &random)).await;
+    let keys = keys.map_err(|error| StoreError::Broken(error.into()))??;
     let keyring = Keyring::new(&keys, sources.clone())?;
     let ours: Vec<_> = keys.iter().map(fingerprint).collect();
     judge(noted, &ours)?;

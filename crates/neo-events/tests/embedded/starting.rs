@@ -116,3 +116,19 @@ async fn no_key_is_made_up_while_a_tenant_cannot_be_asked() {
     std::fs::write(&key_file, kept).unwrap();
     builder().start().await.unwrap().shutdown(GRACE).await;
 }
+
+/// On one thread, which the writer that is waited for needs, too.
+#[tokio::test(flavor = "current_thread")]
+async fn starting_blocks_nobody_whom_it_waits_for() {
+    let World { neo, folder } = World::new().await;
+    neo.shutdown(GRACE).await;
+    let path = folder.path().join("admin.db");
+    let writer = rusqlite::Connection::open(&path).unwrap();
+    writer.execute_batch("begin immediate; create table theirs (id integer)").unwrap();
+    let commit = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        writer.execute_batch("commit").unwrap();
+    };
+    let (started, ()) = tokio::join!(NeoEvents::builder(&path).start(), commit);
+    started.unwrap().shutdown(GRACE).await;
+}

@@ -1,10 +1,10 @@
 //! Ledgers at both ends, compared when something bad is over.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::collections::HashSet;
 
 use crate::{
     process::{
-        Client, Receiver,
+        Address, Client, Receiver,
         load::until,
         publishers::{Publishers, until_all_arrived},
     },
@@ -15,7 +15,7 @@ use crate::{
 /// be published again.
 pub(crate) async fn settle_accounts(
     publishers: Publishers,
-    server: SocketAddr,
+    server: Address,
     receiver: &Receiver,
     sql: &Sql,
     codes: &[&str],
@@ -44,4 +44,5 @@ pub(crate) async fn settle_accounts(
     let deliveries: i64 = sql.value("select count(*) from admin.deliveries").await;
     assert_eq!(usize::try_from(deliveries).unwrap(), all.len() + refused.ids.len());
     receiver.arrivals.assert_signed_first_attempts();
+    receiver.arrivals.assert_as_published();
 }

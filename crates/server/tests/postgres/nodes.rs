@@ -115,7 +115,7 @@ async fn what_a_killed_node_held_is_delivered_by_the_other() {
     })
     .await;
     let arrivals = world.receiver.arrivals.all();
-    let takeover = held.iter().map(|id| arrivals[id][1] - killed_at).max().unwrap();
+    let takeover = held.iter().map(|id| arrivals[id][1].at - killed_at).max().unwrap();
     println!("{} deliveries of a killed node were made by the other within {takeover:.2?}", held.len());
     assert!(takeover <= TAKEOVER_MAX, "{takeover:?}");
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    net::SocketAddr,
     ops::Range,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -14,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Client, Receiver};
+use super::{Address, Client, Receiver};
 
 const PUBLISHERS: usize = 32;
 /// Of an event's data, where it is measured.
@@ -63,7 +62,7 @@ pub(crate) struct Load {
 
 impl Load {
     /// Publishes so many events one by one, taking turns at the servers.
-    pub(crate) fn start(servers: &[SocketAddr], events: usize, acknowledged: &Acknowledged) -> Self {
+    pub(crate) fn start(servers: &[Address], events: usize, acknowledged: &Acknowledged) -> Self {
         let (counter, answers) = watch::channel(0);
         let counter = Arc::new(counter);
         let mut publishers = JoinSet::new();
@@ -102,7 +101,7 @@ impl Load {
 /// How many events a second are delivered, of so many that are published one by one. The receiver has nothing else to
 /// get meanwhile.
 pub(crate) async fn delivered_per_second(
-    server: SocketAddr,
+    server: Address,
     receiver: &Receiver,
     event_type: &str,
     events: usize,

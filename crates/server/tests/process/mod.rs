@@ -8,6 +8,7 @@ pub(crate) mod publishers;
 pub(crate) mod receiver;
 
 use std::{
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -22,16 +23,37 @@ use tokio::{net::TcpStream, task::JoinSet};
 
 pub(crate) use self::receiver::Receiver;
 
-pub(crate) const ADMIN_KEY: &str = "neo_admin_for_tests_only";
 /// What all nodes on one database seal secrets with.
 const MASTER_KEY: &str = "bWFzdGVyIGtleSBvZiB0ZXN0cyBvbmx5LCAzMiBieXQ=";
+/// How a server answers somebody with the key of another one.
+pub(crate) const STRANGER: u16 = 401;
 /// How long a start, an end, and a stop may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a server listens, and what its admin key is made of. No two servers have the same key: a port that one of them
+/// has left may be another's a moment later, and whoever still calls there must be refused.
+#[derive(Clone, Copy)]
+pub(crate) struct Address {
+    pub(crate) socket: SocketAddr,
+    key: u64,
+}
+
+impl Address {
+    /// A port that is free now.
+    fn choose() -> Self {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self { socket, key: RandomState::new().hash_one(socket) }
+    }
+
+    fn admin_key(self) -> String {
+        format!("neo_admin_for_tests_{:016x}", self.key)
+    }
+}
 
 /// A server; killed when dropped.
 pub(crate) struct ServerProcess {
     child: Child,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     log: PathBuf,
 }
 
@@ -82,12 +104,12 @@ impl ServerProcess {
     }
 
     fn launch_by(mut program: Command, folder: &Path, database: &str, arguments: &[&str]) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let log = folder.join(format!("server-{port}.log"));
+        let address = Address::choose();
+        let log = folder.join(format!("server-{:016x}.log", address.key));
         let child = program
             .arg("serve")
-            .args(["--listen", &address.to_string(), "--admin-key", ADMIN_KEY, "--database", database])
+            .args(["--listen", &address.socket.to_string(), "--admin-key", &address.admin_key()])
+            .args(["--database", database])
             .args(arguments)
             .current_dir(folder)
             .env("RUST_LOG", "warn")
@@ -103,6 +125,14 @@ impl ServerProcess {
     /// What it said so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Operators find all of these in its log.
+    pub(crate) fn assert_logged(&self, texts: &[&str]) {
+        let log = self.log();
+        for text in texts {
+            assert!(log.contains(text), "{text}: {log}");
+        }
     }
 
     /// Waits for its end; how it ended, and what it said.
@@ -172,9 +202,7 @@ impl ServerProcess {
     async fn wait_until_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(mut client) = Client::connect(self.address).await
-                && client.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
-            {
+            if self.is_ready().await {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -183,6 +211,13 @@ impl ServerProcess {
             assert!(Instant::now() < deadline, "the server is not ready: {}", self.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Whether it serves: it, and nobody who took the port since it was chosen, for another does not know the key.
+    async fn is_ready(&self) -> bool {
+        let Ok(mut client) = Client::connect(self.address).await else { return false };
+        let is_ready = client.get("/readyz").await.is_ok_and(|(status, _)| status == 200);
+        is_ready && client.get("/v1/tenants?limit=1").await.is_ok_and(|(status, _)| status != STRANGER)
     }
 }
 
@@ -210,7 +245,7 @@ pub(crate) fn database(folder: &Path) -> PathBuf {
 /// One kept-alive connection to the API.
 pub(crate) struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
-    host: String,
+    address: Address,
     tenant: Option<String>,
     _connection: JoinSet<()>,
 }
@@ -218,13 +253,13 @@ pub(crate) struct Client {
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 impl Client {
-    pub(crate) async fn connect(address: SocketAddr) -> Result<Self, Broken> {
-        let stream = TcpStream::connect(address).await?;
+    pub(crate) async fn connect(address: Address) -> Result<Self, Broken> {
+        let stream = TcpStream::connect(address.socket).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(async move { drop(connection.await) });
-        Ok(Self { sender, host: address.to_string(), tenant: None, _connection: driver })
+        Ok(Self { sender, address, tenant: None, _connection: driver })
     }
 
     /// From now on acts in another tenant than the platform's own.
@@ -266,8 +301,8 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", &self.host)
-            .header("authorization", format!("Bearer {ADMIN_KEY}"))
+            .header("host", self.address.socket.to_string())
+            .header("authorization", format!("Bearer {}", self.address.admin_key()))
             .header("content-type", "application/json");
         if let Some(tenant) = &self.tenant {
             request = request.header("x-neo-tenant-id", tenant);
@@ -286,16 +321,36 @@ impl Client {
 
     /// The same with further settings of the endpoint.
     pub(crate) async fn subscribe_with(&mut self, url: &str, settings: serde_json::Value) -> String {
-        let mut endpoint = serde_json::json!({
+        self.subscribe_to_part(url, settings, serde_json::json!({})).await
+    }
+
+    /// The same with further settings of the subscription, such as a filter.
+    pub(crate) async fn subscribe_to_part(
+        &mut self,
+        url: &str,
+        settings: serde_json::Value,
+        subscription: serde_json::Value,
+    ) -> String {
+        let endpoint = serde_json::json!({
             "name": "test", "endpoint_url": url, "retry_backoff_seconds": 1, "secret_token": receiver::SECRET,
         });
-        endpoint.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
-        let (status, created) = self.post("/v1/endpoints", endpoint.to_string()).await.unwrap();
-        assert_eq!(status, 201, "{created}");
+        let created = self.create("/v1/endpoints", with(endpoint, settings)).await;
         let id = created["id"].as_str().unwrap().to_owned();
-        let subscription = serde_json::json!({"endpoint_id": id, "event_type": "*"});
-        let (status, created) = self.post("/v1/subscriptions", subscription.to_string()).await.unwrap();
-        assert_eq!(status, 201, "{created}");
+        let everything = serde_json::json!({"endpoint_id": id, "event_type": "*"});
+        self.create("/v1/subscriptions", with(everything, subscription)).await;
         id
     }
+
+    pub(crate) async fn create(&mut self, path: &str, body: serde_json::Value) -> serde_json::Value {
+        let (status, created) = self.post(path, body.to_string()).await.unwrap();
+        assert_eq!(status, 201, "{created}");
+        created
+    }
+}
+
+/// An object with the fields of another one, too.
+fn with(mut object: serde_json::Value, more: serde_json::Value) -> serde_json::Value {
+    let serde_json::Value::Object(more) = more else { panic!("no object: {more}") };
+    object.as_object_mut().unwrap().extend(more);
+    object
 }

@@ -1,4 +1,4 @@
-//! A receiver that counts what arrives, verifies it, and can hold its answers back.
+//! A receiver that counts what arrives whole, verifies it, and can refuse it and hold its answers back.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,22 +17,38 @@ use hyper_util::rt::TokioIo;
 use neo_events::SigningSecret;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
+use super::publishers::data_of;
+
 /// The secret of every endpoint of the tests.
 pub(crate) const SECRET: &str = "the secret of every endpoint";
 
 const GOOD: u16 = 204;
 const BAD: u16 = 503;
+/// Later attempts are not refused in turn, so that everything gets through in the end.
+const BAD_ATTEMPTS_MAX: usize = 3;
+
+/// A request that came whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    /// As its sender counts.
+    pub(crate) attempt: usize,
+}
 
 /// Every arrival at a receiver, by `webhook-id`.
 #[derive(Default)]
 pub(crate) struct Arrivals {
-    all: Mutex<HashMap<String, Vec<Instant>>>,
+    all: Mutex<HashMap<String, Vec<Arrival>>>,
     held: Mutex<Held>,
     requests: AtomicUsize,
     /// Requests whose signature is not by [`SECRET`].
     forged: AtomicUsize,
-    /// The highest number of an attempt.
-    attempt_max: AtomicUsize,
+    /// Requests that carry what [`data_of`] says, byte for byte.
+    as_published: AtomicUsize,
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers[name].to_str().unwrap()
 }
 
 /// Requests whose answers are held back.
@@ -45,8 +61,8 @@ struct Held {
 
 impl Arrivals {
     /// Answers how many came before.
-    fn add(&self, id: String, at: Instant) -> usize {
-        self.all.lock().unwrap().entry(id).or_default().push(at);
+    fn add(&self, id: String, arrival: Arrival) -> usize {
+        self.all.lock().unwrap().entry(id).or_default().push(arrival);
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -59,13 +75,13 @@ impl Arrivals {
         self.all.lock().unwrap().len()
     }
 
-    pub(crate) fn all(&self) -> HashMap<String, Vec<Instant>> {
+    pub(crate) fn all(&self) -> HashMap<String, Vec<Arrival>> {
         self.all.lock().unwrap().clone()
     }
 
     /// How many events arrived more than once.
     pub(crate) fn repeated(&self) -> usize {
-        self.all.lock().unwrap().values().filter(|times| times.len() > 1).count()
+        self.all.lock().unwrap().values().filter(|arrivals| arrivals.len() > 1).count()
     }
 
     /// Keeps those that have not arrived.
@@ -76,18 +92,34 @@ impl Arrivals {
 
     /// Every request so far was a first attempt, and signed.
     pub(crate) fn assert_signed_first_attempts(&self) {
+        self.assert_signed();
+        let all = self.all.lock().unwrap();
+        let attempt_max = all.values().flatten().map(|arrival| arrival.attempt).max();
+        assert_eq!(attempt_max, Some(1), "nothing failed, so there is one attempt");
+    }
+
+    /// Every request so far was signed.
+    pub(crate) fn assert_signed(&self) {
         assert_eq!(self.forged.load(Ordering::Relaxed), 0, "requests with a wrong signature");
-        assert_eq!(self.attempt_max.load(Ordering::Relaxed), 1, "nothing failed, so there is one attempt");
+    }
+
+    /// Every request so far carried what had been published under its id, byte for byte.
+    pub(crate) fn assert_as_published(&self) {
+        let as_published = self.as_published.load(Ordering::Relaxed);
+        assert_eq!(as_published, self.requests(), "all requests carry what was published");
     }
 
     fn judge(&self, headers: &HeaderMap, body: &[u8]) {
-        let text = |name: &str| headers[name].to_str().unwrap();
         let secret = SigningSecret::try_new(SECRET, 1).unwrap();
-        let (signatures, id) = (text("webhook-signature"), text("webhook-id"));
-        if !secret.verifies_message(signatures, id, text("webhook-timestamp").parse().unwrap(), body) {
+        let (signatures, id) = (text(headers, "webhook-signature"), text(headers, "webhook-id"));
+        let timestamp = text(headers, "webhook-timestamp").parse().unwrap();
+        if !secret.verifies_message(signatures, id, timestamp, body) {
             self.forged.fetch_add(1, Ordering::Relaxed);
         }
-        self.attempt_max.fetch_max(text("x-neo-attempt").parse().unwrap(), Ordering::Relaxed);
+        let published = format!(r#""data":{},"aggregate""#, data_of(id));
+        if body.windows(published.len()).any(|part| part == published.as_bytes()) {
+            self.as_published.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The ids of requests that wait for their answers.
@@ -132,7 +164,7 @@ struct Orders {
     holding: Holding,
     /// Those held before the n-th release are answered by it: badly if their ids are in it.
     releases: Vec<Arc<HashSet<String>>>,
-    /// Of so many requests one is answered badly.
+    /// Of so many requests one is answered badly, unless it is a late attempt.
     bad_one_in: Option<usize>,
 }
 
@@ -145,7 +177,7 @@ enum Holding {
     These(Arc<HashSet<String>>),
 }
 
-/// Answers everything with 204 and notes when the first bytes came.
+/// Answers everything with 204 and notes when the last bytes came.
 pub(crate) struct Receiver {
     pub(crate) url: String,
     pub(crate) arrivals: Arc<Arrivals>,
@@ -200,16 +232,12 @@ async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>, orders: watch::R
         stream.set_nodelay(true).unwrap();
         let (arrivals, orders) = (Arc::clone(&arrivals), orders.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let at = Instant::now();
-            let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
-            let before = arrivals.add(id.clone(), at);
-            let answering = answer(orders.clone(), Arc::clone(&arrivals), id, before);
-            let judges = Arc::clone(&arrivals);
+            let (arrivals, orders) = (Arc::clone(&arrivals), orders.clone());
             async move {
                 let (head, body) = request.into_parts();
+                // Half of a request from a server that is killed is no arrival.
                 let body = body.collect().await?.to_bytes();
-                judges.judge(&head.headers, &body);
-                let status = answering.await;
+                let status = receive(orders, arrivals, &head.headers, &body).await;
                 Ok::<_, hyper::Error>(
                     Response::builder().status(status).body(Full::<Bytes>::default()).unwrap(),
                 )
@@ -224,12 +252,18 @@ async fn accept(listener: TcpListener, arrivals: Arc<Arrivals>, orders: watch::R
     }
 }
 
-async fn answer(
+/// Notes a request, and waits for its answer.
+async fn receive(
     mut orders: watch::Receiver<Orders>,
     arrivals: Arc<Arrivals>,
-    id: String,
-    before: usize,
+    headers: &HeaderMap,
+    body: &[u8],
 ) -> u16 {
+    let at = Instant::now();
+    let id = text(headers, "webhook-id").to_owned();
+    let attempt = text(headers, "x-neo-attempt").parse().unwrap();
+    arrivals.judge(headers, body);
+    let before = arrivals.add(id.clone(), Arrival { at, attempt });
     let now = orders.borrow().clone();
     let is_held = match now.holding {
         Holding::Nothing => false,
@@ -237,8 +271,8 @@ async fn answer(
         Holding::These(ids) => ids.contains(&id),
     };
     if !is_held {
-        let is_bad = now.bad_one_in.is_some_and(|many| before % many == many - 1);
-        return if is_bad { BAD } else { GOOD };
+        let is_turn = now.bad_one_in.is_some_and(|many| before % many == many - 1);
+        return if is_turn && attempt <= BAD_ATTEMPTS_MAX { BAD } else { GOOD };
     }
     let mut waiting = Waiting::new(arrivals, id);
     let next = now.releases.len();

@@ -1,0 +1,270 @@
+//! Nodes under load in two tenants, which are killed again and again, and the ledgers that are compared afterwards.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use neo_events_test_postgres::{self as postgres, Cluster};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    ledger::Endpoint,
+    process::{
+        self, Client, ServerProcess,
+        load::{Acknowledged, until},
+        publishers::{Addresses, Publishers, Refused, Work},
+    },
+    random::Random,
+    setting,
+};
+
+/// The engine's bound on deliveries in flight to one endpoint on one node: what a kill may leave unrecorded.
+const IN_FLIGHT_MAX: usize = 64;
+/// How soon after a restart everything has arrived that had been acknowledged, in a release build.
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
+/// How long processes are killed, unless the environment says otherwise.
+const SECONDS: u64 = 15;
+/// Fewer kills prove little: it goes on until there were so many, of the database too if it is killed, but not for ever.
+const KILLS_MIN: usize = 2;
+const DATABASE_KILLS_MIN: usize = 2;
+const STRIKES_TIMEOUT: Duration = Duration::from_mins(1);
+/// In each tenant, for each second. Fewer acknowledged events prove little, too.
+const ACKNOWLEDGED_MIN: u64 = 20;
+/// Of each publisher between two events: some 3000 events a second in all.
+const PACE: Duration = Duration::from_millis(5);
+/// What a process had sent may arrive a moment after its death.
+const AFTERLIFE: Duration = Duration::from_secs(1);
+
+/// Where the events are.
+pub(crate) enum Data {
+    File(String),
+    Shared(postgres::Database),
+    /// It is killed too.
+    Own(Cluster),
+}
+
+impl Data {
+    fn url(&self) -> String {
+        match self {
+            Self::File(url) => url.clone(),
+            Self::Shared(database) => database.url(),
+            Self::Own(cluster) => cluster.url(),
+        }
+    }
+
+    /// What a publisher may be told around a kill. The file of a server that is dead is nobody's, so nobody refuses.
+    fn refusals(&self) -> &'static [&'static str] {
+        match self {
+            Self::File(_) => &[],
+            Self::Shared(_) | Self::Own(_) => &["database_unavailable"],
+        }
+    }
+}
+
+pub(crate) fn sqlite(folder: &Path) -> String {
+    format!("sqlite:{}", process::database(folder).display())
+}
+
+/// A tenant and its part of the load.
+struct Tenant {
+    /// If it is not the platform's own.
+    slug: Option<&'static str>,
+    publishers: usize,
+    batch_events: usize,
+    /// The first gets everything.
+    endpoints: Vec<Endpoint>,
+}
+
+impl Tenant {
+    async fn client(&self, addresses: &Addresses) -> Client {
+        let client = Client::connect(addresses.get(0).unwrap()).await.unwrap();
+        match self.slug {
+            Some(slug) => client.acting_in(slug),
+            None => client,
+        }
+    }
+
+    /// What was published arrives where it is wanted, all of it and nothing else.
+    async fn settle_accounts(&self, mut client: Client, (acknowledged, refused): (Acknowledged, Refused)) {
+        let unanswered = refused.publish_again(&mut client).await.len();
+        println!(
+            "  tenant {}: {} acknowledged; {:?} not acknowledged, of which {unanswered} had been stored",
+            self.slug.unwrap_or("admin"),
+            acknowledged.len(),
+            refused.by_code
+        );
+        let published: HashSet<String> = acknowledged.all().union(&refused.ids).cloned().collect();
+        for endpoint in &self.endpoints {
+            endpoint.settle(&mut client, &published).await;
+        }
+    }
+}
+
+/// Nodes under load, and what was done to them.
+pub(crate) struct World {
+    name: &'static str,
+    data: Data,
+    nodes: Vec<Option<ServerProcess>>,
+    addresses: Addresses,
+    tenants: Vec<Tenant>,
+    random: Random,
+    /// When a node was killed.
+    kills: Vec<Instant>,
+    database_kills: usize,
+    folder: TempDir,
+}
+
+impl World {
+    pub(crate) async fn new(name: &'static str, nodes: usize, data: impl AsyncFnOnce(&Path) -> Data) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data(folder.path()).await;
+        let mut servers = vec![];
+        for _ in 0..nodes {
+            servers.push(ServerProcess::start_on(folder.path(), &data.url(), &[]).await);
+        }
+        let mut client = Client::connect(servers[0].address).await.unwrap();
+        client.create("/v1/tenants", json!({"slug": "acme"})).await;
+        let everything = Endpoint::for_everything(&mut client, "everything").await;
+        let part = Endpoint::for_a_part(&mut client, "a part, refused now and then").await;
+        let mut client = client.acting_in("acme");
+        let theirs = Endpoint::for_everything(&mut client, "everything of acme").await;
+        let tenants = vec![
+            Tenant { slug: None, publishers: 12, batch_events: 5, endpoints: vec![everything, part] },
+            Tenant { slug: Some("acme"), publishers: 4, batch_events: 1, endpoints: vec![theirs] },
+        ];
+        let addresses = Addresses::of(servers.iter().map(|server| server.address).collect());
+        let nodes = servers.into_iter().map(Some).collect();
+        let random = Random::of(name);
+        Self { name, data, nodes, addresses, tenants, random, kills: vec![], database_kills: 0, folder }
+    }
+
+    fn kill(&mut self, node: usize) {
+        if let Some(server) = self.nodes[node].take() {
+            self.addresses.remove(node);
+            server.kill();
+            self.kills.push(Instant::now());
+        }
+    }
+
+    /// Starts a node that was killed. Some die once more before they are ready.
+    async fn start(&mut self, node: usize) {
+        if self.random.once_in(4) {
+            let dying = ServerProcess::launch(self.folder.path(), &self.data.url(), &[]);
+            self.random.pause(100).await;
+            dying.kill();
+            self.kills.push(Instant::now());
+        }
+        let server = ServerProcess::start_on(self.folder.path(), &self.data.url(), &[]).await;
+        self.addresses.replace(node, server.address);
+        self.nodes[node] = Some(server);
+    }
+
+    /// Kills one node, the database, or both, and starts them again.
+    async fn strike(&mut self) {
+        let node = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
+        let hits_database = matches!(self.data, Data::Own(_)) && self.random.once_in(2);
+        let hits_node = !hits_database || self.random.once_in(2);
+        if hits_database && let Data::Own(cluster) = &mut self.data {
+            cluster.kill9();
+            self.database_kills += 1;
+        }
+        if hits_node {
+            self.random.pause(20).await;
+            self.kill(node);
+        }
+        self.random.pause(500).await;
+        if hits_database && let Data::Own(cluster) = &mut self.data {
+            cluster.start_again().await;
+        }
+        if hits_node {
+            self.start(node).await;
+        }
+    }
+
+    fn has_struck_enough(&self) -> bool {
+        let database_kills_min = if matches!(self.data, Data::Own(_)) { DATABASE_KILLS_MIN } else { 0 };
+        self.kills.len() >= KILLS_MIN && self.database_kills >= database_kills_min
+    }
+
+    /// Kills for so long, and often enough. Half of the time it waits for the recovery, which must be quick.
+    async fn kill_again_and_again(&mut self, lasting: Duration, publishers: &[Publishers]) {
+        let (began, mut slowest) = (Instant::now(), Duration::ZERO);
+        let mut arrived = vec![0; publishers.len()];
+        while began.elapsed() < lasting || !self.has_struck_enough() {
+            assert!(began.elapsed() < lasting + STRIKES_TIMEOUT, "only {} kills", self.kills.len());
+            self.random.pause(2000).await;
+            let acknowledged: Vec<_> = publishers.iter().map(|tenant| tenant.so_far().len()).collect();
+            self.strike().await;
+            if self.random.once_in(2) {
+                let restarted = Instant::now();
+                for (nth, tenant) in self.tenants.iter().enumerate() {
+                    let answers = arrived[nth]..acknowledged[nth];
+                    publishers[nth].so_far().arrive_between(answers, &tenant.endpoints[0].receiver).await;
+                }
+                arrived = acknowledged;
+                slowest = slowest.max(restarted.elapsed());
+            }
+        }
+        println!("{}: the slowest recovery took {slowest:.2?}", self.name);
+        assert!(cfg!(debug_assertions) || slowest <= RECOVERY_MAX, "{slowest:?}");
+    }
+
+    /// The ledgers of all endpoints are as they must be, and enough is in them.
+    async fn settle_accounts(&mut self, publishers: Vec<Publishers>, lasting: Duration) {
+        let mut ledgers = vec![];
+        for publishers in publishers {
+            let (acknowledged, refused) = publishers.end().await;
+            let least = lasting.as_secs() * ACKNOWLEDGED_MIN;
+            assert!(acknowledged.len() as u64 >= least, "only {} acknowledged", acknowledged.len());
+            refused.assert_only_or_no_answer(self.data.refusals());
+            ledgers.push((acknowledged, refused));
+        }
+        let mut client = Client::connect(self.addresses.get(0).unwrap()).await.unwrap();
+        until("it is ready", async || client.get("/readyz").await.unwrap().0 == 200).await;
+        for (tenant, ledgers) in self.tenants.iter().zip(ledgers) {
+            tenant.settle_accounts(tenant.client(&self.addresses).await, ledgers).await;
+        }
+        for node in &mut self.nodes {
+            let status = node.take().unwrap().terminate();
+            assert!(status.success(), "{status}");
+        }
+    }
+
+    /// Duplicates are of nodes that were killed, and no more than they had in flight.
+    fn judge_duplicates(&self, endpoint: &Endpoint) {
+        let arrivals = endpoint.receiver.arrivals.all();
+        let (kills, databases) = (self.kills.len(), self.database_kills);
+        let mut again = 0;
+        for attempts in arrivals.values() {
+            for pair in attempts.windows(2).filter(|pair| pair[0].attempt == pair[1].attempt) {
+                again += 1;
+                let (first, second) = (pair[0].at, pair[1].at);
+                let between = self.kills.iter().any(|kill| first <= *kill + AFTERLIFE && *kill <= second);
+                assert!(between, "an event was sent twice without a kill in between");
+            }
+        }
+        println!(
+            "  {}: {again} duplicates after {kills} kills of servers and {databases} of the database",
+            endpoint.name
+        );
+        assert!(again <= IN_FLIGHT_MAX * kills, "{again} duplicates: more than were in flight");
+    }
+
+    pub(crate) async fn crash_loop(mut self) {
+        let lasting = Duration::from_secs(setting("NEO_EVENTS_CRASH_SECONDS").unwrap_or(SECONDS));
+        let start = |tenant: &Tenant| {
+            let Tenant { slug, publishers, batch_events, .. } = *tenant;
+            let addresses = self.addresses.clone();
+            Publishers::at(Work { addresses, tenant: slug, publishers, pace: PACE, batch_events })
+        };
+        let publishers: Vec<_> = self.tenants.iter().map(start).collect();
+        self.kill_again_and_again(lasting, &publishers).await;
+        self.settle_accounts(publishers, lasting).await;
+        for endpoint in self.tenants.iter().flat_map(|tenant| &tenant.endpoints) {
+            self.judge_duplicates(endpoint);
+        }
+    }
+}

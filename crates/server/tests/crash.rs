@@ -18,6 +18,8 @@
 
 #[path = "crash/clock.rs"]
 mod clock;
+#[path = "crash/duplicates.rs"]
+mod duplicates;
 #[path = "crash/full_disk.rs"]
 mod full_disk;
 #[path = "crash/ledger.rs"]

@@ -11,6 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
+    duplicates::Casualties,
     ledger::Endpoint,
     process::{
         self, Client, ServerProcess,
@@ -21,8 +22,6 @@ use crate::{
     setting,
 };
 
-/// The engine's bound on deliveries in flight to one endpoint on one node: what a kill may leave unrecorded.
-const IN_FLIGHT_MAX: usize = 64;
 /// How soon after a restart everything has arrived that had been acknowledged, in a release build.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// How long processes are killed, unless the environment says otherwise.
@@ -35,8 +34,6 @@ const STRIKES_TIMEOUT: Duration = Duration::from_mins(1);
 const ACKNOWLEDGED_MIN: u64 = 20;
 /// Of each publisher between two events: some 3000 events a second in all.
 const PACE: Duration = Duration::from_millis(5);
-/// What a process had sent may arrive a moment after its death.
-const AFTERLIFE: Duration = Duration::from_secs(1);
 
 /// Where the events are.
 pub(crate) enum Data {
@@ -111,9 +108,7 @@ pub(crate) struct World {
     addresses: Addresses,
     tenants: Vec<Tenant>,
     random: Random,
-    /// When a node was killed.
-    kills: Vec<Instant>,
-    database_kills: usize,
+    casualties: Casualties,
     folder: TempDir,
 }
 
@@ -138,14 +133,14 @@ impl World {
         let addresses = Addresses::of(servers.iter().map(|server| server.address).collect());
         let nodes = servers.into_iter().map(Some).collect();
         let random = Random::of(name);
-        Self { name, data, nodes, addresses, tenants, random, kills: vec![], database_kills: 0, folder }
+        Self { name, data, nodes, addresses, tenants, random, casualties: Casualties::default(), folder }
     }
 
     fn kill(&mut self, node: usize) {
         if let Some(server) = self.nodes[node].take() {
             self.addresses.remove(node);
             server.kill();
-            self.kills.push(Instant::now());
+            self.casualties.node_died();
         }
     }
 
@@ -155,7 +150,7 @@ impl World {
             let dying = ServerProcess::launch(self.folder.path(), &self.data.url(), &[]);
             self.random.pause(100).await;
             dying.kill();
-            self.kills.push(Instant::now());
+            self.casualties.successor_died();
         }
         let server = ServerProcess::start_on(self.folder.path(), &self.data.url(), &[]).await;
         self.addresses.replace(node, server.address);
@@ -169,7 +164,7 @@ impl World {
         let hits_node = !hits_database || self.random.once_in(2);
         if hits_database && let Data::Own(cluster) = &mut self.data {
             cluster.kill9();
-            self.database_kills += 1;
+            self.casualties.database_died();
         }
         if hits_node {
             self.random.pause(20).await;
@@ -178,6 +173,7 @@ impl World {
         self.random.pause(500).await;
         if hits_database && let Data::Own(cluster) = &mut self.data {
             cluster.start_again().await;
+            self.casualties.database_serves();
         }
         if hits_node {
             self.start(node).await;
@@ -186,7 +182,7 @@ impl World {
 
     fn has_struck_enough(&self) -> bool {
         let database_kills_min = if matches!(self.data, Data::Own(_)) { DATABASE_KILLS_MIN } else { 0 };
-        self.kills.len() >= KILLS_MIN && self.database_kills >= database_kills_min
+        self.casualties.nodes() >= KILLS_MIN && self.casualties.databases() >= database_kills_min
     }
 
     /// Kills for so long, and often enough. Half of the time it waits for the recovery, which must be quick.
@@ -194,7 +190,7 @@ impl World {
         let (began, mut slowest) = (Instant::now(), Duration::ZERO);
         let mut arrived = vec![0; publishers.len()];
         while began.elapsed() < lasting || !self.has_struck_enough() {
-            assert!(began.elapsed() < lasting + STRIKES_TIMEOUT, "only {} kills", self.kills.len());
+            assert!(began.elapsed() < lasting + STRIKES_TIMEOUT, "only {} kills", self.casualties.nodes());
             self.random.pause(2000).await;
             let acknowledged: Vec<_> = publishers.iter().map(|tenant| tenant.so_far().len()).collect();
             self.strike().await;
@@ -233,26 +229,6 @@ impl World {
         }
     }
 
-    /// Duplicates are of nodes that were killed, and no more than they had in flight.
-    fn judge_duplicates(&self, endpoint: &Endpoint) {
-        let arrivals = endpoint.receiver.arrivals.all();
-        let (kills, databases) = (self.kills.len(), self.database_kills);
-        let mut again = 0;
-        for attempts in arrivals.values() {
-            for pair in attempts.windows(2).filter(|pair| pair[0].attempt == pair[1].attempt) {
-                again += 1;
-                let (first, second) = (pair[0].at, pair[1].at);
-                let between = self.kills.iter().any(|kill| first <= *kill + AFTERLIFE && *kill <= second);
-                assert!(between, "an event was sent twice without a kill in between");
-            }
-        }
-        println!(
-            "  {}: {again} duplicates after {kills} kills of servers and {databases} of the database",
-            endpoint.name
-        );
-        assert!(again <= IN_FLIGHT_MAX * kills, "{again} duplicates: more than were in flight");
-    }
-
     pub(crate) async fn crash_loop(mut self) {
         let lasting = Duration::from_secs(setting("NEO_EVENTS_CRASH_SECONDS").unwrap_or(SECONDS));
         let start = |tenant: &Tenant| {
@@ -264,7 +240,7 @@ impl World {
         self.kill_again_and_again(lasting, &publishers).await;
         self.settle_accounts(publishers, lasting).await;
         for endpoint in self.tenants.iter().flat_map(|tenant| &tenant.endpoints) {
-            self.judge_duplicates(endpoint);
+            self.casualties.judge(endpoint);
         }
     }
 }

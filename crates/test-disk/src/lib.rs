@@ -6,7 +6,10 @@ mod vfs;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 pub use random::Random;
@@ -33,14 +36,16 @@ impl Recording {
     pub fn of(folder: &Path, honesty: Honesty) -> Self {
         vfs::install();
         let folder = folder.canonicalize().expect("the folder is there");
-        let recorder = Arc::new(Recorder { folder, honesty, tape: Mutex::default() });
+        let recorder =
+            Arc::new(Recorder { folder, honesty, tape: Mutex::default(), length: AtomicUsize::new(0) });
         recorders().push(Arc::clone(&recorder));
         Self(recorder)
     }
 
-    /// The moment after everything that happened so far. What a program was told by now must survive from here on.
+    /// The moment after everything that happened so far. What a program was told by now must survive from here on. It does
+    /// not wait for what is being done to a file just now: whoever asks was told before that is over.
     pub fn position(&self) -> usize {
-        self.0.tape().len()
+        self.0.length.load(Ordering::Acquire)
     }
 
     /// Everything that happened.
@@ -60,6 +65,8 @@ pub(crate) struct Recorder {
     folder: PathBuf,
     honesty: Honesty,
     tape: Mutex<Vec<Happened>>,
+    /// Of the tape.
+    length: AtomicUsize,
 }
 
 impl Recorder {
@@ -74,6 +81,7 @@ impl Recorder {
         };
         if !(is_ignored && matches!(change, Change::Synced)) {
             tape.push(Happened { name: name.to_owned(), change });
+            self.length.store(tape.len(), Ordering::Release);
         }
     }
 
@@ -99,4 +107,21 @@ pub(crate) fn recorder_of(path: &Path) -> Option<(Arc<Recorder>, String)> {
         let name = path.strip_prefix(&recorder.folder).ok()?.to_str()?;
         Some((Arc::clone(recorder), name.to_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_done_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let recording = Recording::of(folder.path(), Honesty::Honest);
+        let mut meanwhile = None;
+        recording.0.note("a.db", || {
+            meanwhile = Some(recording.position());
+            Some(Change::Synced)
+        });
+        assert_eq!((meanwhile, recording.position()), (Some(0), 1));
+    }
 }

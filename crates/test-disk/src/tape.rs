@@ -90,19 +90,21 @@ impl Disk<'_> {
                     let is_new = file.unsafe_yet.iter().any(|change| matches!(change, Change::Made));
                     file.secure(file.unsafe_yet.len());
                     if is_new {
-                        self.sync_folder();
+                        self.sync_folder_of(name);
                     }
                 }
-                Change::Removed { is_synced: true } => self.sync_folder(),
+                Change::Removed { is_synced: true } => self.sync_folder_of(name),
                 _ => {}
             }
         }
         self.moment = moment;
     }
 
-    /// Makes durable which files there are, whatever is in them.
-    fn sync_folder(&mut self) {
-        for file in self.files.values_mut() {
+    /// Makes durable which files there are beside this one, whatever is in them.
+    fn sync_folder_of(&mut self, name: &str) {
+        let folder = Path::new(name).parent();
+        let beside = self.files.iter_mut().filter(|(other, _)| Path::new(other).parent() == folder);
+        for (_, file) in beside {
             let is_of_name = |change: &&Change| matches!(change, Change::Made | Change::Removed { .. });
             if let Some(last) = file.unsafe_yet.iter().rposition(is_of_name) {
                 file.secure(last + 1);
@@ -262,5 +264,9 @@ mod tests {
         }
         assert_eq!(possible(&by_another, 5), [None, Some(b"a".to_vec())]);
         assert_eq!(possible(&by_another, 6), [None], "a new file is synced together with its folder");
+        for happened in by_another.0.iter_mut().filter(|happened| happened.name == "g") {
+            happened.name = "elsewhere/g".into();
+        }
+        assert_eq!(possible(&by_another, 6), [None, Some(b"a".to_vec())], "with its own");
     }
 }

@@ -1,0 +1,274 @@
+//! A store at work on a disk that takes notes, and what its callers were told when: publishers in two schemas, whose events
+//! come with two deliveries each, or owe their dispatch for a while; some deliveries are attempted.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+};
+
+use neo_events_domain::{
+    endpoint::Endpoint,
+    id::{DeliveryId, EventId},
+    tenant::{Schema, Tenant},
+};
+use neo_events_store::{
+    Arrival, Catalogue, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Dispatched, Inserted,
+    Lease, NewDelivery, Settled, Tenants, WorkQueue,
+};
+use neo_events_store_sqlite::{SqliteOptions, SqliteStore};
+use neo_events_test_disk::{Honesty, Recording};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::drafts::{at, delivery, endpoint, event, settlement};
+
+/// Publishers at a time: their events share commits.
+const PUBLISHERS: u64 = 8;
+/// Of so many events one owes its dispatch.
+const OWING_ONE_IN: u64 = 4;
+/// Of so many events that come with their deliveries, one has a delivery that is attempted at once.
+const ATTEMPTED_ONE_IN: u64 = 3;
+
+/// What is written. The log is moved into the file when a store is closed, and when it has 16 MiB.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) lives: u32,
+    /// Events of each publisher before some are dispatched, and again afterwards.
+    pub(crate) rounds: u64,
+    pub(crate) data_bytes: usize,
+}
+
+/// When what is asked of the store is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// When the store does.
+    Honest,
+    /// Publishes before that, while the store is at it.
+    BeforePublishing,
+    /// Attempts before that.
+    BeforeSettling,
+}
+
+/// When something was asked for and when it was answered, as moments of the disk.
+pub(crate) type Span = Range<usize>;
+
+/// When an event's deliveries were written.
+pub(crate) enum Dispatch {
+    WithTheEvent,
+    NotYet,
+    Later(Span),
+}
+
+/// An event, and what its publisher knows of it.
+pub(crate) struct Known {
+    n: u64,
+    pub(crate) schema: Schema,
+    pub(crate) id: EventId,
+    pub(crate) data: String,
+    pub(crate) stored: Span,
+    pub(crate) deliveries: [DeliveryId; 2],
+    pub(crate) dispatch: Dispatch,
+    /// Of the first delivery.
+    pub(crate) attempt: Option<(Span, bool)>,
+}
+
+/// A schema, and the endpoints that get what is published there.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) schema: Schema,
+    pub(crate) endpoints: Arc<[Endpoint; 2]>,
+}
+
+pub(crate) struct World {
+    pub(crate) recording: Arc<Recording>,
+    pub(crate) places: [Place; 2],
+    pub(crate) events: Vec<Known>,
+    answers: Answers,
+    folder: TempDir,
+}
+
+impl World {
+    /// What the lives of a store leave: the first ends by closing, others by being dropped.
+    pub(crate) async fn after(honesty: Honesty, answers: Answers, load: Load) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let recording = Arc::new(Recording::of(folder.path(), honesty));
+        let place = |schema, n| Place { schema, endpoints: Arc::new([endpoint(n), endpoint(n + 1)]) };
+        let places = [place(Schema::admin(), 1), place(Schema::tenant("acme").unwrap(), 3)];
+        let mut world = Self { recording, places, events: Vec::new(), answers, folder };
+        for life in 1..=load.lives {
+            let store = world.open();
+            if life == 1 {
+                world.furnish(&store).await;
+            }
+            world.publish(&store, load).await;
+            world.dispatch(&store, 10).await;
+            world.publish(&store, load).await;
+            if life == 1 { store.close().await } else { drop(store) }
+        }
+        world
+    }
+
+    fn open(&self) -> SqliteStore {
+        SqliteStore::open(SqliteOptions::new(self.folder.path().join("admin.db"))).unwrap()
+    }
+
+    /// A tenant with a file of its own, and the endpoints.
+    async fn furnish(&self, store: &SqliteStore) {
+        let tenant = Tenant { schema: self.places[1].schema.clone(), name: None, created_at: at(0) };
+        assert_eq!(store.create_tenant(&tenant).await.unwrap(), Inserted::New);
+        for place in &self.places {
+            for endpoint in &*place.endpoints {
+                let inserted = store.insert_endpoint(&place.schema, endpoint).await.unwrap();
+                assert_eq!(inserted, Inserted::New);
+            }
+        }
+    }
+
+    async fn publish(&mut self, store: &SqliteStore, load: Load) {
+        let mut versions = Vec::new();
+        for place in &self.places {
+            versions.push(version(store, &place.schema).await);
+        }
+        for _ in 0..load.rounds {
+            let mut publishers = JoinSet::new();
+            for publisher in 0..PUBLISHERS {
+                let n = u64::try_from(self.events.len()).unwrap() + publisher;
+                let at_place = usize::from(n / OWING_ONE_IN % 2 == 1);
+                let (place, version) = (self.places[at_place].clone(), versions[at_place]);
+                let desk = Desk {
+                    store: store.clone(),
+                    recording: Arc::clone(&self.recording),
+                    answers: self.answers,
+                };
+                publishers.spawn(async move { desk.publish(n, load.data_bytes, &place, version).await });
+            }
+            self.events.extend(publishers.join_all().await);
+        }
+    }
+
+    /// Writes the deliveries of some of the events that owe their dispatch.
+    async fn dispatch(&mut self, store: &SqliteStore, limit: u32) {
+        for claim in store.claim_dispatches(at(0), limit, at(1000)).await.unwrap() {
+            let place = self.places.iter().find(|place| place.schema == claim.schema).unwrap();
+            let ids: Vec<_> = claim.owed.iter().map(|lease| lease.work().event.id).collect();
+            let known = |id| self.events.iter().position(|known| known.id == id).unwrap();
+            let all: Vec<_> = ids.into_iter().map(known).collect();
+            let to_all = |(lease, nth): (_, &usize)| {
+                let deliveries = deliveries(self.events[*nth].n, place).to_vec();
+                Dispatched { lease, deliveries }
+            };
+            let dispatched = claim.owed.into_iter().zip(&all).map(to_all).collect();
+            let asked = self.recording.position();
+            store.settle_dispatches(dispatched, at(1)).await.unwrap();
+            let answered = self.recording.position();
+            for nth in all {
+                self.events[nth].dispatch = Dispatch::Later(asked..answered);
+            }
+        }
+    }
+}
+
+async fn version(store: &SqliteStore, schema: &Schema) -> CatalogueVersion {
+    let mut version = CatalogueVersion(0);
+    loop {
+        let changes = store.catalogue_changes(schema, version, 100).await.unwrap();
+        version = changes.version;
+        if !changes.more {
+            return version;
+        }
+    }
+}
+
+/// Of the n-th event, one to each endpoint.
+fn deliveries(n: u64, place: &Place) -> [NewDelivery; 2] {
+    let [one, two] = &*place.endpoints;
+    [delivery(2 * n, one), delivery(2 * n + 1, two)]
+}
+
+/// Where a publisher works.
+struct Desk {
+    store: SqliteStore,
+    recording: Arc<Recording>,
+    answers: Answers,
+}
+
+impl Desk {
+    /// Publishes the n-th event, and attempts its first delivery if it is that one's turn. The disk's moment is read here,
+    /// as soon as the answer is.
+    async fn publish(self, n: u64, data_bytes: usize, place: &Place, version: CatalogueVersion) -> Known {
+        let (new, deliveries) = (event(n, data_bytes), deliveries(n, place));
+        let mut known = Known {
+            n,
+            schema: place.schema.clone(),
+            id: new.id,
+            data: new.event_data.as_str().to_owned(),
+            stored: 0..0,
+            deliveries: deliveries.each_ref().map(|delivery| delivery.id),
+            dispatch: Dispatch::WithTheEvent,
+            attempt: None,
+        };
+        let handed = Hand::default();
+        let mut arrival = Arrival::from(new);
+        if n.is_multiple_of(OWING_ONE_IN) {
+            known.dispatch = Dispatch::NotYet;
+        } else {
+            arrival.dispatch = Some(handed.dispatch(version, deliveries));
+        }
+        let (store, schema) = (self.store.clone(), place.schema.clone());
+        let append = async move { drop(store.append_arrivals(&schema, vec![arrival], at(0)).await.unwrap()) };
+        known.stored = self.timed(Answers::BeforePublishing, append).await;
+        if n.is_multiple_of(ATTEMPTED_ONE_IN)
+            && let Some(lease) = handed.take()
+        {
+            known.attempt = Some(self.attempt(lease, n.is_multiple_of(2)).await);
+        }
+        known
+    }
+
+    async fn attempt(&self, lease: Lease<DeliveryWork>, succeeds: bool) -> (Span, bool) {
+        let store = self.store.clone();
+        let settle = async move {
+            let settled = store.settle(settlement(lease, succeeds)).await.unwrap();
+            assert!(matches!(settled, Settled::Recorded(_)), "{settled:?}");
+        };
+        (self.timed(Answers::BeforeSettling, settle).await, succeeds)
+    }
+
+    /// Does something, and waits for it; if its answer is one of the hasty ones, only afterwards.
+    async fn timed(&self, hasty: Answers, step: impl Future<Output = ()> + Send + 'static) -> Span {
+        let asked = self.recording.position();
+        if self.answers != hasty {
+            step.await;
+            return asked..self.recording.position();
+        }
+        let mut steps = JoinSet::new();
+        steps.spawn(step);
+        let answered = self.recording.position();
+        steps.join_all().await;
+        asked..answered
+    }
+}
+
+/// Where a delivery is put that was leased as it was written.
+#[derive(Clone, Default)]
+struct Hand(Arc<Mutex<Option<Lease<DeliveryWork>>>>);
+
+impl Hand {
+    fn take(&self) -> Option<Lease<DeliveryWork>> {
+        self.0.lock().unwrap().take()
+    }
+
+    /// The first delivery is taken, the second is left to whoever comes.
+    fn dispatch(&self, catalogue_version: CatalogueVersion, [one, two]: [NewDelivery; 2]) -> DirectDispatch {
+        let hand = self.clone();
+        DirectDispatch {
+            catalogue_version,
+            deliveries: vec![
+                DirectDelivery { delivery: one, is_taken: true },
+                DirectDelivery { delivery: two, is_taken: false },
+            ],
+            lease_until: at(1000),
+            hand_over: Box::new(move |mut leases| *hand.0.lock().unwrap() = leases.pop()),
+        }
+    }
+}

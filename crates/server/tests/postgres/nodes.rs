@@ -18,8 +18,8 @@ use crate::{
 
 /// The engine's bound on deliveries in flight to one endpoint on one node.
 const ENDPOINT_IN_FLIGHT_MAX: usize = 64;
-/// What is promised is 5 s. A machine that has other things to do gets more.
-const TAKEOVER_MAX: Duration = Duration::from_secs(15);
+/// What is promised, in a release build. Others get more, on machines that have other things to do.
+const TAKEOVER_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 5 });
 
 /// Two nodes on one database, and an endpoint that gets everything.
 struct World {
@@ -127,6 +127,7 @@ async fn what_a_killed_node_held_is_delivered_by_the_other() {
     assert!(repeated <= 2 * ENDPOINT_IN_FLIGHT_MAX, "{repeated} repeated: more than it had in flight");
     let nodes: i64 = world.sql.value("select count(*) from admin.sessions").await;
     assert_eq!(nodes, 1);
+    world.second.assert_logged(&["a node died; others take over its work"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,7 +157,8 @@ async fn a_node_that_hung_cannot_settle_what_others_took_over() {
 
     world.first.resume();
     until("it learns that they are no longer its own", async || {
-        world.first.log().matches("an attempt ended after its lease").count() >= of_the_first.len()
+        let line = "an attempt ended after its lease; another one counts";
+        world.first.log().matches(line).count() >= of_the_first.len()
     })
     .await;
     world.receiver.let_go();

@@ -18,9 +18,12 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     client.subscribe_to_everything(&receiver.url).await;
     let publishers = Publishers::start(&Addresses::of(vec![server.address]));
     publishers.refused_with("storage_full", MANY).await;
-    assert_eq!(client.get("/livez").await.unwrap().0, 200);
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(client.get(probe).await.unwrap().0, 200, "{probe}");
+    }
     let (status, events) = client.get("/v1/events?limit=1").await.unwrap();
     assert_eq!(status, 200, "what is there can be read: {events}");
+    server.assert_logged(&["a request failed", "code=storage_full"]);
 
     ballast.drop_it();
     publishers.acknowledged(MANY).await;
@@ -31,6 +34,7 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     assert_eq!(refused.publish_again(&mut client).await.len(), 0, "what was refused was not stored");
     until_all_arrived(&acknowledged, &refused, &receiver).await;
     receiver.arrivals.assert_signed_first_attempts();
+    receiver.arrivals.assert_as_published();
     assert_eq!(receiver.arrivals.repeated(), 0, "the server kept what it could not record");
     assert!(server.terminate().success());
 }

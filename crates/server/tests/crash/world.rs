@@ -223,6 +223,10 @@ impl World {
         for (tenant, ledgers) in self.tenants.iter().zip(ledgers) {
             tenant.settle_accounts(tenant.client(&self.addresses).await, ledgers).await;
         }
+        if !matches!(self.data, Data::File(_)) {
+            let line = "a node died; others take over its work";
+            until(line, async || process::logs(self.folder.path()).contains(line)).await;
+        }
         for node in &mut self.nodes {
             let status = node.take().unwrap().terminate();
             assert!(status.success(), "{status}");

@@ -24,9 +24,12 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let publishers = Publishers::start(&Addresses::of(vec![server.address]));
     publishers.refused_with("storage_full", MANY).await;
     let mut client = Client::connect(server.address).await.unwrap();
-    assert_eq!(client.get("/livez").await.unwrap().0, 200);
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(client.get(probe).await.unwrap().0, 200, "{probe}");
+    }
     let (status, events) = client.get("/v1/events?limit=1").await.unwrap();
     assert_eq!(status, 200, "what is there can be read: {events}");
+    server.assert_logged(&["a request failed", "code=storage_full", "could not extend file"]);
 
     std::fs::remove_file(ballast).unwrap();
     publishers.acknowledged(MANY).await;

@@ -1,5 +1,5 @@
 //! The server on PostgreSQL, as real processes on real databases: many nodes on one database, nodes that die and nodes
-//! that hang, a database that dies, hangs, is far away, has no room, or is none that can be used.
+//! that hang, a database that dies, hangs, is locked, is far away, has no room, or is none that can be used.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,6 +7,7 @@ mod accounts;
 mod encryption;
 mod failover;
 mod full_disk;
+mod locks;
 mod network;
 mod nodes;
 mod outages;

@@ -12,6 +12,7 @@ use crate::{
     accounts::settle_accounts,
     process::{
         Client, Receiver, ServerProcess,
+        load::until,
         publishers::{Addresses, Publishers},
     },
     sql::Sql,
@@ -66,9 +67,21 @@ async fn a_database_that_is_killed_and_started_again() {
     let mut world = World::with_servers(1).await;
     let publishers = world.publishers();
     publishers.acknowledged(MANY).await;
+    // Some attempts are answered while nobody can record them.
+    world.receiver.hold();
+    until("requests are in flight", async || !world.receiver.arrivals.held().is_empty()).await;
     world.cluster.kill9();
+    world.receiver.let_go();
     publishers.refused(MANY).await;
     world.assert_out_of_service().await;
+    for line in [
+        "an attempt could not be recorded; trying again",
+        "who is due is not known; trying again",
+        "a request failed",
+        "code=database_unavailable",
+    ] {
+        until(line, async || world.servers[0].log().contains(line)).await;
+    }
     world.cluster.start_again().await;
     publishers.acknowledged(MANY).await;
     world.settle_accounts(publishers).await;

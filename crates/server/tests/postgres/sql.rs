@@ -36,6 +36,11 @@ impl Sql {
         Self { client, _driver: driver }
     }
 
+    /// Runs statements, in the connection's transaction if it has begun one.
+    pub(crate) async fn run(&self, statements: &str) {
+        self.client.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+    }
+
     pub(crate) async fn rows(&self, statement: &str) -> Vec<Row> {
         let rows = self.client.query(statement, &[]).await;
         rows.unwrap_or_else(|error| panic!("{statement}: {error:?}"))

@@ -238,6 +238,13 @@ impl Ballast {
     }
 }
 
+/// What all servers in a folder have said, those that are dead too.
+pub(crate) fn logs(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.map(|log| std::fs::read_to_string(log).unwrap()).collect()
+}
+
 pub(crate) fn database(folder: &Path) -> PathBuf {
     folder.join("admin.db")
 }

@@ -1,0 +1,78 @@
+//! Somebody locks one tenant's table of attempts: what was answered meanwhile is recorded when the lock is gone, and nobody
+//! else notices.
+
+use neo_events_test_postgres::database;
+use serde_json::{Value, json};
+
+use crate::{
+    process::{
+        Client, Receiver, ServerProcess,
+        load::until,
+        publishers::{Addresses, Publishers, Work, until_all_arrived},
+    },
+    sql::Sql,
+};
+
+/// Of each tenant.
+const MANY: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_a_lock_keeps_from_being_recorded_are_recorded_when_it_is_gone() {
+    let (database, folder) = (database().await, tempfile::tempdir().unwrap());
+    let server = ServerProcess::start_on(folder.path(), &database.url(), &[]).await;
+    let (ours, theirs) = (Receiver::start().await, Receiver::start().await);
+    let mut platform = Client::connect(server.address).await.unwrap();
+    platform.create("/v1/tenants", json!({"slug": "acme"})).await;
+    platform.subscribe_to_everything(&ours.url).await;
+    let mut acme = Client::connect(server.address).await.unwrap().acting_in("acme");
+    acme.subscribe_to_everything(&theirs.url).await;
+
+    let sql = Sql::connect(&database.url()).await;
+    sql.run("begin; lock table tenant_acme.attempts in access exclusive mode").await;
+    let addresses = Addresses::of(vec![server.address]);
+    let publish = async |tenant| {
+        let addresses = addresses.clone();
+        let work =
+            Work { addresses, tenant, publishers: 4, pace: std::time::Duration::ZERO, batch_events: 1 };
+        let publishers = Publishers::at(work);
+        publishers.acknowledged(MANY).await;
+        let (acknowledged, refused) = publishers.end().await;
+        refused.assert_only(&[]);
+        (acknowledged, refused)
+    };
+    let (of_acme, none) = publish(Some("acme")).await;
+    until("they cannot be recorded", async || {
+        server.log().contains("WARN")
+            && server.log().contains("an attempt could not be recorded; trying again")
+    })
+    .await;
+    let (of_platform, _) = publish(None).await;
+    until_all_arrived(&of_platform, &none, &ours).await;
+    until("others' are recorded meanwhile", async || {
+        sql.value::<i64>("select count(*) from admin.delivery_queue where tenant_no = 1").await == 0
+    })
+    .await;
+    assert_eq!(with_status(&mut acme, "success").await, 0, "the table is locked");
+
+    sql.run("rollback").await;
+    until("everything is recorded", async || with_status(&mut acme, "success").await == of_acme.len()).await;
+    until_all_arrived(&of_acme, &none, &theirs).await;
+    sql.nothing_is_owed().await;
+    sql.assert_histories_are_whole().await;
+    let attempts: i64 = sql.value("select count(*) from tenant_acme.attempts where status = 'success'").await;
+    assert_eq!(usize::try_from(attempts).unwrap(), of_acme.len());
+    for receiver in [&ours, &theirs] {
+        receiver.arrivals.assert_signed_first_attempts();
+        receiver.arrivals.assert_as_published();
+        assert_eq!(receiver.arrivals.repeated(), 0, "the server kept what it could not record");
+    }
+    assert!(server.terminate().success());
+}
+
+/// How many deliveries there are, if they fit on a page.
+async fn with_status(client: &mut Client, status: &str) -> usize {
+    let (answered, list) = client.get(&format!("/v1/deliveries?limit=1000&status={status}")).await.unwrap();
+    assert_eq!(answered, 200, "{list}");
+    assert_eq!(list["next_cursor"], Value::Null, "{list}");
+    list["data"].as_array().unwrap().len()
+}

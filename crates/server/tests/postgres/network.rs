@@ -21,6 +21,8 @@ use crate::{
 
 const MANY: usize = 100;
 const RESETS: u32 = 60;
+/// Connections that are reset by them, at the least: there may be few while others are being made.
+const BROKEN_MIN: usize = 20;
 /// Between two of them.
 const RESET_PAUSE: Duration = Duration::from_millis(70);
 /// In each direction: an answer takes a second.
@@ -63,6 +65,8 @@ async fn connections_that_are_reset_again_and_again_lose_and_repeat_nothing() {
         world.proxy.reset_one_in(3);
         sleep(RESET_PAUSE).await;
     }
+    println!("{} connections were reset", world.proxy.broken());
+    assert!(world.proxy.broken() >= BROKEN_MIN, "{} connections were reset", world.proxy.broken());
     publishers.acknowledged(MANY).await;
     world.settle_accounts(publishers).await;
     assert_eq!(world.receiver.arrivals.repeated(), 0, "the server kept what it could not record");
@@ -75,6 +79,8 @@ async fn a_database_a_second_away_makes_everything_slow_and_loses_and_repeats_no
     world.proxy.delay(FAR);
     let began = Instant::now();
     let publishers = Publishers::start(&Addresses::of(vec![world.server.address]));
+    publishers.acknowledged(1).await;
+    assert!(began.elapsed() >= 2 * FAR, "{:?}: there and back", began.elapsed());
     publishers.acknowledged(MANY).await;
     println!("{MANY} events by {PUBLISHERS} publishers were acknowledged within {:.1?}", began.elapsed());
     publishers.so_far().arrive_at(&world.receiver).await;

@@ -1,6 +1,14 @@
 //! A network that can be bad: a TCP proxy on the loopback interface that delays what it passes on, and resets connections.
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -16,6 +24,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     weather: watch::Sender<Weather>,
+    /// Connections that were reset.
+    broken: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
@@ -34,14 +44,19 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (weather, seen) = watch::channel(Weather::default());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, seen));
-        Self { address, weather, _tasks: tasks }
+        let (mut tasks, broken) = (JoinSet::new(), Arc::default());
+        tasks.spawn(accept(listener, target, seen, Arc::clone(&broken)));
+        Self { address, weather, broken, _tasks: tasks }
     }
 
     /// From now on, every byte takes so long in each direction.
     pub(crate) fn delay(&self, delay: Duration) {
         self.weather.send_modify(|weather| weather.delay = delay);
+    }
+
+    /// How many connections were reset so far.
+    pub(crate) fn broken(&self) -> usize {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Resets one in so many connections, in turn.
@@ -53,22 +68,33 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn accept(
+    listener: TcpListener,
+    target: SocketAddr,
+    weather: watch::Receiver<Weather>,
+    broken: Arc<AtomicUsize>,
+) {
     let mut connections = JoinSet::new();
     for number in 0.. {
         let (client, _) = listener.accept().await.unwrap();
-        connections.spawn(connection(number, client, target, weather.clone()));
+        let (weather, broken) = (weather.clone(), Arc::clone(&broken));
+        connections.spawn(async move {
+            if connection(number, client, target, weather).await {
+                broken.fetch_add(1, Ordering::Relaxed);
+            }
+        });
         while connections.try_join_next().is_some() {}
     }
 }
 
+/// Answers whether it was reset.
 async fn connection(
     number: usize,
     mut client: TcpStream,
     target: SocketAddr,
     mut weather: watch::Receiver<Weather>,
-) {
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
+) -> bool {
+    let Ok(mut server) = TcpStream::connect(target).await else { return false };
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
@@ -97,6 +123,7 @@ async fn connection(
             stream.set_zero_linger().unwrap();
         }
     }
+    is_reset
 }
 
 /// Passes on what comes until it ends, each piece after its delay.

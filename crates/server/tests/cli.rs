@@ -2,6 +2,7 @@
 
 mod maintenance;
 mod peers;
+mod secrets;
 mod terminal;
 
 use std::{

@@ -7,26 +7,37 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
+    time::{Instant as Later, sleep_until, timeout},
 };
 
-use crate::support::{KEY, PATIENCE, Server};
+use crate::support::{Call, KEY, PATIENCE, Reply, Server};
 
 /// Far more than the runtime has threads.
 const CONNECTIONS: usize = 300;
 /// How long a byte more is waited for before the next one is sent: never long enough to seem idle.
 const TRICKLE: Duration = Duration::from_millis(500);
 
-/// Sends the beginning of a request, then a byte now and then; answers once the server has had enough.
-async fn trickle(mut stream: TcpStream, beginning: String) {
+/// The server's limits: how long a body may take, and an answer that is not read.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The server's limit on connections.
+const CONNECTIONS_MAX: usize = 4096;
+/// Both ends of them are ours here, and others test beside us.
+const FILES_WANTED: u64 = 2 * 4096 + 2000;
+/// In which whoever may be served is served.
+const SERVED: Duration = Duration::from_millis(500);
+
+/// Sends the beginning of a request, then a byte now and then; once the server has had enough, what it answered.
+async fn trickle(mut stream: TcpStream, beginning: String) -> Vec<u8> {
     stream.write_all(beginning.as_bytes()).await.expect("the server reads");
-    let mut answer = [0; 1024];
+    let mut answer = Vec::new();
     loop {
-        let is_over = match tokio::time::timeout(TRICKLE, stream.read(&mut answer)).await {
+        let is_over = match timeout(TRICKLE, stream.read_buf(&mut answer)).await {
             Ok(read) => read.unwrap_or(0) == 0,
             Err(_) => stream.write_all(b"x").await.is_err(),
         };
         if is_over {
-            return;
+            return answer;
         }
     }
 }
@@ -48,7 +59,7 @@ async fn a_head_that_does_not_end_is_cut_off_and_holds_up_nobody() {
     server.get("/v1/events").await.expect(200);
     assert!(asked.elapsed() < PATIENCE / 4, "{:?}", asked.elapsed());
     let all_cut_off = async { while tasks.join_next().await.is_some() {} };
-    tokio::time::timeout(PATIENCE, all_cut_off).await.expect("each is cut off in time");
+    timeout(PATIENCE, all_cut_off).await.expect("each is cut off in time");
     server.get("/v1/events").await.expect(200);
 }
 
@@ -79,7 +90,7 @@ async fn large_bodies_have_room_for_a_few_at_once_and_small_ones_pass_them_by() 
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, refused).await.expect("there is not room for all")
+        timeout(PATIENCE, refused).await.expect("there is not room for all")
     };
     let mut stalled = vec![stall(LARGEST).await, stall(LARGEST).await, stall(LARGEST).await];
     let reply = until_refused("/v1/events/batch", &large).await;
@@ -95,4 +106,65 @@ async fn large_bodies_have_room_for_a_few_at_once_and_small_ones_pass_them_by() 
     // One that goes away leaves its room to others.
     drop(stalled.pop());
     server.post("/v1/events/batch", &large).await.expect(202);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_is_refused_in_time() {
+    let server = Server::start().await;
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {KEY}\r\n\
+         content-type: application/json\r\ncontent-length: 100000\r\n\r\n"
+    );
+    let stream = TcpStream::connect(server.address).await.expect("it listens");
+    let began = Instant::now();
+    let answer =
+        timeout(BODY_TIMEOUT + PATIENCE, trickle(stream, head)).await.expect("it is cut off in time");
+    assert!(began.elapsed() >= BODY_TIMEOUT, "{:?}", began.elapsed());
+    Reply::parse(&answer).refused(408, "body_timeout");
+}
+
+#[tokio::test]
+async fn who_does_not_read_an_answer_loses_it() {
+    let server = Server::start().await;
+    let event = json!({"event_type": "user.created", "event_data": {"text": "x".repeat(100_000)}});
+    server.post("/v1/events/batch", json!({"events": vec![event; 100]})).await.expect(202);
+    let mut deaf = TcpStream::connect(server.address).await.expect("it listens");
+    // Two answers are more than the system takes off the server for a connection.
+    Call::new("GET", "/v1/events").header("connection", "keep-alive").send(&mut deaf).await;
+    Call::new("GET", "/v1/events").send(&mut deaf).await;
+    let asked = Later::now();
+    let whole = 2 * server.get("/v1/events").await.text.len();
+    assert!(whole > 15_000_000, "{whole}");
+    sleep_until(asked + WRITE_TIMEOUT + TRICKLE * 10).await;
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, deaf.read_to_end(&mut answer)).await.expect("it was cut off");
+    assert!(answer.len() < whole, "{read:?}: it was waited for");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_until_one_is_free() {
+    let files = rlimit::increase_nofile_limit(FILES_WANTED).expect("a limit");
+    assert!(files >= FILES_WANTED, "this test needs {FILES_WANTED} open files, and may have {files}");
+    let server = Server::start().await;
+    let mut kept = JoinSet::new();
+    for _ in 0..CONNECTIONS_MAX {
+        kept.spawn(keep_alive(server.address));
+    }
+    let mut kept = timeout(PATIENCE, kept.join_all()).await.expect("all are served");
+    let mut next = JoinSet::new();
+    next.spawn(keep_alive(server.address));
+    assert!(timeout(SERVED, next.join_next()).await.is_err(), "there is a limit");
+    drop(kept.pop());
+    timeout(PATIENCE, next.join_next()).await.expect("a place is free").expect("one").expect("no panic");
+}
+
+/// A connection that has been served once, and stays.
+async fn keep_alive(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    Call::new("GET", "/livez").header("connection", "keep-alive").send(&mut stream).await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        assert_ne!(stream.read_buf(&mut answer).await.expect("an answer"), 0);
+    }
+    stream
 }

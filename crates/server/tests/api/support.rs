@@ -20,7 +20,7 @@ pub(crate) const KEY: &str = "the-admin-key-of-tests";
 /// A UUID that names nothing.
 pub(crate) const NOBODY: &str = "01930000-0000-7000-8000-000000000000";
 
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running server on a database of its own.
 pub(crate) struct Server {

@@ -1,6 +1,9 @@
 //! A receiver that freezes: it takes requests and never answers.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
@@ -10,6 +13,8 @@ use crate::process::{
 };
 
 const EVENTS: usize = 320;
+/// Of an attempt at the frozen one.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_receiver_delays_nobody_else_and_gets_everything_when_it_thaws() {
@@ -17,13 +22,18 @@ async fn a_frozen_receiver_delays_nobody_else_and_gets_everything_when_it_thaws(
     let (frozen, other) = (Receiver::start().await, Receiver::start().await);
     let server = ServerProcess::start(folder.path()).await;
     let mut client = Client::connect(server.address).await.unwrap();
-    let endpoint = client.subscribe_with(&frozen.url, json!({"timeout_seconds": 5})).await;
+    let endpoint = client.subscribe_with(&frozen.url, json!({"timeout_seconds": TIMEOUT.as_secs()})).await;
     client.subscribe_to_everything(&other.url).await;
 
     frozen.hold();
-    let acknowledged = Acknowledged::default();
+    let (acknowledged, began) = (Acknowledged::default(), Instant::now());
     Load::start(&[server.address], EVENTS, &acknowledged).ended().await;
     acknowledged.arrive_at(&other).await;
+    assert!(
+        began.elapsed() < TIMEOUT,
+        "{:?}: they waited until the frozen one was given up",
+        began.elapsed()
+    );
     let retrying = format!("/v1/deliveries?endpoint_id={endpoint}&status=retrying");
     until("attempts end by their timeout", async || {
         !client.get(&retrying).await.unwrap().1["data"].as_array().unwrap().is_empty()

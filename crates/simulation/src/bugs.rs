@@ -81,6 +81,10 @@ bugs! {
     HiddenRetry = "hidden-retry",
     /// A timeout while reading the answer counts as an answer of 200.
     TimeoutAsSuccess = "timeout-as-success",
+    /// A connection that breaks counts as a target that must not be connected to.
+    ResetAsRefusal = "reset-as-refusal",
+    /// A claim says that one attempt less is left than there is.
+    GivesUpEarly = "gives-up-early",
 }
 
 /// No such mistake.

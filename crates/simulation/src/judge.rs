@@ -10,6 +10,7 @@ mod deliveries;
 mod end;
 mod receivers;
 mod trace;
+mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +39,7 @@ use crate::{
 pub(crate) use receivers::Sent;
 pub(crate) use trace::Trace;
 pub(crate) use trace::short;
+pub(crate) use wishes::Wish;
 
 /// Keeps account and judges. Its clones are one.
 #[derive(Clone)]
@@ -63,6 +65,8 @@ pub(crate) struct Account {
     /// Leases that were ended by something else than what was made under them.
     taken: BTreeSet<u64>,
     over: BTreeSet<Holder>,
+    /// What people ask for just now.
+    wishes: BTreeSet<Wish>,
 }
 
 struct KnownEndpoint {
@@ -179,6 +183,7 @@ impl Account {
             in_flight: BTreeMap::new(),
             taken: BTreeSet::new(),
             over: BTreeSet::new(),
+            wishes: BTreeSet::new(),
         }
     }
 

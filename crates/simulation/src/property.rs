@@ -38,7 +38,7 @@ properties! {
     OnlyTheHolderSettles = "only_the_holder_settles",
     /// Attempts are numbered 1, 2, 3 …, claimed and recorded.
     AttemptsCountByOne = "attempt_numbers_increase_by_one",
-    /// A delivery has its endpoint's policy, and no more attempts than that and retries by hand allow.
+    /// A delivery has its endpoint's policy, and is given up after as many attempts as that and retries by hand allow.
     AttemptsEnd = "attempts_end_with_the_policy",
     /// No receiver sees another tenant's event, no row names one.
     TenantsApart = "no_row_crosses_tenants",
@@ -52,11 +52,12 @@ properties! {
     DueWorkIsPrompt = "due_work_is_claimed_within_a_second",
     /// When a node dies and nothing else is wrong, what it left is done within two seconds after its leases are freed.
     WorkIsTakenOver = "work_of_the_dead_is_taken_over",
-    /// What was over is not claimed again, unless somebody retried it by hand; a success never.
+    /// What was over is over, unless somebody retried it by hand; a success always.
     OverStaysOver = "what_is_over_stays_over",
-    /// What the receiver did decides what is recorded: a success if and only if it answered 2xx.
+    /// What the receiver did decides what is recorded: a success if and only if it answered 2xx, a failure for good if
+    /// and only if it answered what no further attempt would change, or no attempt was left.
     OutcomesAreKept = "what_is_recorded_is_what_happened",
-    /// A delivery that somebody cancelled is not tried again.
+    /// A delivery that somebody cancelled is not tried again, and no other is cancelled.
     CancellationsHold = "cancellations_hold",
     /// An attempt that reached a receiver is recorded, or its node died or lost its lease.
     AttemptsAreRecorded = "attempts_are_recorded",

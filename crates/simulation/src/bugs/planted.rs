@@ -75,12 +75,20 @@ impl Planted {
         regrant(lease, work)
     }
 
+    /// The same work with one attempt less.
+    fn with_less_patience(lease: &Lease<DeliveryWork>) -> Lease<DeliveryWork> {
+        let mut work = copy_of_work(lease.work());
+        work.progress.max_attempts = work.progress.max_attempts.saturating_sub(1).max(1);
+        regrant(lease, work)
+    }
+
     fn spoilt(&self, mut claim: EndpointClaim) -> EndpointClaim {
         for lease in &mut claim.work {
             let work = lease.work();
             match self.bug {
                 Bug::ClaimWithoutLease => self.memory.forget_lease(&work.schema, work.delivery_id),
                 Bug::ForeignEvent => *lease = self.with_foreign_event(lease),
+                Bug::GivesUpEarly => *lease = Self::with_less_patience(lease),
                 _ => {}
             }
         }

@@ -25,6 +25,9 @@ impl Transport for PlantedTransport {
                 let result = Ok(ReceivedResponse { status: 200, headers, body, body_truncated: true });
                 TransportReport { result, ..report }
             }
+            (Bug::ResetAsRefusal, Err(FailureCode::ConnectionReset)) => {
+                TransportReport { result: Err(FailureCode::TargetRefused), ..report }
+            }
             _ => report,
         }
     }

@@ -90,6 +90,7 @@ impl Account {
         let was_ending = std::mem::take(&mut delivery.is_ending);
         let before = std::mem::replace(&mut delivery.recorded, attempt_number);
         delivery.state = state.clone();
+        let max = delivery.max_attempts;
         let what = || format!("delivery {} attempt {attempt_number}", short(id));
         let is_held = lease.is_some_and(|lease| settling.is_some_and(|(token, _)| token == lease.token));
         self.require(is_held, Property::OnlyTheHolderSettles, what);
@@ -97,28 +98,54 @@ impl Account {
             format!("{} was recorded after {before}", what())
         });
         let says = settling.map(|(_, verdict)| verdict);
-        self.require(is_kept(&state, says, answered), Property::OutcomesAreKept, || {
+        self.require(is_kept(&state, says, (answered, was_ending)), Property::OutcomesAreKept, || {
             format!("{} was answered {answered:?}, judged {says:?} and recorded as {state:?}", what())
         });
         let goes_on = matches!(state, DeliveryState::Retrying { .. });
         self.require(!(was_ending && goes_on), Property::CancellationsHold, what);
+        let gives_up = state == DeliveryState::Failed { max_attempts_reached: true };
+        let is_last = attempt_number >= max;
+        self.require(if is_last { !goes_on } else { !gives_up }, Property::AttemptsEnd, || {
+            format!("{} of {max} was recorded as {state:?}", what())
+        });
     }
 }
 
-/// Whether a state is what the receiver's answer and the engine's verdict bring.
-fn is_kept(state: &DeliveryState, verdict: Option<Verdict>, answered: Option<u16>) -> bool {
-    let is_success = answered.is_some_and(|status| (200..300).contains(&status));
-    if is_success != (*state == DeliveryState::Success) {
-        return false;
+/// What an answer, or none, means for a delivery: the rules that users are told, put down once more.
+#[derive(Clone, Copy)]
+enum Meaning {
+    Delivered,
+    /// Trying again would not help.
+    Refused,
+    /// And the receiver asks for no more.
+    Gone,
+    /// It may be another time.
+    NotNow,
+}
+
+const fn meaning_of(answered: Option<u16>) -> Meaning {
+    match answered {
+        Some(200..=299) => Meaning::Delivered,
+        Some(410) => Meaning::Gone,
+        None | Some(408 | 425 | 429 | 500..=599) => Meaning::NotNow,
+        Some(_) => Meaning::Refused,
     }
-    match (verdict, state) {
-        (Some(Verdict::Succeeded), DeliveryState::Success)
-        | (Some(Verdict::Retry(_)), DeliveryState::Cancelled { .. })
-        | (Some(Verdict::Exhausted), DeliveryState::Failed { max_attempts_reached: true })
-        | (Some(Verdict::Rejected | Verdict::Gone), DeliveryState::Failed { max_attempts_reached: false }) => {
-            true
-        }
-        (Some(Verdict::Retry(at)), DeliveryState::Retrying { next_retry_at }) => {
+}
+
+/// Whether a state is what the receiver's answer and the engine's verdict bring, and whether it was to end anyway.
+fn is_kept(
+    state: &DeliveryState,
+    verdict: Option<Verdict>,
+    (answered, was_ending): (Option<u16>, bool),
+) -> bool {
+    let Some(verdict) = verdict else { return false };
+    match (meaning_of(answered), verdict, state) {
+        (Meaning::Delivered, Verdict::Succeeded, DeliveryState::Success)
+        | (Meaning::Refused, Verdict::Rejected, DeliveryState::Failed { max_attempts_reached: false })
+        | (Meaning::Gone, Verdict::Gone, DeliveryState::Failed { max_attempts_reached: false })
+        | (Meaning::NotNow, Verdict::Exhausted, DeliveryState::Failed { max_attempts_reached: true }) => true,
+        (Meaning::NotNow, Verdict::Retry(_), DeliveryState::Cancelled { .. }) => was_ending,
+        (Meaning::NotNow, Verdict::Retry(at), DeliveryState::Retrying { next_retry_at }) => {
             to_micros(at) == *next_retry_at
         }
         _ => false,

@@ -97,19 +97,24 @@ impl Account {
         self.taken.insert(token);
     }
 
-    pub(super) fn moved(&mut self, id: DeliveryId, Moved { state, is_ending }: Moved) {
+    pub(super) fn moved(&mut self, id: DeliveryId, moved: Moved) {
+        let Some(delivery) = self.deliveries.get(&id) else { return };
+        let (was, unasked) = (delivery.state.clone(), self.is_unasked(id, delivery, &moved));
+        self.require(was != DeliveryState::Success, Property::OverStaysOver, || {
+            format!("delivery {} had arrived and became {:?}", short(id), moved.state)
+        });
+        if let Some((property, how)) = unasked {
+            self.violated(property, format!("delivery {} {how}: {was:?}, {:?}", short(id), moved.state));
+        }
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
-        let was = std::mem::replace(&mut delivery.state, state.clone());
-        delivery.is_ending = is_ending;
-        if state.is_final() {
+        delivery.is_ending = moved.is_ending;
+        if moved.state.is_final() {
             let ended = delivery.lease.take();
             delivery.losers.extend(ended.map(|lease| lease.holder));
             self.taken.extend(ended.map(|lease| lease.token));
-        } else if matches!(state, DeliveryState::Retrying { .. }) {
+        } else if matches!(moved.state, DeliveryState::Retrying { .. }) {
             delivery.max_attempts = delivery.max_attempts.max(delivery.recorded + 1);
         }
-        self.require(was != DeliveryState::Success, Property::OverStaysOver, || {
-            format!("delivery {} had arrived and became {state:?}", short(id))
-        });
+        delivery.state = moved.state;
     }
 }

@@ -11,7 +11,7 @@ use neo_events_domain::{
 use neo_events_store::{Catalogue, EndpointQuery, PageRequest, SubscriptionQuery};
 
 use super::World;
-use crate::{memory::MemoryStore, random::Dice};
+use crate::{judge::Wish, memory::MemoryStore, random::Dice};
 
 const PATTERNS: [&str; 5] = ["*", "user.*", "user.created", "user.deleted", "order.placed"];
 const FILTERS: [Option<&str>; 4] =
@@ -63,7 +63,11 @@ impl World {
         let Some(endpoint) = dice.pick(&endpoints) else { return self.add_endpoint(schema, dice).await };
         match dice.below(12) {
             0 => self.add_endpoint(schema, dice).await,
-            1 => drop(self.memory.delete_endpoint(schema, endpoint.id, self.wall()).await),
+            1 => {
+                // What it is owed ends with it, some of it later.
+                self.judge.is_asked(Wish::Remove(endpoint.id));
+                drop(self.memory.delete_endpoint(schema, endpoint.id, self.wall()).await);
+            }
             2 | 3 => self.add_subscription(schema, endpoint, dice).await,
             4..=6 => self.change_subscription(schema, dice).await,
             7 => self.change_policy(schema, endpoint, dice).await,

@@ -15,7 +15,10 @@ use neo_events_store::{Appended, Changed, DeliveryLog, StoreError};
 use tokio::time::timeout;
 
 use super::{World, catalogue::CONTEXTS, nodes::Door};
-use crate::{judge::Judge, random::Dice};
+use crate::{
+    judge::{Judge, Wish},
+    random::Dice,
+};
 
 const TYPES: [&str; 3] = ["user.created", "user.deleted", "order.placed"];
 const PLANS: [&str; 3] = ["free", "pro", "team"];
@@ -56,7 +59,9 @@ impl World {
             return;
         };
         let now = running.sources.now();
+        self.judge.is_asked(Wish::Cancel(id));
         let cancelled = self.memory.cancel_delivery(&schema, id, "not wanted", now).await;
+        self.judge.is_asked_no_more(Wish::Cancel(id));
         self.judge.note(|| format!("{schema}: cancelled by hand: {}", is_done(&cancelled)));
         if let Ok(Changed::Done(delivery)) = cancelled
             && dice.per_mille(500)
@@ -71,7 +76,9 @@ impl World {
         else {
             return;
         };
+        self.judge.is_asked(Wish::Retry(id));
         let retried = self.memory.retry_delivery(&schema, id, running.sources.now()).await;
+        self.judge.is_asked_no_more(Wish::Retry(id));
         self.judge.note(|| format!("{schema}: retried by hand: {}", is_done(&retried)));
         if let Ok(Changed::Done(delivery)) = retried
             && dice.per_mille(500)

@@ -4,6 +4,7 @@
 mod faults;
 mod gate;
 mod joined;
+mod transit;
 
 use std::sync::Arc;
 

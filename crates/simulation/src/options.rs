@@ -82,6 +82,8 @@ troubles! {
     Delays = "delays",
     /// Wake-ups are lost.
     Hints = "hints",
+    /// The store does less than it could: of what comes with an event it leases nothing, or leaves its dispatch to be owed.
+    Partial = "partial",
     /// Leases of living nodes are taken for those of dead ones.
     Sessions = "sessions",
     /// Receivers fail, hang, lie and break connections; nodes lose their network.

@@ -36,6 +36,8 @@ pub(crate) struct Rates {
     pub(crate) is_stalled: u64,
     /// A wake-up does not come.
     pub(crate) hint_is_lost: u64,
+    /// It does less than it could.
+    pub(crate) is_partial: u64,
     /// The longest stall, in seconds.
     pub(crate) stall_seconds_max: u64,
 }
@@ -53,6 +55,7 @@ impl Rates {
             is_delayed: rate(Trouble::Delays, 700),
             is_stalled: rate(Trouble::Delays, 30),
             hint_is_lost: rate(Trouble::Hints, 1001),
+            is_partial: rate(Trouble::Partial, 500),
             stall_seconds_max: dice.between(2, 90),
         }
     }
@@ -110,6 +113,12 @@ impl Weather {
     pub(crate) fn hint_is_lost(&self, node: usize) -> bool {
         let state = self.state();
         state.cut.contains(&node) || state.dice.per_mille(state.rates.hint_is_lost)
+    }
+
+    /// Whether the store leaves out something that it need not do.
+    pub(crate) fn is_partial(&self) -> bool {
+        let state = self.state();
+        state.dice.per_mille(state.rates.is_partial)
     }
 
     async fn delay(&self) {

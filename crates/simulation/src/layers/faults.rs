@@ -1,6 +1,6 @@
 //! What goes wrong on the way to the store and back: calls fail before or after their effect, take long, and wake-ups
 //! are lost. A failure is always one that the port allows: transient, and if its effect was done, of the kind "the
-//! connection broke before the answer came".
+//! connection broke before the answer came". A success, too, may be less than was asked for.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use neo_events_store::{
     Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
 };
 
-use super::{Queue, Unheard};
+use super::{Queue, Unheard, transit::InTransit};
 use crate::{
     life::Life,
     weather::{Fails, Moment, Weather},
@@ -43,6 +43,17 @@ impl Faults {
 
     fn unheard_of(&self, tokens: impl Iterator<Item = u64>) {
         (self.unheard)(self.life.holder, tokens.collect());
+    }
+
+    /// Of what could be done as an event is stored, the store may leave out what it likes.
+    fn leave_out(&self, arrival: &mut Arrival) {
+        if self.weather.is_partial() {
+            arrival.dispatch = None;
+        }
+        let deliveries = arrival.dispatch.iter_mut().flat_map(|dispatch| &mut dispatch.deliveries);
+        for direct in deliveries.filter(|direct| direct.is_taken) {
+            direct.is_taken = !self.weather.is_partial();
+        }
     }
 }
 
@@ -110,12 +121,17 @@ impl WorkQueue for Faults {
     async fn append_arrivals(
         &self,
         schema: &Schema,
-        arrivals: Vec<Arrival>,
+        mut arrivals: Vec<Arrival>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         self.before().await?;
+        let in_transit = InTransit::default();
+        for arrival in &mut arrivals {
+            self.leave_out(arrival);
+            arrival.dispatch.iter_mut().for_each(|dispatch| in_transit.hold_back(dispatch));
+        }
         let appended = self.inner.append_arrivals(schema, arrivals, now).await?;
-        self.after().await?;
+        self.after().await.inspect_err(|_| self.unheard_of(in_transit.lose().into_iter()))?;
         Ok(appended)
     }
 
@@ -160,9 +176,14 @@ impl WorkQueue for Faults {
     }
 
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
-        self.before().await?;
-        self.inner.release_dispatches(leases).await?;
-        self.after().await
+        let tokens: Vec<_> = leases.iter().map(Lease::token).collect();
+        let released = async {
+            self.before().await?;
+            self.inner.release_dispatches(leases).await?;
+            self.after().await
+        };
+        // Whoever had them has dropped them.
+        released.await.inspect_err(|_| self.unheard_of(tokens.into_iter()))
     }
 
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {

@@ -109,6 +109,10 @@ struct KnownRequest {
     settling: Option<(u64, Verdict)>,
     is_recorded: bool,
     is_lost: bool,
+    /// Whether the store said at last that it could not be recorded, and that trying again would not help.
+    is_refused: bool,
+    /// Whether it was given back unrecorded when its lease was over.
+    is_given_up: bool,
 }
 
 struct InFlight {

@@ -38,14 +38,16 @@ pub(crate) struct Layers {
     pub(crate) sources: Sources,
     pub(crate) bug: Option<Bug>,
     pub(crate) unheard: Unheard,
+    /// Whether what could not be settled stays with its holder until that gives it back.
+    pub(crate) keeps_unsettled: bool,
 }
 
 impl Layers {
     /// Puts them together.
     pub(crate) fn stack(self) -> Arc<dyn Store> {
-        let Self { life, memory, weather, judge, sources, bug, unheard } = self;
-        let own: Queue = Arc::new(memory.clone());
-        let faults = Faults { inner: own, life: life.clone(), weather: weather.clone(), unheard };
+        let Self { life, memory, weather, judge, sources, bug, unheard, keeps_unsettled } = self;
+        let (inner, of_life) = (memory.clone(), life.clone());
+        let faults = Faults { inner, life: of_life, weather: weather.clone(), unheard, keeps_unsettled };
         let mut queue: Queue = Arc::new(faults);
         if let Some(bug) = bug {
             queue = Arc::new(Planted::new(bug, queue, memory.clone()));

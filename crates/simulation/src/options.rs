@@ -82,7 +82,10 @@ troubles! {
     Delays = "delays",
     /// Wake-ups are lost.
     Hints = "hints",
-    /// The store does less than it could: of what comes with an event it leases nothing, or leaves its dispatch to be owed.
+    /// A tenant's tables are locked, full, read-only or damaged for a while, or one row is until somebody mends it.
+    Damage = "damage",
+    /// The store does less than it could: of what comes with an event it leases nothing, or leaves its dispatch to be owed;
+    /// claims pass over rows and tenants.
     Partial = "partial",
     /// Leases of living nodes are taken for those of dead ones.
     Sessions = "sessions",

@@ -25,6 +25,8 @@ pub(crate) enum Action {
     CutNetwork,
     /// A node loses the store, or gets it back.
     CutStore,
+    /// A tenant gets into trouble, or out of it, or a row is damaged.
+    Damage,
     /// Conditions between nodes and store change.
     ChangeWeather,
     /// The wall clock jumps.
@@ -38,7 +40,7 @@ pub(crate) enum Action {
 }
 
 /// How often each happens, and what trouble it is.
-const WEIGHTS: [(u64, Option<Trouble>, Action); 13] = [
+const WEIGHTS: [(u64, Option<Trouble>, Action); 14] = [
     (30, None, Action::Publish),
     (10, None, Action::Wait),
     (9, Some(Trouble::Configuration), Action::Configure),
@@ -47,6 +49,7 @@ const WEIGHTS: [(u64, Option<Trouble>, Action); 13] = [
     (12, Some(Trouble::Network), Action::ChangeReceiver),
     (3, Some(Trouble::Network), Action::CutNetwork),
     (4, Some(Trouble::Cuts), Action::CutStore),
+    (5, Some(Trouble::Damage), Action::Damage),
     (6, None, Action::ChangeWeather),
     (4, Some(Trouble::Clock), Action::JumpClock),
     (5, Some(Trouble::Crash), Action::Crash),

@@ -59,7 +59,8 @@ properties! {
     OutcomesAreKept = "what_is_recorded_is_what_happened",
     /// A delivery that somebody cancelled is not tried again, and no other is cancelled.
     CancellationsHold = "cancellations_hold",
-    /// An attempt that reached a receiver is recorded, or its node died or lost its lease.
+    /// An attempt that reached a receiver is recorded, or its node died or lost its lease, or the store would not take it for
+    /// as long as that lasted.
     AttemptsAreRecorded = "attempts_are_recorded",
     /// Each request arrives at most once.
     RequestsArriveOnce = "requests_arrive_once",

@@ -1,11 +1,12 @@
 //! What goes wrong between nodes and their store just now.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use neo_events_domain::{id::DeliveryId, tenant::Schema};
 use tokio::time::sleep;
 
 use crate::{
@@ -21,6 +22,10 @@ struct State {
     dice: Dice,
     rates: Rates,
     cut: BTreeSet<usize>,
+    /// Tenants whose calls fail.
+    ailing: BTreeMap<Schema, Failing>,
+    /// Deliveries that cannot be settled.
+    damaged: BTreeSet<DeliveryId>,
 }
 
 /// How often, in a thousand calls.
@@ -38,6 +43,8 @@ pub(crate) struct Rates {
     pub(crate) hint_is_lost: u64,
     /// It does less than it could.
     pub(crate) is_partial: u64,
+    /// If it fails before its effect: it is not the connection, but the disk or the database itself.
+    pub(crate) is_the_database: u64,
     /// The longest stall, in seconds.
     pub(crate) stall_seconds_max: u64,
 }
@@ -56,25 +63,62 @@ impl Rates {
             is_stalled: rate(Trouble::Delays, 30),
             hint_is_lost: rate(Trouble::Hints, 1001),
             is_partial: rate(Trouble::Partial, 500),
+            is_the_database: rate(Trouble::Damage, 500),
             stall_seconds_max: dice.between(2, 90),
         }
     }
 }
 
-/// Before its effect, or after.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Moment {
-    Before,
+/// Before a call's effect, or after.
+#[derive(Clone, Copy)]
+pub(crate) enum Moment<'a> {
+    Before(Rows<'a>),
     After,
 }
 
-/// The call does not come through.
-pub(crate) struct Fails;
+/// Which rows a call is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// Whatever there is: a tenant in trouble is left out, and the call does not fail for it.
+    OfAll,
+    /// A tenant's, to be read.
+    Read(&'a Schema),
+    /// A tenant's, to be written.
+    Written(&'a Schema),
+    /// A tenant's delivery, to be settled.
+    Settled(&'a Schema, DeliveryId),
+}
+
+/// Why a call does not come through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// The connection broke, or somebody's lock is in the way.
+    Unreachable,
+    /// No room is left.
+    Full,
+    /// Nothing can be written.
+    ReadOnly,
+    /// It fails now and will fail again.
+    Broken,
+}
+
+impl Failing {
+    /// Whether reading fails too.
+    const fn concerns_reading(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Broken)
+    }
+}
 
 impl Weather {
     /// Nothing goes wrong.
     pub(crate) fn fair(dice: Dice) -> Self {
-        Self(Arc::new(Mutex::new(State { dice, rates: Rates::default(), cut: BTreeSet::new() })))
+        Self(Arc::new(Mutex::new(State {
+            dice,
+            rates: Rates::default(),
+            cut: BTreeSet::new(),
+            ailing: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+        })))
     }
 
     /// Conditions change.
@@ -92,22 +136,64 @@ impl Weather {
         };
     }
 
-    /// Nothing goes wrong any more; what is stalled goes on.
+    /// A tenant's calls fail from now on, or no more.
+    pub(crate) fn ail(&self, schema: &Schema, how: Option<Failing>) {
+        let ailing = &mut self.state().ailing;
+        match how {
+            Some(how) => ailing.insert(schema.clone(), how),
+            None => ailing.remove(schema),
+        };
+    }
+
+    /// A delivery cannot be settled until that is mended.
+    pub(crate) fn damage(&self, id: DeliveryId) {
+        self.state().damaged.insert(id);
+    }
+
+    /// What is damaged.
+    pub(crate) fn damaged(&self) -> BTreeSet<DeliveryId> {
+        self.state().damaged.clone()
+    }
+
+    /// Somebody repairs what is damaged.
+    pub(crate) fn mend(&self) {
+        self.state().damaged.clear();
+    }
+
+    /// Nothing goes wrong any more but what must be mended; what is stalled goes on.
     pub(crate) fn heal(&self) {
         let mut state = self.state();
         state.rates = Rates::default();
         state.cut.clear();
+        state.ailing.clear();
     }
 
     /// Waits as long as a call takes to get there, or back; says if it does not.
-    pub(crate) async fn pass(&self, node: usize, moment: Moment) -> Result<(), Fails> {
+    pub(crate) async fn pass(&self, node: usize, moment: Moment<'_>) -> Result<(), Failing> {
         self.delay().await;
+        self.fails(node, moment).map_or(Ok(()), Err)
+    }
+
+    /// Whether, and how, a call fails.
+    pub(crate) fn fails(&self, node: usize, moment: Moment<'_>) -> Option<Failing> {
         let state = self.state();
-        let rate = match moment {
-            Moment::Before => state.rates.fails_before,
-            Moment::After => state.rates.fails_after,
-        };
-        if state.cut.contains(&node) || state.dice.per_mille(rate) { Err(Fails) } else { Ok(()) }
+        if state.cut.contains(&node) {
+            return Some(Failing::Unreachable);
+        }
+        match moment {
+            Moment::Before(rows) => state.ails(rows).or_else(|| state.fails_before()),
+            Moment::After => state.dice.per_mille(state.rates.fails_after).then_some(Failing::Unreachable),
+        }
+    }
+
+    /// Whether claims leave a tenant out: it is in trouble, or they have no time for it.
+    pub(crate) fn leaves_out(&self, schema: &Schema) -> bool {
+        self.cannot_read(schema) || self.state().is_partial(4)
+    }
+
+    /// Whether a tenant is in trouble that keeps even claims from it.
+    pub(crate) fn cannot_read(&self, schema: &Schema) -> bool {
+        self.state().ails(Rows::Read(schema)).is_some()
     }
 
     pub(crate) fn hint_is_lost(&self, node: usize) -> bool {
@@ -115,10 +201,9 @@ impl Weather {
         state.cut.contains(&node) || state.dice.per_mille(state.rates.hint_is_lost)
     }
 
-    /// Whether the store leaves out something that it need not do.
+    /// Whether the store leaves out something that it need not do, for now.
     pub(crate) fn is_partial(&self) -> bool {
-        let state = self.state();
-        state.dice.per_mille(state.rates.is_partial)
+        self.state().is_partial(1)
     }
 
     async fn delay(&self) {
@@ -141,5 +226,32 @@ impl Weather {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// How a call fails for the trouble that its tenant or its row is in.
+    fn ails(&self, rows: Rows<'_>) -> Option<Failing> {
+        match rows {
+            Rows::OfAll => None,
+            Rows::Read(schema) => self.ailing.get(schema).copied().filter(|how| how.concerns_reading()),
+            Rows::Settled(_, id) if self.damaged.contains(&id) => Some(Failing::Broken),
+            Rows::Written(schema) | Rows::Settled(schema, _) => self.ailing.get(schema).copied(),
+        }
+    }
+
+    fn fails_before(&self) -> Option<Failing> {
+        if !self.dice.per_mille(self.rates.fails_before) {
+            return None;
+        }
+        let others = [Failing::Full, Failing::ReadOnly, Failing::Broken];
+        let other =
+            self.dice.per_mille(self.rates.is_the_database).then(|| self.dice.pick(&others)).flatten();
+        Some(*other.unwrap_or(&Failing::Unreachable))
+    }
+
+    /// One in so many of the cases in which something is left out.
+    fn is_partial(&self, one_in: u64) -> bool {
+        self.dice.per_mille(self.rates.is_partial / one_in)
     }
 }

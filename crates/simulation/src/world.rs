@@ -58,6 +58,8 @@ pub(crate) struct World {
     publishers: JoinSet<()>,
     /// Whether nodes have sessions, so that the leases of dead ones are freed before they expire.
     has_sessions: bool,
+    /// Whether what could not be settled stays with its holder until that gives it back.
+    keeps_unsettled: bool,
     /// What each node does; where the work is divided, all are needed.
     passes: [Passes; NODES],
     /// Whether the wall clock never jumps.
@@ -90,6 +92,7 @@ impl World {
         };
         let sources = Sources::new(Arc::new(clock.clone()), Arc::new(dice.clone()));
         let keyring = Keyring::new(&[MasterKey::generate(&sources)], sources.clone());
+        let has_sessions = dice.per_mille(700);
         let mut world = Self {
             options: options.clone(),
             clock,
@@ -104,7 +107,9 @@ impl World {
             schemas: vec![Schema::admin()],
             accepted: Arc::default(),
             publishers: JoinSet::new(),
-            has_sessions: dice.per_mille(700),
+            has_sessions,
+            // Without sessions nobody would free what a dead node kept.
+            keeps_unsettled: has_sessions && Dice::new(options.seed, "unsettled", 0).per_mille(400),
             passes: passes(&Dice::new(options.seed, "passes", 0)),
             keeps_time: Dice::new(options.seed, "time", 0).per_mille(400),
             has_jumped: false,
@@ -158,6 +163,7 @@ impl World {
             Action::ChangeReceiver => self.change_receiver(dice),
             Action::CutNetwork => self.cut_network(dice),
             Action::CutStore => self.cut_store(dice),
+            Action::Damage => self.damage(dice),
             Action::ChangeWeather => self.change_weather(dice),
             Action::JumpClock => self.jump_clock(dice),
             Action::Crash => self.crash(dice).await,

@@ -9,7 +9,7 @@ use neo_events_domain::{
     id::{DeliveryId, RequestId},
     retry::{Outcome, RetryPolicy, Verdict},
 };
-use neo_events_store::{Settled, Settlement};
+use neo_events_store::{DeliveryWork, Lease, Settled, Settlement, StoreError};
 
 use super::{Account, Judge, trace::short};
 use crate::{effect::Recorded, life::Life, property::Property};
@@ -34,6 +34,28 @@ impl Judge {
             account.timely(lease.work().delivery_id, of, (&attempt.outcome, settlement.verdict), now);
         }
         Settling { request_id, token }
+    }
+
+    /// It was not recorded.
+    pub(crate) fn unsettled(&self, settling: &Settling, error: &StoreError) {
+        if let Some(request) = self.account().requests.get_mut(&settling.request_id) {
+            request.is_refused = !error.is_transient();
+        }
+    }
+
+    /// A delivery is given back at this time of the node's.
+    pub(crate) fn gives_back(&self, lease: &Lease<DeliveryWork>, now: Timestamp) {
+        let mut account = self.account();
+        let is_of_it = |request: &&mut super::KnownRequest| {
+            request.settling.is_some_and(|(token, _)| token == lease.token()) && !request.is_recorded
+        };
+        let Some(request) = account.requests.values_mut().find(is_of_it) else { return };
+        request.is_given_up = request.is_refused && lease.expires_at() <= now;
+        let is_given_up = request.is_given_up;
+        account.require(is_given_up, Property::AttemptsAreRecorded, || {
+            let id = short(lease.work().delivery_id);
+            format!("delivery {id} was attempted and given back though that might have been recorded")
+        });
     }
 
     /// What the engine was told of it.

@@ -51,6 +51,23 @@ impl Judge {
         dice.pick(&newest).map(|(id, known)| (known.schema.clone(), **id))
     }
 
+    /// A delivery that is not over.
+    pub(crate) fn any_open_delivery(&self, dice: &Dice) -> Option<DeliveryId> {
+        let account = self.account();
+        let open: Vec<_> = account
+            .deliveries
+            .iter()
+            .filter(|(_, known)| !known.state.is_final())
+            .map(|(id, _)| *id)
+            .collect();
+        dice.pick(&open).copied()
+    }
+
+    /// Whether a delivery is not over.
+    pub(crate) fn is_open(&self, id: DeliveryId) -> bool {
+        self.account().deliveries.get(&id).is_some_and(|known| !known.state.is_final())
+    }
+
     /// An endpoint that is not deleted.
     pub(crate) fn any_endpoint(&self, dice: &Dice) -> Option<EndpointId> {
         let account = self.account();
@@ -90,10 +107,13 @@ impl Account {
         }
     }
 
-    /// Unless its node died with it, or had lost the right to it.
+    /// Unless its node died with it, had lost the right to it, or gave it up in the end because the store would not take it.
     fn every_attempt_is_recorded(&mut self) {
         let forgotten = self.requests.iter().find(|(_, request)| {
-            let is_excused = request.is_recorded || request.is_lost || self.over.contains(&request.holder);
+            let is_excused = request.is_recorded
+                || request.is_lost
+                || request.is_given_up
+                || self.over.contains(&request.holder);
             request.arrivals > 0 && !is_excused
         });
         if let Some((id, _)) = forgotten {

@@ -1,44 +1,53 @@
 //! What goes wrong on the way to the store and back: calls fail before or after their effect, take long, and wake-ups
-//! are lost. A failure is always one that the port allows: transient, and if its effect was done, of the kind "the
-//! connection broke before the answer came". A success, too, may be less than was asked for.
+//! are lost. A failure is always one that the port allows: if its effect was done, of the kind "the connection broke
+//! before the answer came". A success, too, may be less than was asked for.
 
 use std::io;
 
 use async_trait::async_trait;
 use neo_events_domain::{Timestamp, event::NewEvent, tenant::Schema};
 use neo_events_store::{
-    Appended, Arrival, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim, EndpointQuota,
-    Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
+    Appended, Arrival, Cause, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
+    EndpointQuota, Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
 };
 
-use super::{Queue, Unheard, transit::InTransit};
+use super::{Unheard, transit::InTransit};
 use crate::{
     life::Life,
-    weather::{Fails, Moment, Weather},
+    memory::MemoryStore,
+    weather::{Failing, Moment, Rows, Weather},
 };
 
 /// The decorator.
 pub(super) struct Faults {
-    pub(super) inner: Queue,
+    pub(super) inner: MemoryStore,
     pub(super) life: Life,
     pub(super) weather: Weather,
     pub(super) unheard: Unheard,
+    /// What could not be settled stays with its holder, whatever its lease says, until that gives it back.
+    pub(super) keeps_unsettled: bool,
 }
 
-/// The database cannot be reached.
-pub(crate) fn unavailable(_: Fails) -> StoreError {
-    StoreError::Unavailable(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)))
+/// What the port calls it.
+pub(crate) fn error_of(failing: Failing) -> StoreError {
+    let cause = |kind: io::ErrorKind| -> Cause { Box::new(io::Error::from(kind)) };
+    match failing {
+        Failing::Unreachable => StoreError::Unavailable(cause(io::ErrorKind::ConnectionReset)),
+        Failing::Full => StoreError::Full(cause(io::ErrorKind::StorageFull)),
+        Failing::ReadOnly => StoreError::ReadOnly(cause(io::ErrorKind::ReadOnlyFilesystem)),
+        Failing::Broken => StoreError::Broken(cause(io::ErrorKind::InvalidData)),
+    }
 }
 
 impl Faults {
-    async fn before(&self) -> Result<(), StoreError> {
-        self.weather.pass(self.life.node, Moment::Before).await.map_err(unavailable)?;
+    async fn before(&self, rows: Rows<'_>) -> Result<(), StoreError> {
+        self.weather.pass(self.life.node, Moment::Before(rows)).await.map_err(error_of)?;
         self.life.go_on().await;
         Ok(())
     }
 
     async fn after(&self) -> Result<(), StoreError> {
-        self.weather.pass(self.life.node, Moment::After).await.map_err(unavailable)
+        self.weather.pass(self.life.node, Moment::After).await.map_err(error_of)
     }
 
     fn unheard_of(&self, tokens: impl Iterator<Item = u64>) {
@@ -83,8 +92,9 @@ impl WorkQueue for Faults {
         limit: u32,
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
-        self.before().await?;
-        let claims = self.inner.claim_dispatches(now, limit, lease_until).await?;
+        self.before(Rows::OfAll).await?;
+        let left_out = |schema: &Schema| self.weather.cannot_read(schema) || self.weather.is_partial();
+        let claims = self.inner.claim_some_dispatches((now, lease_until), limit, left_out);
         self.after().await.inspect_err(|_| {
             self.unheard_of(claims.iter().flat_map(|claim| claim.owed.iter().map(Lease::token)));
         })?;
@@ -96,7 +106,10 @@ impl WorkQueue for Faults {
         dispatched: Vec<Dispatched>,
         now: Timestamp,
     ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
-        if let Err(error) = self.before().await {
+        let Some(schema) = dispatched.first().map(|first| first.lease.work().schema.clone()) else {
+            return Ok(0);
+        };
+        if let Err(error) = self.before(Rows::Written(&schema)).await {
             return Err(Unsettled { work: dispatched, error });
         }
         let work: Vec<_> = dispatched.iter().map(copy_of_dispatched).collect();
@@ -112,7 +125,7 @@ impl WorkQueue for Faults {
         delivery: NewDelivery,
         now: Timestamp,
     ) -> Result<Appended, StoreError> {
-        self.before().await?;
+        self.before(Rows::Written(schema)).await?;
         let appended = self.inner.append_directed(schema, event, delivery, now).await?;
         self.after().await?;
         Ok(appended)
@@ -124,7 +137,7 @@ impl WorkQueue for Faults {
         mut arrivals: Vec<Arrival>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        self.before().await?;
+        self.before(Rows::Written(schema)).await?;
         let in_transit = InTransit::default();
         for arrival in &mut arrivals {
             self.leave_out(arrival);
@@ -136,8 +149,9 @@ impl WorkQueue for Faults {
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
-        self.before().await?;
-        let due = self.inner.due_endpoints(now).await?;
+        self.before(Rows::OfAll).await?;
+        let mut due = self.inner.due_endpoints(now).await?;
+        due.retain(|due| !self.weather.cannot_read(&due.schema));
         self.after().await?;
         Ok(due)
     }
@@ -148,8 +162,11 @@ impl WorkQueue for Faults {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        self.before().await?;
-        let claims = self.inner.claim_deliveries(now, quotas, lease_until).await?;
+        self.before(Rows::OfAll).await?;
+        let mut quotas = quotas.to_vec();
+        quotas.retain(|quota| !self.weather.leaves_out(&quota.schema));
+        let passed_over = || self.weather.is_partial();
+        let claims = self.inner.claim_some_deliveries((now, lease_until), &quotas, passed_over);
         self.after().await.inspect_err(|_| {
             self.unheard_of(claims.iter().flat_map(|claim| claim.work.iter().map(Lease::token)));
         })?;
@@ -157,7 +174,11 @@ impl WorkQueue for Faults {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
-        if let Err(error) = self.before().await {
+        let DeliveryWork { schema, delivery_id, .. } = settlement.lease.work();
+        if let Err(error) = self.before(Rows::Settled(schema, *delivery_id)).await {
+            if self.keeps_unsettled {
+                self.inner.keep_without_expiry(&settlement.lease);
+            }
             return Err(Unsettled { work: settlement, error });
         }
         let work = copy_of_settlement(&settlement);
@@ -167,7 +188,9 @@ impl WorkQueue for Faults {
     }
 
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
-        if let Err(error) = self.before().await {
+        if let Err(error) = self.before(Rows::OfAll).await {
+            // A store that keeps what was not settled keeps it in memory: giving it back fails only for a while.
+            let error = if self.keeps_unsettled { error_of(Failing::Unreachable) } else { error };
             return Err(Unsettled { work: lease, error });
         }
         let work = copy_of_lease(&lease);
@@ -178,7 +201,7 @@ impl WorkQueue for Faults {
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {
         let tokens: Vec<_> = leases.iter().map(Lease::token).collect();
         let released = async {
-            self.before().await?;
+            self.before(Rows::OfAll).await?;
             self.inner.release_dispatches(leases).await?;
             self.after().await
         };
@@ -187,7 +210,7 @@ impl WorkQueue for Faults {
     }
 
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
-        self.before().await?;
+        self.before(Rows::OfAll).await?;
         let more = self.inner.tend(now).await?;
         self.after().await?;
         Ok(more)

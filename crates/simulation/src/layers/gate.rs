@@ -87,13 +87,15 @@ impl WorkQueue for Gate {
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
         self.life.go_on().await;
         let settling = self.judge.settling(&self.life, &settlement, self.sources.now());
-        let settled = self.inner.settle(settlement).await?;
+        let settled = self.inner.settle(settlement).await;
+        let settled = settled.inspect_err(|failed| self.judge.unsettled(&settling, &failed.error))?;
         self.judge.settled(&settling, &settled);
         Ok(settled)
     }
 
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
         self.life.go_on().await;
+        self.judge.gives_back(&lease, self.sources.now());
         self.inner.release(lease).await
     }
 

@@ -23,11 +23,11 @@ use neo_events_store::{
     StoredEvent, SubscriptionQuery, Tenants, Unsettled, Updated, Usage, WorkQueue,
 };
 
-use super::{Queue, faults::unavailable};
+use super::{Queue, faults::error_of};
 use crate::{
     life::Life,
     memory::MemoryStore,
-    weather::{Moment, Weather},
+    weather::{Moment, Rows, Weather},
 };
 
 /// The whole.
@@ -39,11 +39,11 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    async fn pass(&self, moment: Moment) -> Result<(), StoreError> {
+    async fn pass(&self, moment: Moment<'_>) -> Result<(), StoreError> {
         self.life.go_on().await;
         let passed = self.weather.pass(self.life.node, moment).await;
         self.life.go_on().await;
-        passed.map_err(unavailable)
+        passed.map_err(error_of)
     }
 }
 
@@ -88,7 +88,7 @@ as_is! {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        self.pass(Moment::Before).await?;
+        self.pass(Moment::Before(Rows::Written(schema))).await?;
         let appended = self.memory.append(schema, events, now).await?;
         self.pass(Moment::After).await?;
         Ok(appended)
@@ -126,7 +126,7 @@ as_is! {
         since: CatalogueVersion,
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
-        self.pass(Moment::Before).await?;
+        self.pass(Moment::Before(Rows::Read(schema))).await?;
         let changes = self.memory.catalogue_changes(schema, since, limit).await?;
         self.pass(Moment::After).await?;
         Ok(changes)
@@ -168,7 +168,7 @@ as_is! {
     }
 
     async fn note_usage(&self, schema: &Schema, usage: Usage) -> Result<(), StoreError> {
-        self.pass(Moment::Before).await?;
+        self.pass(Moment::Before(Rows::Written(schema))).await?;
         self.memory.note_usage(schema, usage).await?;
         self.pass(Moment::After).await
     }

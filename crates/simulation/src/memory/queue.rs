@@ -41,7 +41,7 @@ impl WorkQueue for MemoryStore {
         limit: u32,
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
-        Ok(self.database().claim_dispatches(limit, (self.holder, now, lease_until)))
+        Ok(self.claim_some_dispatches((now, lease_until), limit, |_| false))
     }
 
     async fn settle_dispatches(
@@ -100,8 +100,7 @@ impl WorkQueue for MemoryStore {
         quotas: &[EndpointQuota],
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        let terms = (self.holder, now, lease_until);
-        Ok(self.database().claim_deliveries(quotas, terms, may_be_claimed))
+        Ok(self.claim_some_deliveries((now, lease_until), quotas, || false))
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
@@ -148,6 +147,41 @@ impl WorkQueue for MemoryStore {
     }
 }
 
+impl MemoryStore {
+    /// Claims dispatches, but for the rows that it is told to pass over: of tenants that cannot be read, or that somebody
+    /// else is at.
+    pub(crate) fn claim_some_dispatches(
+        &self,
+        (now, until): (Timestamp, Timestamp),
+        limit: u32,
+        is_passed_over: impl FnMut(&Schema) -> bool,
+    ) -> Vec<DispatchClaim> {
+        self.database().claim_dispatches(limit, (self.holder, now, until), is_passed_over)
+    }
+
+    /// Claims deliveries, but for the rows that it is told to pass over. Nothing is said of when they are due.
+    pub(crate) fn claim_some_deliveries(
+        &self,
+        (now, until): (Timestamp, Timestamp),
+        quotas: &[EndpointQuota],
+        is_passed_over: impl FnMut() -> bool,
+    ) -> Vec<EndpointClaim> {
+        let terms = (self.holder, now, until);
+        self.database().claim_deliveries(quotas, terms, may_be_claimed, is_passed_over)
+    }
+
+    /// What was performed and could not be recorded stays with its holder until it gives it back, if that holds it still.
+    pub(crate) fn keep_without_expiry(&self, lease: &Lease<DeliveryWork>) {
+        let mut database = self.database();
+        let DeliveryWork { schema, delivery_id, .. } = lease.work();
+        let Ok(tables) = database.of(schema) else { return };
+        let Some(at) = tables.deliveries_by_id.get(delivery_id).copied() else { return };
+        if let Some(hold) = tables.deliveries[at].hold.as_mut().filter(|hold| hold.token == lease.token()) {
+            hold.until = Timestamp::MAX;
+        }
+    }
+}
+
 /// Who claims, when by its clock, and until when.
 type Terms = (Holder, Timestamp, Timestamp);
 
@@ -155,13 +189,19 @@ type Terms = (Holder, Timestamp, Timestamp);
 type HandedOver = Vec<(HandOver, Vec<Lease<DeliveryWork>>)>;
 
 impl Database {
-    fn claim_dispatches(&mut self, limit: u32, (holder, now, until): Terms) -> Vec<DispatchClaim> {
+    fn claim_dispatches(
+        &mut self,
+        limit: u32,
+        (holder, now, until): Terms,
+        mut is_passed_over: impl FnMut(&Schema) -> bool,
+    ) -> Vec<DispatchClaim> {
         let (mut claims, mut room) = (Vec::new(), limit as usize);
         let mut tenants = std::mem::take(&mut self.tenants);
         for (schema, tables) in &mut tenants {
             let mut owed = Vec::new();
             for row in &mut tables.events {
-                if room == 0 || row.processed_at.is_some() || is_live(row.hold, now) {
+                let is_owed = row.processed_at.is_none() && !is_live(row.hold, now);
+                if room == 0 || !is_owed || is_passed_over(schema) {
                     continue;
                 }
                 room -= 1;
@@ -239,6 +279,7 @@ impl Database {
         quotas: &[EndpointQuota],
         (holder, now, until): Terms,
         may_be_claimed: impl Fn(&EndpointRow) -> bool,
+        mut is_passed_over: impl FnMut() -> bool,
     ) -> Vec<EndpointClaim> {
         let watcher = self.watcher.clone();
         let mut claims = Vec::new();
@@ -255,6 +296,9 @@ impl Database {
             let tables = self.of(&quota.schema);
             let free = tables.map(|tables| tables.free(quota.endpoint_id, now)).unwrap_or_default();
             for (due_at, at) in free {
+                if is_passed_over() {
+                    continue;
+                }
                 if due_at > now || claim.work.len() >= quota.max as usize {
                     claim.next_due_at = Some(due_at);
                     break;

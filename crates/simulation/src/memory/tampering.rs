@@ -116,6 +116,6 @@ impl MemoryStore {
         until: Timestamp,
     ) -> Vec<EndpointClaim> {
         let terms = (self.holder, now, until);
-        self.database().claim_deliveries(quotas, terms, |_| true)
+        self.database().claim_deliveries(quotas, terms, |_| true, || false)
     }
 }

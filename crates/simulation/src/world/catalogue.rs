@@ -59,6 +59,10 @@ impl World {
     /// Something about who gets what changes.
     pub(super) async fn configure(&self, dice: &Dice) {
         let Some(schema) = dice.pick(&self.schemas) else { return };
+        let running = self.any_running(dice);
+        if running.is_some_and(|running| !self.is_let_through(running.life.node, schema)) {
+            return;
+        }
         let endpoints = endpoints(&self.memory, schema).await;
         let Some(endpoint) = dice.pick(&endpoints) else { return self.add_endpoint(schema, dice).await };
         match dice.below(12) {
@@ -74,7 +78,8 @@ impl World {
             8 | 9 => self.set_active(schema, endpoint, false).await,
             _ => self.set_active(schema, endpoint, true).await,
         }
-        if let Some(running) = self.any_running(dice)
+        if let Some(running) = running
+            && self.is_answered(running.life.node)
             && dice.per_mille(500)
         {
             running.handle.endpoint_changed(schema, endpoint.id);

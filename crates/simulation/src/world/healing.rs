@@ -8,6 +8,8 @@ use neo_events_engine::{Clock, Passes};
 use super::{NODES, World, catalogue::endpoints};
 use crate::{property::Property, random::Dice};
 
+/// How long what is damaged stays so while all else is well: longer than an attempt may hold its lease.
+const DAMAGED_FOR: Duration = Duration::from_secs(360 + 40);
 /// How often is looked whether everything is over.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest that anything waits when nothing goes wrong: for retries, timeouts and `Retry-After`.
@@ -36,11 +38,23 @@ impl World {
                 self.start(number).await;
             }
         }
+        self.mend(&dice).await;
         self.set_the_clock();
         if !self.has_jumped {
             let now = self.wall().saturating_add(CALM_AFTER).unwrap_or(Timestamp::MAX);
             self.judge.calm(now);
         }
+    }
+
+    /// Somebody mends what is damaged, sometimes late.
+    async fn mend(&self, dice: &Dice) {
+        let is_late = dice.per_mille(500);
+        if is_late && self.weather.damaged().into_iter().any(|id| self.judge.is_open(id)) {
+            self.judge.note(|| "— but for what is damaged".to_owned());
+            tokio::time::sleep(DAMAGED_FOR).await;
+            self.free_what_is_to_be_freed();
+        }
+        self.weather.mend();
     }
 
     /// A node dies with work in its hands while nothing else is wrong: the other one has done it soon after the leases

@@ -82,6 +82,7 @@ impl World {
             sources: sources.clone(),
             bug: self.options.bug,
             unheard: self.unheard(),
+            keeps_unsettled: self.keeps_unsettled,
         };
         layers.stack()
     }

@@ -18,6 +18,7 @@ use super::{World, catalogue::CONTEXTS, nodes::Door};
 use crate::{
     judge::{Judge, Wish},
     random::Dice,
+    weather::{Moment, Rows},
 };
 
 const TYPES: [&str; 3] = ["user.created", "user.deleted", "order.placed"];
@@ -58,12 +59,16 @@ impl World {
         else {
             return;
         };
-        let now = running.sources.now();
+        let (now, node) = (running.sources.now(), running.life.node);
+        if !self.is_let_through(node, &schema) {
+            return;
+        }
         self.judge.is_asked(Wish::Cancel(id));
         let cancelled = self.memory.cancel_delivery(&schema, id, "not wanted", now).await;
         self.judge.is_asked_no_more(Wish::Cancel(id));
         self.judge.note(|| format!("{schema}: cancelled by hand: {}", is_done(&cancelled)));
         if let Ok(Changed::Done(delivery)) = cancelled
+            && self.is_answered(node)
             && dice.per_mille(500)
         {
             running.handle.delivery_cancelled(&schema, delivery.webhook_endpoint_id, id);
@@ -76,15 +81,36 @@ impl World {
         else {
             return;
         };
+        let node = running.life.node;
+        if !self.is_let_through(node, &schema) {
+            return;
+        }
         self.judge.is_asked(Wish::Retry(id));
         let retried = self.memory.retry_delivery(&schema, id, running.sources.now()).await;
         self.judge.is_asked_no_more(Wish::Retry(id));
         self.judge.note(|| format!("{schema}: retried by hand: {}", is_done(&retried)));
         if let Ok(Changed::Done(delivery)) = retried
+            && self.is_answered(node)
             && dice.per_mille(500)
         {
             running.handle.due_now(&schema, delivery.webhook_endpoint_id);
         }
+    }
+}
+
+impl World {
+    /// Whether somebody's change of a tenant's rows, made through a node, comes through to the store.
+    pub(super) fn is_let_through(&self, node: usize, schema: &Schema) -> bool {
+        let failing = self.weather.fails(node, Moment::Before(Rows::Written(schema)));
+        if let Some(how) = failing {
+            self.judge.note(|| format!("{schema}: something was asked for in vain: {how:?}"));
+        }
+        failing.is_none()
+    }
+
+    /// Whether the node hears that the change was made. If not, the engine is not told of it.
+    pub(super) fn is_answered(&self, node: usize) -> bool {
+        self.weather.fails(node, Moment::After).is_none()
     }
 }
 

@@ -3,7 +3,11 @@
 use neo_events_domain::SignedDuration;
 
 use super::World;
-use crate::{network::Manner, random::Dice, weather::Rates};
+use crate::{
+    network::Manner,
+    random::Dice,
+    weather::{Failing, Rates},
+};
 
 const SECOND: i64 = 1_000_000;
 /// Without sessions leases expire by the clock: then it must not go back further than a run can wait.
@@ -27,6 +31,20 @@ impl World {
         let (node, is_cut) = (self.some_node(dice), dice.per_mille(500));
         self.judge.note(|| format!("node {node} does not reach the store: {is_cut}"));
         self.weather.cut(node, is_cut);
+    }
+
+    /// A tenant's calls fail for a while, or a delivery cannot be recorded until somebody mends its row.
+    pub(super) fn damage(&self, dice: &Dice) {
+        if dice.per_mille(120) {
+            let Some(id) = self.judge.any_open_delivery(dice) else { return };
+            self.judge.note(|| format!("the row of delivery {} is damaged", crate::judge::short(id)));
+            return self.weather.damage(id);
+        }
+        let Some(schema) = dice.pick(&self.schemas) else { return };
+        let each = [Failing::Unreachable, Failing::Full, Failing::ReadOnly, Failing::Broken];
+        let how = if dice.per_mille(400) { None } else { dice.pick(&each).copied() };
+        self.judge.note(|| format!("{schema}: calls fail: {how:?}"));
+        self.weather.ail(schema, how);
     }
 
     fn some_node(&self, dice: &Dice) -> usize {

@@ -83,6 +83,8 @@ bugs! {
     TimeoutAsSuccess = "timeout-as-success",
     /// A connection that breaks counts as a target that must not be connected to.
     ResetAsRefusal = "reset-as-refusal",
+    /// A retry is put into the queue three seconds after its time.
+    RetryLate = "retry-late",
     /// A claim says that one attempt less is left than there is.
     GivesUpEarly = "gives-up-early",
 }

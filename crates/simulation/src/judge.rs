@@ -53,6 +53,8 @@ pub(crate) struct Account {
     violation: Option<Violation>,
     /// From when on nothing goes wrong any more, and clocks are right.
     calm_since: Option<Timestamp>,
+    /// Claims that had to be prompt.
+    prompt_claims: u64,
     /// Counts changes of the catalogue.
     changes: u64,
     endpoints: BTreeMap<EndpointId, KnownEndpoint>,
@@ -94,6 +96,8 @@ struct KnownDelivery {
     recorded: u32,
     max_attempts: u32,
     retry: RetryPolicy,
+    /// Since when it is due, as long as it was not claimed since.
+    due_at: Option<Timestamp>,
     lease: Option<Grant>,
     /// Who lost it, and may not know yet.
     losers: BTreeSet<Holder>,
@@ -163,9 +167,9 @@ impl Judge {
         self.account().over.insert(holder);
     }
 
-    /// From now on nothing goes wrong.
-    pub(crate) fn calm(&self, now: Timestamp) {
-        self.account().calm_since = Some(now);
+    /// From this time on nothing goes wrong.
+    pub(crate) fn calm(&self, since: Timestamp) {
+        self.account().calm_since = Some(since);
     }
 }
 
@@ -177,6 +181,7 @@ impl Account {
             step: 0,
             violation: None,
             calm_since: None,
+            prompt_claims: 0,
             changes: 0,
             endpoints: BTreeMap::new(),
             subscriptions: BTreeMap::new(),

@@ -40,7 +40,9 @@ pub(crate) enum Manner {
     Lying,
     /// Takes the request and never answers.
     Hanging,
-    /// Any of these, anew for each request.
+    /// 200, or a failure that may pass; all soon.
+    Erratic,
+    /// Any of the others but the erratic, anew for each request.
     Moody,
 }
 
@@ -71,6 +73,8 @@ pub(crate) struct Network(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     manners: BTreeMap<EndpointId, Manner>,
+    /// Whether all others are erratic, and not good.
+    is_erratic: bool,
     cut: BTreeSet<usize>,
 }
 
@@ -95,13 +99,20 @@ impl Network {
         };
     }
 
+    /// From now on everybody fails now and then.
+    pub(crate) fn fail_now_and_then(&self) {
+        *self.state() = State { is_erratic: true, ..State::default() };
+    }
+
     /// Everybody is good and reachable again.
     pub(crate) fn heal(&self) {
         *self.state() = State::default();
     }
 
     fn manner(&self, of: EndpointId) -> Manner {
-        self.state().manners.get(&of).copied().unwrap_or(Manner::Good)
+        let state = self.state();
+        let otherwise = if state.is_erratic { Manner::Erratic } else { Manner::Good };
+        state.manners.get(&of).copied().unwrap_or(otherwise)
     }
 
     fn is_cut(&self, node: usize) -> bool {
@@ -199,6 +210,12 @@ impl SimulatedTransport {
             }
             Manner::Refusing => answered(400, None),
             Manner::Gone => answered(410, None),
+            Manner::Erratic => match self.dice.below(4) {
+                0 => answered(500, None),
+                1 => answered(503, Some(self.dice.between(0, 4))),
+                2 => return Err(FailureCode::ConnectionReset),
+                _ => answered(200, None),
+            },
             Manner::Resetting => return Err(FailureCode::ConnectionReset),
             Manner::Lying => {
                 sleep(Duration::from_mins(10)).await;

@@ -36,12 +36,17 @@ pub struct Counts {
     pub deliveries: u64,
     /// Requests that reached a receiver.
     pub requests: u64,
+    /// Claims that had to come within a second, since nothing was wrong any more.
+    pub prompt_claims: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, deliveries, requests } = self;
-        write!(f, "{events} events, {deliveries} deliveries, {requests} requests")
+        let Self { events, deliveries, requests, prompt_claims } = self;
+        write!(
+            f,
+            "{events} events, {deliveries} deliveries, {requests} requests, {prompt_claims} prompt claims"
+        )
     }
 }
 
@@ -63,6 +68,9 @@ async fn simulate(options: &Options) -> Outcome {
     world.judge().begin_step(options.steps);
     world.heal().await;
     world.settle().await;
+    if !is_over(&world) {
+        world.fail_in_the_calm().await;
+    }
     if !is_over(&world) {
         world.take_over().await;
     }

@@ -224,6 +224,7 @@ impl WorkQueue for Planted {
         match self.bug {
             Bug::RetryWithoutIncrement => self.memory.take_back_attempt(&schema, id),
             Bug::RetryAtOnce => self.memory.queue_at_once(&schema, id),
+            Bug::RetryLate => self.memory.queue_late(&schema, id, SignedDuration::from_secs(3)),
             _ => {}
         }
         Ok(settled)

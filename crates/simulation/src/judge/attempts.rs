@@ -112,6 +112,10 @@ impl Account {
         let was_ending = std::mem::take(&mut delivery.is_ending);
         let before = std::mem::replace(&mut delivery.recorded, attempt_number);
         delivery.state = state.clone();
+        delivery.due_at = match state {
+            DeliveryState::Retrying { next_retry_at } => Some(next_retry_at),
+            _ => None,
+        };
         let max = delivery.max_attempts;
         let what = || format!("delivery {} attempt {attempt_number}", short(id));
         let is_held = lease.is_some_and(|lease| settling.is_some_and(|(token, _)| token == lease.token));

@@ -8,6 +8,7 @@ use neo_events_domain::{
     id::{DeliveryId, EndpointId, EventId},
     tenant::Schema,
 };
+use neo_events_engine::Clock;
 use neo_events_store::NewDelivery;
 
 use super::{Account, KnownDelivery, trace::short};
@@ -36,6 +37,7 @@ impl Account {
             recorded: 0,
             max_attempts: new.max_attempts,
             retry: new.retry,
+            due_at: Some(self.clock.wall()),
             lease: None,
             losers: BTreeSet::new(),
         };
@@ -44,7 +46,7 @@ impl Account {
 
     pub(super) fn claimed(&mut self, id: DeliveryId, attempt: u32, grant: Grant) {
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
-        let before = delivery.lease.replace(grant);
+        let (before, due_at) = (delivery.lease.replace(grant), delivery.due_at.take());
         delivery.losers.extend(before.map(|before| before.holder));
         let (state, recorded, max) = (delivery.state.clone(), delivery.recorded, delivery.max_attempts);
         let (endpoint_id, is_ending) = (delivery.endpoint_id, delivery.is_ending);
@@ -66,7 +68,12 @@ impl Account {
             format!("delivery {} was claimed for endpoint {}", short(id), short(endpoint_id))
         });
         if let DeliveryState::Retrying { next_retry_at } = state {
-            self.in_time(id, next_retry_at, grant.now);
+            self.require(next_retry_at <= grant.now, Property::RetriesWait, || {
+                format!("delivery {} was claimed at {} and is due at {next_retry_at}", short(id), grant.now)
+            });
+        }
+        if let Some(due_at) = due_at {
+            self.in_time(id, due_at);
         }
     }
 
@@ -74,13 +81,15 @@ impl Account {
         self.endpoints.get(&id).is_some_and(|known| known.endpoint.is_active && !known.is_deleted)
     }
 
-    fn in_time(&mut self, id: DeliveryId, due_at: Timestamp, now: Timestamp) {
-        self.require(due_at <= now, Property::RetriesWait, || {
-            format!("delivery {} was claimed at {now} and is due at {due_at}", short(id))
-        });
-        let is_calm = self.calm_since.is_some_and(|since| since <= due_at);
-        let is_prompt = now.duration_since(due_at).as_millis() <= 1000;
-        self.require(!is_calm || is_prompt, Property::DueWorkIsPrompt, || {
+    /// Whether the first claim since a delivery is due comes soon. In worlds that become calm all clocks tell one time.
+    fn in_time(&mut self, id: DeliveryId, due_at: Timestamp) {
+        let now = self.clock.wall();
+        // What is leased as it is written waits for nobody.
+        if self.calm_since.is_none_or(|since| due_at < since) || due_at == now {
+            return;
+        }
+        self.prompt_claims += 1;
+        self.require(now.duration_since(due_at).as_millis() <= 1000, Property::DueWorkIsPrompt, || {
             format!("delivery {} was claimed at {now} and was due at {due_at}", short(id))
         });
     }
@@ -112,8 +121,9 @@ impl Account {
             let ended = delivery.lease.take();
             delivery.losers.extend(ended.map(|lease| lease.holder));
             self.taken.extend(ended.map(|lease| lease.token));
-        } else if matches!(moved.state, DeliveryState::Retrying { .. }) {
+        } else if let DeliveryState::Retrying { next_retry_at } = moved.state {
             delivery.max_attempts = delivery.max_attempts.max(delivery.recorded + 1);
+            delivery.due_at = delivery.lease.is_none().then_some(next_retry_at);
         }
         delivery.state = moved.state;
     }

@@ -34,7 +34,7 @@ impl Judge {
         let account = self.account();
         let requests = account.requests.values().map(|request| u64::from(request.arrivals)).sum();
         let (events, deliveries) = (account.events.len() as u64, account.deliveries.len() as u64);
-        Counts { events, deliveries, requests }
+        Counts { events, deliveries, requests, prompt_claims: account.prompt_claims }
     }
 
     /// The number of the trace, and its lines.

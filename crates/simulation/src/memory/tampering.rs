@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use neo_events_domain::{
-    Timestamp,
+    SignedDuration, Timestamp,
+    delivery::DeliveryState,
     event::DomainEvent,
     id::{DeliveryId, EventId},
     tenant::Schema,
@@ -65,6 +66,16 @@ impl MemoryStore {
             if !delivery.state.is_final() {
                 let created_at = delivery.created_at;
                 tables.put(at, delivery, created_at);
+            }
+        });
+    }
+
+    pub(crate) fn queue_late(&self, schema: &Schema, id: DeliveryId, by: SignedDuration) {
+        self.tamper(schema, |tables, _| {
+            let Some(at) = tables.deliveries_by_id.get(&id).copied() else { return };
+            let delivery = tables.deliveries[at].delivery.clone();
+            if let DeliveryState::Retrying { next_retry_at } = delivery.state {
+                tables.put(at, delivery, next_retry_at + by);
             }
         });
     }

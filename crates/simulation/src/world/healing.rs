@@ -96,6 +96,9 @@ impl World {
     /// A wall that is behind what is due is set to it, unless that is so far that tending must find it. This stands for
     /// waiting: what a node wrote whose clock ran ahead is late by that much on a node whose clock is right.
     fn set_the_clock(&self) {
+        if !self.has_jumped {
+            return;
+        }
         let wall = self.clock.wall();
         let clocks = self.nodes.iter().filter_map(|node| Some(node.running.as_ref()?.sources.now()));
         let Some(due) = clocks.filter_map(|now| self.memory.last_due_within_policy(now)).max() else {
@@ -110,6 +113,30 @@ impl World {
     /// Waits until everything is over, and a little longer, in which nothing more may happen.
     pub(crate) async fn settle(&mut self) {
         let patience = if self.has_sessions { WAIT_MAX } else { WAIT_MAX + LEASES_MAX };
+        self.wait_until_over(patience).await;
+    }
+
+    /// Where no clock has jumped and everything is over, some requests fail while nothing else is wrong: there are first
+    /// attempts and retries, and each must be claimed soon.
+    pub(crate) async fn fail_in_the_calm(&mut self) {
+        if self.has_jumped {
+            return;
+        }
+        self.judge.note(|| "— calm, but for some requests".to_owned());
+        let dice = Dice::new(self.options.seed, "calm", 0);
+        self.judge.calm(self.wall());
+        self.network.fail_now_and_then();
+        for schema in self.schemas.clone() {
+            // Few: an endpoint that fails rests between two turns, and whoever stands in line must wait for that.
+            self.publish_to(schema, dice.between(1, 3), &dice);
+            tokio::time::sleep(Duration::from_millis(dice.between(0, 1500))).await;
+        }
+        tokio::time::sleep(Duration::from_secs(dice.between(1, 6))).await;
+        self.network.heal();
+        self.wait_until_over(WAIT_MAX).await;
+    }
+
+    async fn wait_until_over(&mut self, patience: Duration) {
         let until = self.clock.elapsed() + patience;
         // Whoever publishes ends before, in vain if its nodes are dead.
         while self.publishers.join_next().await.is_some() {}

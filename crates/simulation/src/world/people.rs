@@ -33,6 +33,11 @@ impl World {
     pub(super) fn publish(&mut self, dice: &Dice) {
         let Some(schema) = dice.pick(&self.schemas).cloned() else { return };
         let count = if dice.per_mille(900) { dice.between(1, 4) } else { dice.between(5, 40) };
+        self.publish_to(schema, count, dice);
+    }
+
+    /// The same for a tenant, so many.
+    pub(super) fn publish_to(&mut self, schema: Schema, count: u64, dice: &Dice) {
         let events: Vec<_> = (0..count).map(|_| self.event(&schema, dice)).collect();
         let publisher = Publisher {
             doors: self.doors(),

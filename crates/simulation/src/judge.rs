@@ -9,6 +9,7 @@ mod catalogue;
 mod deliveries;
 mod end;
 mod receivers;
+mod stops;
 mod trace;
 mod wishes;
 
@@ -67,6 +68,12 @@ pub(crate) struct Account {
     /// Leases that were ended by something else than what was made under them.
     taken: BTreeSet<u64>,
     over: BTreeSet<Holder>,
+    /// Lives that have begun to stop.
+    stopping: BTreeSet<Holder>,
+    /// Leases that whoever holds them need not give back: they have not heard of them, or leave them to the store.
+    adrift: BTreeSet<u64>,
+    /// Lives that have met a failure for good on the way to a dispatch.
+    lets_dispatches_wait: BTreeSet<Holder>,
     /// What people ask for just now.
     wishes: BTreeSet<Wish>,
 }
@@ -192,6 +199,9 @@ impl Account {
             in_flight: BTreeMap::new(),
             taken: BTreeSet::new(),
             over: BTreeSet::new(),
+            stopping: BTreeSet::new(),
+            adrift: BTreeSet::new(),
+            lets_dispatches_wait: BTreeSet::new(),
             wishes: BTreeSet::new(),
         }
     }

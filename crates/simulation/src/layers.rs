@@ -46,13 +46,19 @@ impl Layers {
     /// Puts them together.
     pub(crate) fn stack(self) -> Arc<dyn Store> {
         let Self { life, memory, weather, judge, sources, bug, unheard, keeps_unsettled } = self;
-        let (inner, of_life) = (memory.clone(), life.clone());
-        let faults = Faults { inner, life: of_life, weather: weather.clone(), unheard, keeps_unsettled };
+        let faults = Faults {
+            inner: memory.clone(),
+            life: life.clone(),
+            weather: weather.clone(),
+            judge: judge.clone(),
+            unheard,
+            keeps_unsettled,
+        };
         let mut queue: Queue = Arc::new(faults);
         if let Some(bug) = bug {
             queue = Arc::new(Planted::new(bug, queue, memory.clone()));
         }
-        let gate = Gate { inner: queue, life: life.clone(), judge, sources };
-        Arc::new(Joined { memory, queue: Arc::new(gate), life, weather })
+        let gate = Gate { inner: queue, life: life.clone(), judge: judge.clone(), sources };
+        Arc::new(Joined { memory, queue: Arc::new(gate), life, weather, judge })
     }
 }

@@ -70,6 +70,8 @@ properties! {
     InactiveRests = "inactive_endpoints_get_nothing",
     /// No pass and no task panics.
     NothingPanics = "nothing_panics",
+    /// A node that has drained leaves no attempt unrecorded and nothing leased.
+    DrainedStopsLeaveNothing = "a_drained_stop_leaves_nothing",
     /// Once nothing is wrong any more, everything settles, and shutting down drains.
     EverythingSettles = "everything_settles",
 }

@@ -26,6 +26,13 @@ impl Judge {
         account.everything_accepted_is_stored(accepted);
         account.every_attempt_is_recorded();
     }
+
+    /// Judges what is left when all have stopped: others may be owed much then, but nothing is forgotten.
+    pub(crate) fn judge_the_stop(&self, accepted: &BTreeSet<EventId>) {
+        let mut account = self.account();
+        account.everything_accepted_is_stored(accepted);
+        account.every_attempt_is_recorded();
+    }
 }
 
 impl Judge {

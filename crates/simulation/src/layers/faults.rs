@@ -13,6 +13,7 @@ use neo_events_store::{
 
 use super::{Unheard, transit::InTransit};
 use crate::{
+    judge::Judge,
     life::Life,
     memory::MemoryStore,
     weather::{Failing, Moment, Rows, Weather},
@@ -23,6 +24,7 @@ pub(super) struct Faults {
     pub(super) inner: MemoryStore,
     pub(super) life: Life,
     pub(super) weather: Weather,
+    pub(super) judge: Judge,
     pub(super) unheard: Unheard,
     /// What could not be settled stays with its holder, whatever its lease says, until that gives it back.
     pub(super) keeps_unsettled: bool,
@@ -51,7 +53,9 @@ impl Faults {
     }
 
     fn unheard_of(&self, tokens: impl Iterator<Item = u64>) {
-        (self.unheard)(self.life.holder, tokens.collect());
+        let tokens: Vec<_> = tokens.collect();
+        self.judge.are_adrift(&tokens);
+        (self.unheard)(self.life.holder, tokens);
     }
 
     /// Of what could be done as an event is stored, the store may leave out what it likes.
@@ -138,7 +142,7 @@ impl WorkQueue for Faults {
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         self.before(Rows::Written(schema)).await?;
-        let in_transit = InTransit::default();
+        let in_transit = InTransit::of(&self.life, &self.judge);
         for arrival in &mut arrivals {
             self.leave_out(arrival);
             arrival.dispatch.iter_mut().for_each(|dispatch| in_transit.hold_back(dispatch));

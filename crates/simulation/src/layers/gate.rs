@@ -45,7 +45,8 @@ impl WorkQueue for Gate {
         now: Timestamp,
     ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
         self.life.go_on().await;
-        self.inner.settle_dispatches(dispatched, now).await
+        let settled = self.inner.settle_dispatches(dispatched, now).await;
+        settled.inspect_err(|failed| self.judge.cannot_dispatch(self.life.holder, &failed.error))
     }
 
     async fn append_directed(
@@ -96,7 +97,9 @@ impl WorkQueue for Gate {
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
         self.life.go_on().await;
         self.judge.gives_back(&lease, self.sources.now());
-        self.inner.release(lease).await
+        let token = lease.token();
+        let released = self.inner.release(lease).await;
+        released.inspect_err(|_| self.judge.is_kept_in_vain(self.life.holder, token))
     }
 
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError> {

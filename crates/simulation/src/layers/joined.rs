@@ -25,6 +25,7 @@ use neo_events_store::{
 
 use super::{Queue, faults::error_of};
 use crate::{
+    judge::Judge,
     life::Life,
     memory::MemoryStore,
     weather::{Moment, Rows, Weather},
@@ -36,6 +37,7 @@ pub(super) struct Joined {
     pub(super) queue: Queue,
     pub(super) life: Life,
     pub(super) weather: Weather,
+    pub(super) judge: Judge,
 }
 
 impl Joined {
@@ -126,7 +128,8 @@ as_is! {
         since: CatalogueVersion,
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
-        self.pass(Moment::Before(Rows::Read(schema))).await?;
+        let passed = self.pass(Moment::Before(Rows::Read(schema))).await;
+        passed.inspect_err(|error| self.judge.cannot_dispatch(self.life.holder, error))?;
         let changes = self.memory.catalogue_changes(schema, since, limit).await?;
         self.pass(Moment::After).await?;
         Ok(changes)

@@ -134,10 +134,14 @@ impl World {
 
     /// A node is told to stop, and may or may not have the time.
     pub(super) async fn shut_down(&mut self, dice: &Dice) {
-        let Some(Running { life, engine, .. }) = self.take_any(dice) else { return };
+        let Some(Running { life, sources, engine, .. }) = self.take_any(dice) else { return };
         let grace = Duration::from_millis(dice.below(4) * dice.between(1, 2000));
+        self.judge.stops(life.holder);
         let went = engine.shutdown(grace).await;
         self.judge.note(|| format!("node {} was shut down: {went:?}", life.node));
+        if went == Shutdown::Drained {
+            self.judge.has_drained(&life, sources.now());
+        }
         life.end();
         self.is_gone(&life, dice.between(0, 3000));
     }
@@ -160,14 +164,33 @@ impl World {
         }
     }
 
-    /// All nodes stop, and have the time.
+    /// All nodes stop, one after the other, in the midst of work, and have the time.
     pub(crate) async fn stop(&mut self) {
-        for node in &mut self.nodes {
-            let Some(Running { engine, .. }) = node.running.take() else { continue };
-            if engine.shutdown(Duration::from_secs(15)).await == Shutdown::CutOff {
-                self.judge.violated(Property::EverythingSettles, "a node that has nothing to do is cut off");
+        self.judge.note(|| "— all stop".to_owned());
+        let dice = Dice::new(self.options.seed, "stopping", 0);
+        for number in 0..self.nodes.len() {
+            if self.nodes[number].running.is_none() {
+                continue;
+            }
+            for schema in self.schemas.clone() {
+                self.publish_to(schema, dice.between(1, 3), &dice);
+            }
+            tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
+            let Some(Running { life, sources, engine, .. }) = self.nodes[number].running.take() else {
+                continue;
+            };
+            self.judge.stops(life.holder);
+            match engine.shutdown(Duration::from_secs(15)).await {
+                Shutdown::Drained => self.judge.has_drained(&life, sources.now()),
+                Shutdown::CutOff => {
+                    let what = "a node that has the time to drain is cut off";
+                    self.judge.violated(Property::EverythingSettles, what);
+                }
             }
         }
+        while self.publishers.join_next().await.is_some() {}
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        self.judge.judge_the_stop(&accepted);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Planted bugs: realistic mistakes, each a deviation of one call of the store or of the transport. A simulation that
-//! does not find them proves nothing.
+//! Planted bugs: realistic mistakes, each a deviation of one call of the store or of the transport, or of what a store does
+//! by itself. A simulation that does not find them proves nothing.
 
 mod planted;
 mod transport;
@@ -83,6 +83,24 @@ bugs! {
     TimeoutAsSuccess = "timeout-as-success",
     /// A connection that breaks counts as a target that must not be connected to.
     ResetAsRefusal = "reset-as-refusal",
+    /// The HTTP client panics at an answer of 410.
+    ClientPanics = "client-panics",
+    /// The HTTP client loses the header `Retry-After`.
+    RetryAfterLost = "retry-after-lost",
+    /// The HTTP client cuts long bodies.
+    BodyCut = "body-cut",
+    /// The HTTP client gives up after a second, and lets the request go on by itself.
+    RequestLeaked = "request-leaked",
+    /// Tending makes deliveries due again that have failed for good.
+    FailedBroughtBack = "failed-brought-back",
+    /// Tending cancels deliveries that wait for a second attempt.
+    CancelledUnasked = "cancelled-unasked",
+    /// A node that stops keeps the leases of what it does not begin.
+    ReleaseForgotten = "release-forgotten",
+    /// That a node is dead is noticed ten seconds late.
+    LateBurial = "late-burial",
+    /// Who is due is looked for every ten seconds only.
+    SlowSweep = "slow-sweep",
     /// A retry is put into the queue three seconds after its time.
     RetryLate = "retry-late",
     /// A claim says that one attempt less is left than there is.

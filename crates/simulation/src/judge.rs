@@ -34,6 +34,7 @@ use neo_events_engine::Clock;
 use crate::{
     clock::SimulatedClock,
     effect::{Effect, Grant},
+    happening::Tally,
     memory::Holder,
     property::{Property, Violation},
 };
@@ -54,8 +55,7 @@ pub(crate) struct Account {
     violation: Option<Violation>,
     /// From when on nothing goes wrong any more, and clocks are right.
     calm_since: Option<Timestamp>,
-    /// Claims that had to be prompt.
-    prompt_claims: u64,
+    tally: Tally,
     /// Counts changes of the catalogue.
     changes: u64,
     endpoints: BTreeMap<EndpointId, KnownEndpoint>,
@@ -116,14 +116,34 @@ struct KnownRequest {
     arrivals: u32,
     /// What the receiver answered, if it did.
     answered: Option<u16>,
+    /// How long it asked to be left alone.
+    asked: Duration,
     /// The lease under which the engine wanted to record it, and what it made of it.
     settling: Option<(u64, Verdict)>,
-    is_recorded: bool,
-    is_lost: bool,
-    /// Whether the store said at last that it could not be recorded, and that trying again would not help.
-    is_refused: bool,
-    /// Whether it was given back unrecorded when its lease was over.
-    is_given_up: bool,
+    record: Record,
+}
+
+/// What has become of recording an attempt.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    /// Nothing yet.
+    #[default]
+    Open,
+    /// The store said at last that it cannot be made, and that trying again would not help.
+    Refused,
+    /// It is there.
+    Made,
+    /// The lease was lost before.
+    Lost,
+    /// It was refused until the lease was over, and the delivery was given back.
+    GivenUp,
+}
+
+impl KnownRequest {
+    /// Whether nothing more is to be recorded of it.
+    const fn is_settled(&self) -> bool {
+        matches!(self.record, Record::Made | Record::Lost | Record::GivenUp)
+    }
 }
 
 struct InFlight {
@@ -134,8 +154,8 @@ struct InFlight {
 
 impl Judge {
     /// A judge of a run that has just begun.
-    pub(crate) fn new(clock: SimulatedClock, trace: Trace) -> Self {
-        Self(Arc::new(Mutex::new(Account::new(clock, trace))))
+    pub(crate) fn new(clock: SimulatedClock, trace: Trace, tally: Tally) -> Self {
+        Self(Arc::new(Mutex::new(Account::new(clock, trace, tally))))
     }
 
     pub(crate) fn account(&self) -> MutexGuard<'_, Account> {
@@ -181,14 +201,14 @@ impl Judge {
 }
 
 impl Account {
-    fn new(clock: SimulatedClock, trace: Trace) -> Self {
+    fn new(clock: SimulatedClock, trace: Trace, tally: Tally) -> Self {
         Self {
             clock,
             trace,
             step: 0,
             violation: None,
             calm_since: None,
-            prompt_claims: 0,
+            tally,
             changes: 0,
             endpoints: BTreeMap::new(),
             subscriptions: BTreeMap::new(),

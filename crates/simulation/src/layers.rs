@@ -13,6 +13,7 @@ use neo_events_store::{Store, WorkQueue};
 
 use crate::{
     bugs::{Bug, Planted},
+    happening::Tally,
     judge::Judge,
     life::Life,
     memory::{Holder, MemoryStore},
@@ -35,6 +36,7 @@ pub(crate) struct Layers {
     pub(crate) memory: MemoryStore,
     pub(crate) weather: Weather,
     pub(crate) judge: Judge,
+    pub(crate) tally: Tally,
     pub(crate) sources: Sources,
     pub(crate) bug: Option<Bug>,
     pub(crate) unheard: Unheard,
@@ -45,12 +47,13 @@ pub(crate) struct Layers {
 impl Layers {
     /// Puts them together.
     pub(crate) fn stack(self) -> Arc<dyn Store> {
-        let Self { life, memory, weather, judge, sources, bug, unheard, keeps_unsettled } = self;
+        let Self { life, memory, weather, judge, sources, bug, unheard, keeps_unsettled, tally } = self;
         let faults = Faults {
             inner: memory.clone(),
             life: life.clone(),
             weather: weather.clone(),
             judge: judge.clone(),
+            tally,
             unheard,
             keeps_unsettled,
         };

@@ -3,6 +3,7 @@
 mod bugs;
 mod clock;
 pub mod effect;
+mod happening;
 mod judge;
 mod layers;
 mod life;
@@ -18,6 +19,7 @@ mod weather;
 mod world;
 
 pub use bugs::Bug;
+pub use happening::Happening;
 pub use options::{Options, STEPS_DEFAULT, Trouble};
 pub use property::{Property, Violation};
 pub use run::{Counts, Outcome, run};

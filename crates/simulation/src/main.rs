@@ -15,7 +15,7 @@ use std::{
 };
 
 use arguments::{Arguments, USAGE, What};
-use neo_events_simulation::{Bug, Options, Outcome, run, shrink};
+use neo_events_simulation::{Bug, Happening, Options, Outcome, run, shrink};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -70,7 +70,10 @@ fn many(options: &Options, from: u64, count: u64, threads: u64) -> ExitCode {
             if outcome.violation.is_some() {
                 failed.fetch_min(seed, Ordering::Relaxed);
             }
-            with_prompt_claims.fetch_add(u64::from(outcome.counts.prompt_claims > 0), Ordering::Relaxed);
+            with_prompt_claims.fetch_add(
+                u64::from(outcome.happened.contains_key(&Happening::PromptClaim)),
+                Ordering::Relaxed,
+            );
             if is_first && told.elapsed() >= PROGRESS_INTERVAL {
                 told = Instant::now();
                 println!("{} seeds in {:.0} s", seed - from, began.elapsed().as_secs_f64());

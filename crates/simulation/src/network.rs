@@ -12,6 +12,7 @@ use neo_events_engine::{Transport, TransportReport, TransportRequest};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    happening::{Happening, Tally},
     judge::{Judge, Sent},
     life::Life,
     random::Dice,
@@ -68,7 +69,10 @@ impl Manner {
 
 /// What all nodes send into.
 #[derive(Clone)]
-pub(crate) struct Network(Arc<Mutex<State>>);
+pub(crate) struct Network {
+    state: Arc<Mutex<State>>,
+    tally: Tally,
+}
 
 #[derive(Default)]
 struct State {
@@ -80,8 +84,8 @@ struct State {
 
 impl Network {
     /// Everybody is good.
-    pub(crate) fn new() -> Self {
-        Self(Arc::default())
+    pub(crate) fn new(tally: Tally) -> Self {
+        Self { state: Arc::default(), tally }
     }
 
     /// From now on a receiver behaves like this.
@@ -120,13 +124,7 @@ impl Network {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self::new()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,9 +151,8 @@ impl Transport for SimulatedTransport {
         let on_its_way = self.judge.leaves(&self.life, &sent);
         let result = self.exchange(&sent, request.timeout).await;
         self.life.go_on().await;
-        let status = result.as_ref().ok().map(|response| response.status);
         let is_fast = began.elapsed() < Duration::from_secs(1);
-        self.judge.answered(&self.life, &sent, status, is_fast);
+        self.judge.answered(&self.life, &sent, result.as_ref().ok(), is_fast);
         drop(on_its_way);
         report(result, began)
     }
@@ -168,6 +165,7 @@ impl SimulatedTransport {
             manner => manner,
         };
         if self.network.is_cut(self.life.node) {
+            self.network.tally.note(Happening::NetworkCut);
             return self.unreachable(timeout).await;
         }
         if manner == Manner::Dead {

@@ -64,6 +64,8 @@ properties! {
     AttemptsAreRecorded = "attempts_are_recorded",
     /// Each request arrives at most once.
     RequestsArriveOnce = "requests_arrive_once",
+    /// No more is claimed of an endpoint than was asked for.
+    ClaimsFitQuotas = "claims_fit_their_quotas",
     /// Deliveries in flight to an endpoint stay within the bound that its answers allow.
     InFlightIsBounded = "in_flight_is_bounded",
     /// Nothing is claimed for an endpoint that is inactive or deleted.

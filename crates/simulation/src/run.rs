@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     fmt, panic,
     sync::Once,
 };
@@ -9,6 +10,7 @@ use std::{
 use tokio::runtime::Builder;
 
 use crate::{
+    happening::Happening,
     options::Options,
     property::{Property, Violation},
     world::World,
@@ -25,6 +27,8 @@ pub struct Outcome {
     pub log: Vec<String>,
     /// What there was in it.
     pub counts: Counts,
+    /// How often what happened in it; what did not happen is not in it.
+    pub happened: BTreeMap<Happening, u64>,
 }
 
 /// How much happened.
@@ -36,17 +40,12 @@ pub struct Counts {
     pub deliveries: u64,
     /// Requests that reached a receiver.
     pub requests: u64,
-    /// Claims that had to come within a second, since nothing was wrong any more.
-    pub prompt_claims: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, deliveries, requests, prompt_claims } = self;
-        write!(
-            f,
-            "{events} events, {deliveries} deliveries, {requests} requests, {prompt_claims} prompt claims"
-        )
+        let Self { events, deliveries, requests } = self;
+        write!(f, "{events} events, {deliveries} deliveries, {requests} requests")
     }
 }
 
@@ -89,8 +88,10 @@ fn is_over(world: &World) -> bool {
 }
 
 fn outcome(world: &World) -> Outcome {
-    let (number, log) = world.judge().read_trace();
-    Outcome { violation: world.judge().violation(), number, log, counts: world.judge().counts() }
+    let judge = world.judge();
+    let (number, log) = judge.read_trace();
+    let (violation, counts, happened) = (judge.violation(), judge.counts(), judge.happened());
+    Outcome { violation, number, log, counts, happened }
 }
 
 thread_local! {

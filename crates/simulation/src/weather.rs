@@ -10,6 +10,7 @@ use neo_events_domain::{id::DeliveryId, tenant::Schema};
 use tokio::time::sleep;
 
 use crate::{
+    happening::{Happening, Tally},
     options::{Options, Trouble},
     random::Dice,
 };
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) struct Weather(Arc<Mutex<State>>);
 
 struct State {
+    tally: Tally,
     dice: Dice,
     rates: Rates,
     cut: BTreeSet<usize>,
@@ -111,8 +113,9 @@ impl Failing {
 
 impl Weather {
     /// Nothing goes wrong.
-    pub(crate) fn fair(dice: Dice) -> Self {
+    pub(crate) fn fair(dice: Dice, tally: Tally) -> Self {
         Self(Arc::new(Mutex::new(State {
+            tally,
             dice,
             rates: Rates::default(),
             cut: BTreeSet::new(),
@@ -178,27 +181,40 @@ impl Weather {
     pub(crate) fn fails(&self, node: usize, moment: Moment<'_>) -> Option<Failing> {
         let state = self.state();
         if state.cut.contains(&node) {
+            state.tally.note(Happening::StoreCut);
             return Some(Failing::Unreachable);
         }
         match moment {
             Moment::Before(rows) => state.ails(rows).or_else(|| state.fails_before()),
-            Moment::After => state.dice.per_mille(state.rates.fails_after).then_some(Failing::Unreachable),
+            Moment::After if state.dice.per_mille(state.rates.fails_after) => {
+                state.tally.note(Happening::ErrorAfter);
+                Some(Failing::Unreachable)
+            }
+            Moment::After => None,
         }
     }
 
     /// Whether claims leave a tenant out: it is in trouble, or they have no time for it.
     pub(crate) fn leaves_out(&self, schema: &Schema) -> bool {
-        self.cannot_read(schema) || self.state().is_partial(4)
+        let is_left_out = self.cannot_read(schema) || self.state().is_partial(4);
+        if is_left_out {
+            self.state().tally.note(Happening::TenantLeftOut);
+        }
+        is_left_out
     }
 
     /// Whether a tenant is in trouble that keeps even claims from it.
     pub(crate) fn cannot_read(&self, schema: &Schema) -> bool {
-        self.state().ails(Rows::Read(schema)).is_some()
+        self.state().ailment_of(Rows::Read(schema)).is_some()
     }
 
     pub(crate) fn hint_is_lost(&self, node: usize) -> bool {
         let state = self.state();
-        state.cut.contains(&node) || state.dice.per_mille(state.rates.hint_is_lost)
+        let is_lost = state.cut.contains(&node) || state.dice.per_mille(state.rates.hint_is_lost);
+        if is_lost {
+            state.tally.note(Happening::HintLost);
+        }
+        is_lost
     }
 
     /// Whether the store leaves out something that it need not do, for now.
@@ -208,9 +224,10 @@ impl Weather {
 
     async fn delay(&self) {
         let (millis, seconds) = {
-            let State { dice, rates, .. } = &*self.state();
+            let State { dice, rates, tally, .. } = &*self.state();
             let millis = if dice.per_mille(rates.is_delayed) { dice.between(1, 40) } else { 0 };
             let stall = dice.per_mille(rates.is_stalled);
+            tally.note_all(Happening::Stall, usize::from(stall));
             (millis, if stall { dice.between(1, rates.stall_seconds_max) } else { 0 })
         };
         if millis > 0 {
@@ -232,6 +249,13 @@ impl Weather {
 impl State {
     /// How a call fails for the trouble that its tenant or its row is in.
     fn ails(&self, rows: Rows<'_>) -> Option<Failing> {
+        let how = self.ailment_of(rows)?;
+        let is_the_row = matches!(rows, Rows::Settled(_, id) if self.damaged.contains(&id));
+        self.tally.note(if is_the_row { Happening::RowDamaged } else { Happening::TenantAiling });
+        Some(how)
+    }
+
+    fn ailment_of(&self, rows: Rows<'_>) -> Option<Failing> {
         match rows {
             Rows::OfAll => None,
             Rows::Read(schema) => self.ailing.get(schema).copied().filter(|how| how.concerns_reading()),
@@ -247,7 +271,14 @@ impl State {
         let others = [Failing::Full, Failing::ReadOnly, Failing::Broken];
         let other =
             self.dice.per_mille(self.rates.is_the_database).then(|| self.dice.pick(&others)).flatten();
-        Some(*other.unwrap_or(&Failing::Unreachable))
+        let how = *other.unwrap_or(&Failing::Unreachable);
+        self.tally.note(match how {
+            Failing::Unreachable => Happening::ErrorBefore,
+            Failing::Full => Happening::Full,
+            Failing::ReadOnly => Happening::ReadOnly,
+            Failing::Broken => Happening::Broken,
+        });
+        Some(how)
     }
 
     /// One in so many of the cases in which something is left out.

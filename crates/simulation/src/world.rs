@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::{
     clock::SimulatedClock,
     effect::Watcher,
+    happening::Tally,
     judge::{Judge, Trace},
     memory::{Holder, MemoryStore},
     network::Network,
@@ -46,6 +47,7 @@ pub(crate) struct World {
     options: Options,
     clock: SimulatedClock,
     judge: Judge,
+    tally: Tally,
     memory: MemoryStore,
     weather: Weather,
     network: Network,
@@ -64,8 +66,8 @@ pub(crate) struct World {
     passes: [Passes; NODES],
     /// Whether the wall clock never jumps.
     keeps_time: bool,
-    has_jumped: bool,
-    jumped_back_micros: i64,
+    /// How far it went back so far; `None`: it has never jumped.
+    jumped_back_micros: Option<i64>,
     to_be_freed: Arc<Mutex<Vec<Freeing>>>,
 }
 
@@ -85,7 +87,8 @@ impl World {
     pub(crate) async fn new(options: &Options) -> Self {
         let clock = SimulatedClock::new();
         let dice = Dice::new(options.seed, "world", 0);
-        let judge = Judge::new(clock.clone(), Trace::new(options.is_logged));
+        let tally = Tally::default();
+        let judge = Judge::new(clock.clone(), Trace::new(options.is_logged), tally.clone());
         let watcher = {
             let judge = judge.clone();
             Watcher::new(move |schema, effect| judge.effect(schema, effect))
@@ -97,9 +100,10 @@ impl World {
             options: options.clone(),
             clock,
             judge,
+            tally: tally.clone(),
             memory: MemoryStore::new(watcher),
-            weather: Weather::fair(Dice::new(options.seed, "weather", 0)),
-            network: Network::new(),
+            weather: Weather::fair(Dice::new(options.seed, "weather", 0), tally.clone()),
+            network: Network::new(tally),
             keyring: Arc::new(keyring.expect("one key is enough")),
             sources,
             nodes: (0..NODES).map(Node::new).collect(),
@@ -112,8 +116,7 @@ impl World {
             keeps_unsettled: has_sessions && Dice::new(options.seed, "unsettled", 0).per_mille(400),
             passes: passes(&Dice::new(options.seed, "passes", 0)),
             keeps_time: Dice::new(options.seed, "time", 0).per_mille(400),
-            has_jumped: false,
-            jumped_back_micros: 0,
+            jumped_back_micros: None,
             to_be_freed: Arc::default(),
         };
         world.furnish(&dice).await;
@@ -170,6 +173,11 @@ impl World {
             Action::ShutDown => self.shut_down(dice).await,
             Action::LoseSession => self.lose_session(dice),
         }
+    }
+
+    /// Whether the wall clock has jumped.
+    const fn has_jumped(&self) -> bool {
+        self.jumped_back_micros.is_some()
     }
 
     /// What the wall says, to people and their tools.

@@ -4,8 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use neo_events_simulation::{Options, run, shrink};
+use neo_events_simulation::{Happening, Options, run, shrink};
 
+/// In so many seeds every kind of trouble comes to pass.
+const SEEDS_OF_ALL_TROUBLE: u64 = 24;
 /// Seeds of each of the tests that share them.
 const SEEDS_EACH: u64 = 150;
 
@@ -68,7 +70,7 @@ fn a_seed_makes_the_same_run_every_time() {
 
 #[test]
 fn much_happens_in_a_run() {
-    let outcomes: Vec<_> = (0..20).map(|seed| run(&Options::of_seed(seed))).collect();
+    let outcomes: Vec<_> = (0..SEEDS_OF_ALL_TROUBLE).map(|seed| run(&Options::of_seed(seed))).collect();
     let sum = |of: fn(&neo_events_simulation::Counts) -> u64| -> u64 {
         outcomes.iter().map(|outcome| of(&outcome.counts)).sum()
     };
@@ -76,4 +78,10 @@ fn much_happens_in_a_run() {
         (sum(|counts| counts.events), sum(|counts| counts.deliveries), sum(|counts| counts.requests));
     assert!(events > 500 && deliveries > 500, "{events} events, {deliveries} deliveries");
     assert!(requests > deliveries / 2, "{requests} requests for {deliveries} deliveries");
+    for happening in Happening::ALL {
+        let in_each = outcomes.iter().filter_map(|outcome| outcome.happened.get(happening));
+        let (in_seeds, times) = (in_each.clone().count(), in_each.sum::<u64>());
+        println!("{:<22} {times} times in {in_seeds} seeds", happening.as_str());
+        assert!(times > 0, "{} never happened", happening.as_str());
+    }
 }

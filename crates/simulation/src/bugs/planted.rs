@@ -1,7 +1,10 @@
 //! Mistakes of a store. Where a mistake needs to do to rows what no call of the port does, it reaches into the model.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,13 +14,16 @@ use neo_events_store::{
     Appended, Arrival, CatalogueVersion, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
     EndpointQuota, Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Bug;
 use crate::{
     layers::{Queue, copy_of_dispatched, copy_of_work, regrant},
     memory::MemoryStore,
 };
+
+/// How often one that sweeps slowly does.
+const SWEEPS_EVERY: Duration = Duration::from_secs(10);
 
 /// A work queue with a mistake.
 pub(crate) struct Planted {
@@ -26,12 +32,29 @@ pub(crate) struct Planted {
     memory: MemoryStore,
     is_woken_to_dispatch: AtomicBool,
     is_woken_to_deliver: AtomicBool,
+    swept_at: Mutex<Option<Instant>>,
 }
 
 impl Planted {
     pub(crate) fn new(bug: Bug, inner: Queue, memory: MemoryStore) -> Self {
         let (to_dispatch, to_deliver) = (AtomicBool::new(true), AtomicBool::new(true));
-        Self { bug, inner, memory, is_woken_to_dispatch: to_dispatch, is_woken_to_deliver: to_deliver }
+        Self {
+            bug,
+            inner,
+            memory,
+            is_woken_to_dispatch: to_dispatch,
+            is_woken_to_deliver: to_deliver,
+            swept_at: Mutex::default(),
+        }
+    }
+
+    fn has_just_swept(&self) -> bool {
+        let mut swept_at = self.swept_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_soon = swept_at.is_some_and(|at| at.elapsed() < SWEEPS_EVERY);
+        if !is_soon {
+            *swept_at = Some(Instant::now());
+        }
+        is_soon
     }
 
     fn is(&self, bug: Bug) -> bool {
@@ -182,6 +205,9 @@ impl WorkQueue for Planted {
         if self.is(Bug::WakeUpAsTruth) && !self.is_woken_to_deliver.swap(false, Ordering::Relaxed) {
             return Ok(Vec::new());
         }
+        if self.is(Bug::SlowSweep) && self.has_just_swept() {
+            return Ok(Vec::new());
+        }
         self.inner.due_endpoints(now).await
     }
 
@@ -231,6 +257,9 @@ impl WorkQueue for Planted {
     }
 
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
+        if self.is(Bug::ReleaseForgotten) {
+            return Ok(());
+        }
         if self.is(Bug::ReleaseDropsTheRow) {
             let DeliveryWork { schema, delivery_id, .. } = lease.work();
             self.memory.drop_from_queue(schema, *delivery_id);
@@ -245,6 +274,11 @@ impl WorkQueue for Planted {
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {
         if self.is(Bug::ImpatientTending) {
             self.memory.forget_leases_until(now + SignedDuration::from_secs(359));
+        }
+        match self.bug {
+            Bug::FailedBroughtBack => self.memory.bring_failed_back(now),
+            Bug::CancelledUnasked => self.memory.cancel_what_waits(now),
+            _ => {}
         }
         self.inner.tend(now).await
     }

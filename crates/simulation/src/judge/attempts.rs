@@ -7,12 +7,12 @@ use neo_events_domain::{
     delivery::DeliveryState,
     event::to_micros,
     id::{DeliveryId, RequestId},
-    retry::{Outcome, RetryPolicy, Verdict},
+    retry::{RetryPolicy, Verdict},
 };
 use neo_events_store::{DeliveryWork, Lease, Settled, Settlement, StoreError};
 
-use super::{Account, Judge, trace::short};
-use crate::{effect::Recorded, life::Life, property::Property};
+use super::{Account, Judge, Record, trace::short};
+use crate::{effect::Recorded, happening::Happening, life::Life, property::Property};
 
 /// What a settlement says, kept while it is on its way.
 pub(crate) struct Settling {
@@ -28,18 +28,24 @@ impl Judge {
         let mut account = self.account();
         let request = account.requests.entry(request_id).or_default();
         request.holder = life.holder;
-        if request.settling.replace((token, settlement.verdict)).is_none() {
+        let asked = request.asked;
+        if request.settling.is_none() {
+            request.settling = Some((token, settlement.verdict));
             let retry = account.deliveries.get(&lease.work().delivery_id).map(|known| known.retry);
             let of = (lease.work().progress.attempt, retry.unwrap_or(lease.work().retry));
-            account.timely(lease.work().delivery_id, of, (&attempt.outcome, settlement.verdict), now);
+            account.timely(lease.work().delivery_id, of, (asked, settlement.verdict), now);
         }
+        // As it was when it was wanted first, whatever comes back from the store to be tried again.
+        let token = account.requests[&request_id].settling.map_or(token, |(first, _)| first);
         Settling { request_id, token }
     }
 
     /// It was not recorded.
     pub(crate) fn unsettled(&self, settling: &Settling, error: &StoreError) {
-        if let Some(request) = self.account().requests.get_mut(&settling.request_id) {
-            request.is_refused = !error.is_transient();
+        if let Some(request) = self.account().requests.get_mut(&settling.request_id)
+            && !request.is_settled()
+        {
+            request.record = if error.is_transient() { Record::Open } else { Record::Refused };
         }
     }
 
@@ -47,12 +53,14 @@ impl Judge {
     pub(crate) fn gives_back(&self, lease: &Lease<DeliveryWork>, now: Timestamp) {
         let mut account = self.account();
         let is_of_it = |request: &&mut super::KnownRequest| {
-            request.settling.is_some_and(|(token, _)| token == lease.token()) && !request.is_recorded
+            request.settling.is_some_and(|(token, _)| token == lease.token())
+                && request.record != Record::Made
         };
         let Some(request) = account.requests.values_mut().find(is_of_it) else { return };
-        request.is_given_up = request.is_refused && lease.expires_at() <= now;
-        let is_given_up = request.is_given_up;
-        account.require(is_given_up, Property::AttemptsAreRecorded, || {
+        let is_hopeless = request.record == Record::Refused && lease.expires_at() <= now;
+        request.record = Record::GivenUp;
+        account.tally.note(Happening::AttemptGivenUp);
+        account.require(is_hopeless, Property::AttemptsAreRecorded, || {
             let id = short(lease.work().delivery_id);
             format!("delivery {id} was attempted and given back though that might have been recorded")
         });
@@ -62,6 +70,7 @@ impl Judge {
     pub(crate) fn settled(&self, settling: &Settling, settled: &Settled) {
         let mut account = self.account();
         if *settled == Settled::LeaseLost {
+            account.tally.note(Happening::LeaseLost);
             account.lost(settling);
         }
     }
@@ -72,14 +81,10 @@ impl Account {
         &mut self,
         id: DeliveryId,
         (attempt, policy): (u32, RetryPolicy),
-        (outcome, verdict): (&Outcome, Verdict),
+        (asked, verdict): (Duration, Verdict),
         now: Timestamp,
     ) {
         let Verdict::Retry(at) = verdict else { return };
-        let asked = match outcome {
-            Outcome::Answered { status: 429 | 503, retry_after } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
         let backoff = policy.delay_after(attempt);
         let (least, most) = (backoff.max(asked), backoff.mul_f64(1.1).max(asked));
         let delay = at.duration_since(now);
@@ -95,8 +100,10 @@ impl Account {
     fn lost(&mut self, Settling { request_id, token }: &Settling) {
         let is_taken = self.taken.contains(token);
         let Some(request) = self.requests.get_mut(request_id) else { return };
-        request.is_lost = true;
-        let is_recorded = request.is_recorded;
+        let is_recorded = request.record == Record::Made;
+        if !is_recorded {
+            request.record = Record::Lost;
+        }
         self.require(is_taken || is_recorded, Property::AttemptsAreRecorded, || {
             format!("request {} was refused though nobody had taken lease {token}", short(*request_id))
         });
@@ -105,7 +112,7 @@ impl Account {
     pub(super) fn recorded(&mut self, id: DeliveryId, recorded: Recorded) {
         let Recorded { request_id, attempt_number, state, .. } = recorded;
         let request = self.requests.entry(request_id).or_default();
-        request.is_recorded = true;
+        request.record = Record::Made;
         let (settling, answered) = (request.settling, request.answered);
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
         let lease = delivery.lease.take();
@@ -123,6 +130,9 @@ impl Account {
         self.require(attempt_number == before + 1, Property::AttemptsCountByOne, || {
             format!("{} was recorded after {before}", what())
         });
+        if answered == Some(410) {
+            self.tally.note(Happening::EndpointGone);
+        }
         let says = settling.map(|(_, verdict)| verdict);
         self.require(is_kept(&state, says, (answered, was_ending)), Property::OutcomesAreKept, || {
             format!("{} was answered {answered:?}, judged {says:?} and recorded as {state:?}", what())

@@ -14,7 +14,7 @@ use neo_events_domain::{
 use neo_events_store::NewDelivery;
 
 use super::{Account, KnownEndpoint, KnownEvent, trace::short};
-use crate::{effect::Grant, property::Property};
+use crate::{effect::Grant, happening::Happening, property::Property};
 
 impl Account {
     pub(super) fn endpoint_is(&mut self, schema: &Schema, endpoint: Endpoint) {
@@ -129,5 +129,6 @@ impl Account {
             format!("{} was claimed by {} while {} held it", what(), grant.holder, before.holder)
         });
         self.taken.insert(before.token);
+        self.tally.note(Happening::ExpiredReclaimed);
     }
 }

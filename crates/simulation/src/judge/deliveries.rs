@@ -9,13 +9,34 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_engine::Clock;
-use neo_events_store::NewDelivery;
+use neo_events_store::{EndpointClaim, EndpointQuota, NewDelivery};
 
-use super::{Account, KnownDelivery, trace::short};
+use super::{Account, Judge, KnownDelivery, trace::short};
 use crate::{
     effect::{Grant, Moved},
+    happening::Happening,
     property::Property,
 };
+
+impl Judge {
+    /// A claim was answered. Of an endpoint that no quota names, nothing was asked for.
+    pub(crate) fn claimed_for(&self, quotas: &[EndpointQuota], claims: &[EndpointClaim]) {
+        let mut account = self.account();
+        for claim in claims {
+            let is_its = |quota: &&EndpointQuota| {
+                quota.schema == claim.schema && quota.endpoint_id == claim.endpoint.id
+            };
+            let max = quotas.iter().find(is_its).map_or(0, |quota| quota.max as usize);
+            account.require(claim.work.len() <= max, Property::ClaimsFitQuotas, || {
+                format!(
+                    "{} of {} were claimed, asked for were {max}",
+                    claim.work.len(),
+                    short(claim.endpoint.id)
+                )
+            });
+        }
+    }
+}
 
 impl Account {
     pub(super) fn written(&mut self, schema: &Schema, event_id: EventId, new: &NewDelivery) {
@@ -88,7 +109,7 @@ impl Account {
         if self.calm_since.is_none_or(|since| due_at < since) || due_at == now {
             return;
         }
-        self.prompt_claims += 1;
+        self.tally.note(Happening::PromptClaim);
         self.require(now.duration_since(due_at).as_millis() <= 1000, Property::DueWorkIsPrompt, || {
             format!("delivery {} was claimed at {now} and was due at {due_at}", short(id))
         });
@@ -115,7 +136,13 @@ impl Account {
         if let Some((property, how)) = unasked {
             self.violated(property, format!("delivery {} {how}: {was:?}, {:?}", short(id), moved.state));
         }
+        if was.is_final() && !moved.state.is_final() {
+            self.tally.note(Happening::RetriedByHand);
+        }
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        if moved.is_ending && delivery.lease.is_some() {
+            self.tally.note(Happening::CancelledInFlight);
+        }
         delivery.is_ending = moved.is_ending;
         if moved.state.is_final() {
             let ended = delivery.lease.take();

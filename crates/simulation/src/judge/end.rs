@@ -1,6 +1,6 @@
 //! What is judged when a run ends: nothing is left open, and nothing was forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use neo_events_domain::{
     id::{DeliveryId, EndpointId, EventId},
@@ -8,7 +8,7 @@ use neo_events_domain::{
 };
 
 use super::{Account, InFlight, Judge, trace::short};
-use crate::{memory::Holder, property::Property, random::Dice, run::Counts};
+use crate::{happening::Happening, memory::Holder, property::Property, random::Dice, run::Counts};
 
 impl Judge {
     /// Whether every event is dispatched, every delivery over and nothing on its way.
@@ -41,7 +41,12 @@ impl Judge {
         let account = self.account();
         let requests = account.requests.values().map(|request| u64::from(request.arrivals)).sum();
         let (events, deliveries) = (account.events.len() as u64, account.deliveries.len() as u64);
-        Counts { events, deliveries, requests, prompt_claims: account.prompt_claims }
+        Counts { events, deliveries, requests }
+    }
+
+    /// What happened so far.
+    pub(crate) fn happened(&self) -> BTreeMap<Happening, u64> {
+        self.account().tally.read()
     }
 
     /// The number of the trace, and its lines.
@@ -117,10 +122,7 @@ impl Account {
     /// Unless its node died with it, had lost the right to it, or gave it up in the end because the store would not take it.
     fn every_attempt_is_recorded(&mut self) {
         let forgotten = self.requests.iter().find(|(_, request)| {
-            let is_excused = request.is_recorded
-                || request.is_lost
-                || request.is_given_up
-                || self.over.contains(&request.holder);
+            let is_excused = request.is_settled() || self.over.contains(&request.holder);
             request.arrivals > 0 && !is_excused
         });
         if let Some((id, _)) = forgotten {

@@ -1,6 +1,9 @@
 //! Receivers: what reaches them, and how much at a time.
 
+use std::time::Duration;
+
 use neo_events_domain::{
+    delivery::ReceivedResponse,
     id::{EndpointId, EventId, RequestId},
     payload,
     tenant::Schema,
@@ -91,9 +94,17 @@ impl Judge {
     }
 
     /// A receiver's whole answer reaches the node, or none does.
-    pub(crate) fn answered(&self, life: &Life, sent: &Sent, status: Option<u16>, is_fast: bool) {
+    pub(crate) fn answered(
+        &self,
+        life: &Life,
+        sent: &Sent,
+        answer: Option<&ReceivedResponse>,
+        is_fast: bool,
+    ) {
         let mut account = self.account();
-        account.requests.entry(sent.request_id).or_default().answered = status;
+        let status = answer.map(|answer| answer.status);
+        let request = account.requests.entry(sent.request_id).or_default();
+        (request.answered, request.asked) = (status, answer.map(asked_by).unwrap_or_default());
         if let Some(in_flight) = account.in_flight.get_mut(&(life.holder, sent.to)) {
             let is_well = is_fast && status.is_some_and(|status| !matches!(status, 408 | 429 | 500..=599));
             in_flight.bound =
@@ -101,6 +112,13 @@ impl Judge {
             in_flight.bound_max = in_flight.bound_max.max(in_flight.bound);
         }
     }
+}
+
+/// How long a receiver asks to be left alone; ours say so in seconds.
+fn asked_by(answer: &ReceivedResponse) -> Duration {
+    let of_busy = answer.headers.iter().filter(|_| matches!(answer.status, 429 | 503));
+    let mut asked = of_busy.filter(|(name, _)| name == "retry-after").map(|(_, value)| value.parse());
+    asked.next().and_then(Result::ok).map_or(Duration::ZERO, Duration::from_secs)
 }
 
 impl Account {

@@ -52,8 +52,7 @@ impl Judge {
 impl Account {
     fn left_by(&self, holder: Holder, now: Timestamp) -> Option<String> {
         let is_unrecorded = |request: &super::KnownRequest| {
-            let is_settled = request.is_recorded || request.is_lost || request.is_given_up;
-            request.holder == holder && request.arrivals > 0 && !is_settled
+            request.holder == holder && request.arrivals > 0 && !request.is_settled()
         };
         let request = self.requests.iter().find(|(_, request)| is_unrecorded(request));
         let request = request.map(|(id, _)| format!("request {} unrecorded", short(*id)));

@@ -13,6 +13,7 @@ use neo_events_store::{
 
 use super::{Unheard, transit::InTransit};
 use crate::{
+    happening::{Happening, Tally},
     judge::Judge,
     life::Life,
     memory::MemoryStore,
@@ -25,6 +26,7 @@ pub(super) struct Faults {
     pub(super) life: Life,
     pub(super) weather: Weather,
     pub(super) judge: Judge,
+    pub(super) tally: Tally,
     pub(super) unheard: Unheard,
     /// What could not be settled stays with its holder, whatever its lease says, until that gives it back.
     pub(super) keeps_unsettled: bool,
@@ -52,21 +54,28 @@ impl Faults {
         self.weather.pass(self.life.node, Moment::After).await.map_err(error_of)
     }
 
-    fn unheard_of(&self, tokens: impl Iterator<Item = u64>) {
+    fn unheard_of(&self, tokens: impl Iterator<Item = u64>, what: Happening) {
         let tokens: Vec<_> = tokens.collect();
+        self.tally.note_all(what, tokens.len());
         self.judge.are_adrift(&tokens);
         (self.unheard)(self.life.holder, tokens);
     }
 
     /// Of what could be done as an event is stored, the store may leave out what it likes.
     fn leave_out(&self, arrival: &mut Arrival) {
-        if self.weather.is_partial() {
+        if arrival.dispatch.is_some() && self.leaves_out(Happening::DispatchLeftOut) {
             arrival.dispatch = None;
         }
         let deliveries = arrival.dispatch.iter_mut().flat_map(|dispatch| &mut dispatch.deliveries);
         for direct in deliveries.filter(|direct| direct.is_taken) {
-            direct.is_taken = !self.weather.is_partial();
+            direct.is_taken = !self.leaves_out(Happening::LeaseLeftOut);
         }
+    }
+
+    fn leaves_out(&self, what: Happening) -> bool {
+        let is_left_out = self.weather.is_partial();
+        self.tally.note_all(what, usize::from(is_left_out));
+        is_left_out
     }
 }
 
@@ -97,10 +106,12 @@ impl WorkQueue for Faults {
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
         self.before(Rows::OfAll).await?;
-        let left_out = |schema: &Schema| self.weather.cannot_read(schema) || self.weather.is_partial();
+        let left_out =
+            |schema: &Schema| self.weather.cannot_read(schema) || self.leaves_out(Happening::RowPassedOver);
         let claims = self.inner.claim_some_dispatches((now, lease_until), limit, left_out);
         self.after().await.inspect_err(|_| {
-            self.unheard_of(claims.iter().flat_map(|claim| claim.owed.iter().map(Lease::token)));
+            let tokens = claims.iter().flat_map(|claim| claim.owed.iter().map(Lease::token));
+            self.unheard_of(tokens, Happening::ClaimLost);
         })?;
         Ok(claims)
     }
@@ -148,7 +159,9 @@ impl WorkQueue for Faults {
             arrival.dispatch.iter_mut().for_each(|dispatch| in_transit.hold_back(dispatch));
         }
         let appended = self.inner.append_arrivals(schema, arrivals, now).await?;
-        self.after().await.inspect_err(|_| self.unheard_of(in_transit.lose().into_iter()))?;
+        self.after().await.inspect_err(|_| {
+            self.unheard_of(in_transit.lose().into_iter(), Happening::HandOverLost);
+        })?;
         Ok(appended)
     }
 
@@ -169,10 +182,11 @@ impl WorkQueue for Faults {
         self.before(Rows::OfAll).await?;
         let mut quotas = quotas.to_vec();
         quotas.retain(|quota| !self.weather.leaves_out(&quota.schema));
-        let passed_over = || self.weather.is_partial();
+        let passed_over = || self.leaves_out(Happening::RowPassedOver);
         let claims = self.inner.claim_some_deliveries((now, lease_until), &quotas, passed_over);
         self.after().await.inspect_err(|_| {
-            self.unheard_of(claims.iter().flat_map(|claim| claim.work.iter().map(Lease::token)));
+            let tokens = claims.iter().flat_map(|claim| claim.work.iter().map(Lease::token));
+            self.unheard_of(tokens, Happening::ClaimLost);
         })?;
         Ok(claims)
     }
@@ -181,6 +195,7 @@ impl WorkQueue for Faults {
         let DeliveryWork { schema, delivery_id, .. } = settlement.lease.work();
         if let Err(error) = self.before(Rows::Settled(schema, *delivery_id)).await {
             if self.keeps_unsettled {
+                self.tally.note(Happening::KeptUnsettled);
                 self.inner.keep_without_expiry(&settlement.lease);
             }
             return Err(Unsettled { work: settlement, error });
@@ -210,7 +225,7 @@ impl WorkQueue for Faults {
             self.after().await
         };
         // Whoever had them has dropped them.
-        released.await.inspect_err(|_| self.unheard_of(tokens.into_iter()))
+        released.await.inspect_err(|_| self.unheard_of(tokens.into_iter(), Happening::ClaimLost))
     }
 
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError> {

@@ -82,7 +82,9 @@ impl WorkQueue for Gate {
         lease_until: Timestamp,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
         self.life.go_on().await;
-        self.inner.claim_deliveries(now, quotas, lease_until).await
+        let claims = self.inner.claim_deliveries(now, quotas, lease_until).await?;
+        self.judge.claimed_for(quotas, &claims);
+        Ok(claims)
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {

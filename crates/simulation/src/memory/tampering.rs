@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use neo_events_domain::{
     SignedDuration, Timestamp,
-    delivery::DeliveryState,
+    delivery::{Delivery, DeliveryState},
     event::DomainEvent,
     id::{DeliveryId, EventId},
     tenant::Schema,
@@ -92,6 +92,32 @@ impl MemoryStore {
         let rows = database.tenants.values_mut().flat_map(|tables| &mut tables.deliveries);
         for row in rows {
             row.hold.take_if(|hold| hold.until < until);
+        }
+    }
+
+    pub(crate) fn bring_failed_back(&self, now: Timestamp) {
+        let mut database = self.database();
+        for tables in database.tenants.values_mut() {
+            for at in 0..tables.deliveries.len() {
+                let delivery = tables.deliveries[at].delivery.clone();
+                if matches!(delivery.state, DeliveryState::Failed { .. }) {
+                    let state = DeliveryState::Retrying { next_retry_at: now };
+                    tables.put(at, Delivery { state, ..delivery }, now);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn cancel_what_waits(&self, now: Timestamp) {
+        let mut database = self.database();
+        let watcher = database.watcher.clone();
+        for tables in database.tenants.values_mut() {
+            let open: Vec<_> = tables.open.iter().map(|(.., at)| *at).collect();
+            for at in open {
+                if tables.deliveries[at].delivery.current_attempt == 1 {
+                    tables.cancel(at, "not worth it", now, &watcher);
+                }
+            }
         }
     }
 

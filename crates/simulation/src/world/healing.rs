@@ -6,7 +6,7 @@ use neo_events_domain::{SignedDuration, Timestamp};
 use neo_events_engine::{Clock, Passes};
 
 use super::{NODES, World, catalogue::endpoints};
-use crate::{property::Property, random::Dice};
+use crate::{happening::Happening, property::Property, random::Dice};
 
 /// How long what is damaged stays so while all else is well: longer than an attempt may hold its lease.
 const DAMAGED_FOR: Duration = Duration::from_secs(360 + 40);
@@ -40,7 +40,7 @@ impl World {
         }
         self.mend(&dice).await;
         self.set_the_clock();
-        if !self.has_jumped {
+        if !self.has_jumped() {
             let now = self.wall().saturating_add(CALM_AFTER).unwrap_or(Timestamp::MAX);
             self.judge.calm(now);
         }
@@ -61,7 +61,7 @@ impl World {
     /// are freed.
     pub(crate) async fn take_over(&mut self) {
         let are_two = self.nodes.iter().all(|node| node.running.is_some());
-        if !are_two || !self.has_sessions || self.has_jumped || self.passes != [Passes::ALL; NODES] {
+        if !are_two || !self.has_sessions || self.has_jumped() || self.passes != [Passes::ALL; NODES] {
             return;
         }
         self.judge.note(|| "— a node dies, the other takes over".to_owned());
@@ -75,6 +75,7 @@ impl World {
         tokio::time::sleep(SILENCE_MAX).await;
         self.free_what_is_to_be_freed();
         tokio::time::sleep(TAKEN_OVER_WITHIN).await;
+        self.tally.note(Happening::TakenOver);
         if !self.judge.is_over() {
             self.judge.violated(Property::WorkIsTakenOver, "something is not over yet");
         }
@@ -96,7 +97,7 @@ impl World {
     /// A wall that is behind what is due is set to it, unless that is so far that tending must find it. This stands for
     /// waiting: what a node wrote whose clock ran ahead is late by that much on a node whose clock is right.
     fn set_the_clock(&self) {
-        if !self.has_jumped {
+        if !self.has_jumped() {
             return;
         }
         let wall = self.clock.wall();
@@ -119,7 +120,7 @@ impl World {
     /// Where no clock has jumped and everything is over, some requests fail while nothing else is wrong: there are first
     /// attempts and retries, and each must be claimed soon.
     pub(crate) async fn fail_in_the_calm(&mut self) {
-        if self.has_jumped {
+        if self.has_jumped() {
             return;
         }
         self.judge.note(|| "— calm, but for some requests".to_owned());

@@ -11,7 +11,8 @@ use neo_events_store::{EventLog, EventQuery, PageRequest, Store};
 
 use super::{Freeing, Leases, World};
 use crate::{
-    bugs::PlantedTransport,
+    bugs::{Bug, PlantedTransport},
+    happening::Happening,
     layers::{Layers, Unheard},
     life::Life,
     network::SimulatedTransport,
@@ -64,7 +65,7 @@ impl World {
         };
         let mut transport: Arc<dyn Transport> = Arc::new(transport);
         if let Some(bug) = self.options.bug {
-            transport = Arc::new(PlantedTransport { bug, inner: transport });
+            transport = Arc::new(PlantedTransport::new(bug, transport));
         }
         let (keyring, clock) = (Arc::clone(&self.keyring), sources.clone());
         let engine = Engine::start(store, transport, keyring, clock, self.passes[node]);
@@ -79,6 +80,7 @@ impl World {
             memory: self.memory.handle(life.holder),
             weather: self.weather.clone(),
             judge: self.judge.clone(),
+            tally: self.tally.clone(),
             sources: sources.clone(),
             bug: self.options.bug,
             unheard: self.unheard(),
@@ -123,6 +125,7 @@ impl World {
     pub(super) async fn crash(&mut self, dice: &Dice) {
         let Some(Running { life, engine, .. }) = self.take_any(dice) else { return };
         self.judge.note(|| format!("node {} dies", life.node));
+        self.tally.note(Happening::Crash);
         life.end();
         drop(engine);
         // Its tasks are dropped one within the other.
@@ -139,8 +142,12 @@ impl World {
         self.judge.stops(life.holder);
         let went = engine.shutdown(grace).await;
         self.judge.note(|| format!("node {} was shut down: {went:?}", life.node));
-        if went == Shutdown::Drained {
-            self.judge.has_drained(&life, sources.now());
+        match went {
+            Shutdown::Drained => {
+                self.tally.note(Happening::Drained);
+                self.judge.has_drained(&life, sources.now());
+            }
+            Shutdown::CutOff => self.tally.note(Happening::CutOff),
         }
         life.end();
         self.is_gone(&life, dice.between(0, 3000));
@@ -149,7 +156,8 @@ impl World {
     fn is_gone(&self, life: &Life, freed_after_ms: u64) {
         self.judge.over(life.holder);
         if self.has_sessions {
-            self.free_later(Duration::from_millis(freed_after_ms), Leases::Of(life.holder));
+            let late_ms = if self.options.bug == Some(Bug::LateBurial) { 10_000 } else { 0 };
+            self.free_later(Duration::from_millis(freed_after_ms + late_ms), Leases::Of(life.holder));
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{World, catalogue::CONTEXTS, nodes::Door};
 use crate::{
+    happening::Happening,
     judge::{Judge, Wish},
     random::Dice,
     weather::{Moment, Rows},
@@ -108,6 +109,7 @@ impl World {
     pub(super) fn is_let_through(&self, node: usize, schema: &Schema) -> bool {
         let failing = self.weather.fails(node, Moment::Before(Rows::Written(schema)));
         if let Some(how) = failing {
+            self.tally.note(Happening::AskedInVain);
             self.judge.note(|| format!("{schema}: something was asked for in vain: {how:?}"));
         }
         failing.is_none()

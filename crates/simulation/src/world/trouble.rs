@@ -4,6 +4,7 @@ use neo_events_domain::SignedDuration;
 
 use super::World;
 use crate::{
+    happening::Happening,
     network::Manner,
     random::Dice,
     weather::{Failing, Rates},
@@ -70,11 +71,12 @@ impl World {
         if self.keeps_time {
             return;
         }
-        if jump < 0 && !far && self.jumped_back_micros - jump > BACK_MAX {
+        let back = self.jumped_back_micros.unwrap_or(0) - jump.min(0);
+        if jump < 0 && !far && back > BACK_MAX {
             return;
         }
-        self.jumped_back_micros -= jump.min(0);
-        self.has_jumped = true;
+        self.jumped_back_micros = Some(back);
+        self.tally.note(if jump < 0 { Happening::JumpBack } else { Happening::JumpAhead });
         self.judge.note(|| format!("the wall clock jumps by {:?}", SignedDuration::from_micros(jump)));
         self.clock.jump(jump);
     }
@@ -82,6 +84,7 @@ impl World {
     pub(super) fn lose_session(&self, dice: &Dice) {
         let Some(running) = self.any_running(dice).filter(|_| self.has_sessions) else { return };
         self.judge.note(|| format!("node {} is taken for dead", running.life.node));
+        self.tally.note(Happening::SessionLost);
         self.memory.free_leases_of(running.life.holder);
     }
 }

@@ -95,12 +95,14 @@ bugs! {
     FailedBroughtBack = "failed-brought-back",
     /// Tending cancels deliveries that wait for a second attempt.
     CancelledUnasked = "cancelled-unasked",
-    /// A node that stops keeps the leases of what it does not begin.
+    /// Giving a delivery back does nothing.
     ReleaseForgotten = "release-forgotten",
     /// That a node is dead is noticed ten seconds late.
     LateBurial = "late-burial",
     /// Who is due is looked for every ten seconds only.
     SlowSweep = "slow-sweep",
+    /// An endpoint that was changed since an event was published gets no delivery of it.
+    ChangedForgotten = "changed-forgotten",
     /// A retry is put into the queue three seconds after its time.
     RetryLate = "retry-late",
     /// A claim says that one attempt less is left than there is.

@@ -56,8 +56,6 @@ pub(crate) struct Account {
     /// From when on nothing goes wrong any more, and clocks are right.
     calm_since: Option<Timestamp>,
     tally: Tally,
-    /// Counts changes of the catalogue.
-    changes: u64,
     endpoints: BTreeMap<EndpointId, KnownEndpoint>,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     events: BTreeMap<EventId, KnownEvent>,
@@ -82,15 +80,15 @@ struct KnownEndpoint {
     schema: Schema,
     endpoint: Endpoint,
     is_deleted: bool,
-    changed_at: u64,
 }
 
 struct KnownEvent {
     schema: Schema,
     event: Arc<DomainEvent>,
-    /// Who wanted it when it was stored.
-    wanted: BTreeSet<EndpointId>,
-    stored_at: u64,
+    /// Who has wanted it all the time since it was stored, up to its dispatch.
+    wanted_always: BTreeSet<EndpointId>,
+    /// Who wanted it at any time since, and each one's policies meanwhile.
+    wanted_ever: BTreeMap<EndpointId, Vec<RetryPolicy>>,
     lease: Option<Grant>,
     is_dispatched: bool,
 }
@@ -209,7 +207,6 @@ impl Account {
             violation: None,
             calm_since: None,
             tally,
-            changes: 0,
             endpoints: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             events: BTreeMap::new(),

@@ -43,6 +43,7 @@ const CAUGHT_BY: &[(Bug, &[Property])] = &[
     (Bug::ReleaseForgotten, &[Property::DrainedStopsLeaveNothing, Property::EverythingSettles]),
     (Bug::LateBurial, &[Property::WorkIsTakenOver]),
     (Bug::SlowSweep, &[Property::WorkIsTakenOver, Property::DueWorkIsPrompt]),
+    (Bug::ChangedForgotten, &[Property::NothingIsLost]),
     (Bug::RetryLate, &[Property::DueWorkIsPrompt]),
     (Bug::GivesUpEarly, &[Property::AttemptsEnd]),
 ];

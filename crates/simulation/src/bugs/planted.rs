@@ -77,6 +77,13 @@ impl Planted {
         self.write(&dispatched, now)
     }
 
+    fn without_changed(&self, mut dispatched: Dispatched) -> Dispatched {
+        let OwedEvent { schema, event } = dispatched.lease.work();
+        let is_changed = |id| self.memory.was_changed_since(schema, id, event.created_at);
+        dispatched.deliveries.retain(|delivery| !is_changed(delivery.endpoint_id));
+        dispatched
+    }
+
     fn write(&self, dispatched: &[Dispatched], now: Timestamp) -> u64 {
         for Dispatched { lease, deliveries } in dispatched {
             let OwedEvent { schema, event } = lease.work();
@@ -158,6 +165,11 @@ impl WorkQueue for Planted {
         if self.is(Bug::MarkedBeforeWritten) {
             return Ok(self.marked_before_written(dispatched, now).await);
         }
+        let dispatched = if self.is(Bug::ChangedForgotten) {
+            dispatched.into_iter().map(|one| self.without_changed(one)).collect()
+        } else {
+            dispatched
+        };
         let copy: Vec<_> = dispatched.iter().map(copy_of_dispatched).collect();
         let written = self.inner.settle_dispatches(dispatched, now).await?;
         let is_repeated = written == 0 && copy.iter().any(|dispatched| !dispatched.deliveries.is_empty());

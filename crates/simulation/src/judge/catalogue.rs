@@ -18,44 +18,56 @@ use crate::{effect::Grant, happening::Happening, property::Property};
 
 impl Account {
     pub(super) fn endpoint_is(&mut self, schema: &Schema, endpoint: Endpoint) {
-        self.changes += 1;
-        let (id, changed_at) = (endpoint.id, self.changes);
-        let known = KnownEndpoint { schema: schema.clone(), endpoint, is_deleted: false, changed_at };
+        let id = endpoint.id;
+        let known = KnownEndpoint { schema: schema.clone(), endpoint, is_deleted: false };
         self.endpoints.insert(id, known);
+        self.changed(id);
     }
 
     pub(super) fn endpoint_deleted(&mut self, id: EndpointId) {
-        self.touch(id);
         if let Some(known) = self.endpoints.get_mut(&id) {
             known.is_deleted = true;
         }
         self.subscriptions.retain(|_, subscription| subscription.endpoint_id != id);
+        self.changed(id);
     }
 
     pub(super) fn subscription_is(&mut self, subscription: Subscription) {
-        self.touch(subscription.endpoint_id);
+        let endpoint_id = subscription.endpoint_id;
         self.subscriptions.insert(subscription.id, subscription);
+        self.changed(endpoint_id);
     }
 
     pub(super) fn subscription_deleted(&mut self, id: SubscriptionId) {
         if let Some(gone) = self.subscriptions.remove(&id) {
-            self.touch(gone.endpoint_id);
+            self.changed(gone.endpoint_id);
         }
     }
 
-    fn touch(&mut self, id: EndpointId) {
-        self.changes += 1;
-        if let Some(known) = self.endpoints.get_mut(&id) {
-            known.changed_at = self.changes;
+    /// What an endpoint wants may be something else from now on, of what is not dispatched yet.
+    fn changed(&mut self, id: EndpointId) {
+        let Some(known) = self.endpoints.get(&id) else { return };
+        let (schema, policy) = (known.schema.clone(), known.endpoint.retry);
+        let mut events = std::mem::take(&mut self.events);
+        let of_it = events.values_mut().filter(|event| !event.is_dispatched && event.schema == schema);
+        for event in of_it {
+            if self.who_wants(&schema, &event.event).contains(&id) {
+                event.wanted_ever.entry(id).or_default().push(policy);
+            } else {
+                event.wanted_always.remove(&id);
+            }
         }
+        self.events = events;
     }
 
     pub(super) fn stored(&mut self, schema: &Schema, event: &Arc<DomainEvent>) {
-        let wanted = self.who_wants(schema, event);
+        let wanted_always = self.who_wants(schema, event);
+        let policy = |id: &EndpointId| self.endpoints.get(id).map(|known| known.endpoint.retry);
+        let with_policy = |id: &EndpointId| (*id, policy(id).into_iter().collect());
         let known = KnownEvent {
             schema: schema.clone(),
-            wanted,
-            stored_at: self.changes,
+            wanted_ever: wanted_always.iter().map(with_policy).collect(),
+            wanted_always,
             lease: None,
             is_dispatched: false,
             event: Arc::clone(event),
@@ -80,11 +92,6 @@ impl Account {
         self.subscriptions.values().filter(wants).map(|subscription| subscription.endpoint_id).collect()
     }
 
-    /// What was wanted at publishing and did not change since.
-    fn is_certain(&self, event: &KnownEvent, endpoint_id: EndpointId) -> bool {
-        self.endpoints.get(&endpoint_id).is_some_and(|known| known.changed_at <= event.stored_at)
-    }
-
     pub(super) fn dispatch_claimed(&mut self, id: EventId, grant: Grant) {
         let Some(event) = self.events.get_mut(&id) else { return };
         let (before, is_dispatched) = (event.lease.replace(grant), event.is_dispatched);
@@ -97,11 +104,8 @@ impl Account {
     pub(super) fn dispatched(&mut self, id: EventId) {
         let Some(event) = self.events.get_mut(&id) else { return };
         (event.lease, event.is_dispatched) = (None, true);
-        let event = &self.events[&id];
-        let missing = event.wanted.iter().copied().find(|endpoint_id| {
-            self.is_certain(event, *endpoint_id) && !self.by_pair.contains_key(&(id, *endpoint_id))
-        });
-        if let Some(endpoint_id) = missing {
+        let mut always = event.wanted_always.iter().copied();
+        if let Some(endpoint_id) = always.find(|to| !self.by_pair.contains_key(&(id, *to))) {
             let what = format!("event {} has no delivery to {}", short(id), short(endpoint_id));
             self.violated(Property::NothingIsLost, what);
         }
@@ -109,18 +113,14 @@ impl Account {
 
     /// Whether a delivery was written that nobody wanted at any time since.
     pub(super) fn is_unwanted(&self, id: EventId, endpoint_id: EndpointId) -> bool {
-        let Some(event) = self.events.get(&id) else { return true };
-        self.is_certain(event, endpoint_id) && !event.wanted.contains(&endpoint_id)
+        self.events.get(&id).is_none_or(|event| !event.wanted_ever.contains_key(&endpoint_id))
     }
 
-    /// Whether a delivery's policy is its endpoint's, as far as that is certain.
+    /// Whether a delivery's policy is one that its endpoint had while it wanted the event.
     pub(super) fn has_the_policy(&self, id: EventId, new: &NewDelivery) -> bool {
-        let (Some(event), Some(known)) = (self.events.get(&id), self.endpoints.get(&new.endpoint_id)) else {
-            return true;
-        };
-        let policy = known.endpoint.retry;
-        let is_its = new.retry == policy && new.max_attempts == 1 + policy.max_retry_attempts;
-        is_its || !self.is_certain(event, new.endpoint_id)
+        let its = self.events.get(&id).and_then(|event| event.wanted_ever.get(&new.endpoint_id));
+        let is_whole = new.max_attempts == 1 + new.retry.max_retry_attempts;
+        its.is_none_or(|policies| is_whole && policies.contains(&new.retry))
     }
 
     pub(super) fn exclusive(&mut self, before: Option<Grant>, grant: Grant, what: impl FnOnce() -> String) {

@@ -7,7 +7,7 @@ use neo_events_domain::{
     SignedDuration, Timestamp,
     delivery::{Delivery, DeliveryState},
     event::DomainEvent,
-    id::{DeliveryId, EventId},
+    id::{DeliveryId, EndpointId, EventId},
     tenant::Schema,
 };
 use neo_events_store::{CatalogueVersion, EndpointClaim, EndpointQuota, NewDelivery};
@@ -137,6 +137,13 @@ impl MemoryStore {
     /// The present count of a tenant's catalogue.
     pub(crate) fn catalogue_version(&self, schema: &Schema) -> CatalogueVersion {
         CatalogueVersion(self.tamper(schema, |tables, _| tables.version).unwrap_or_default())
+    }
+
+    pub(crate) fn was_changed_since(&self, schema: &Schema, id: EndpointId, at: Timestamp) -> bool {
+        let is_changed = |tables: &mut Tables, _: &Watcher| {
+            tables.endpoint(id).is_some_and(|row| row.endpoint.updated_at > at)
+        };
+        self.tamper(schema, is_changed).unwrap_or_default()
     }
 
     pub(crate) fn event_of_another(&self, schema: &Schema) -> Option<Arc<DomainEvent>> {

@@ -21,7 +21,7 @@ use crate::{StartError, backend::Database};
 const WITHOUT: &str = " without ";
 /// What a node may leave to others, as its name says it.
 pub const DISPATCH: &str = "dispatch";
-/// The other thing.
+/// What else it may leave to them.
 pub const DELIVER: &str = "deliver";
 
 /// A node's name that says what it leaves to others: all that people see of it is its name.

@@ -70,8 +70,8 @@ pub(crate) struct Account {
     stopping: BTreeSet<Holder>,
     /// Leases that whoever holds them need not give back: they have not heard of them, or leave them to the store.
     adrift: BTreeSet<u64>,
-    /// Lives that have met a failure for good on the way to a dispatch.
-    lets_dispatches_wait: BTreeSet<Holder>,
+    /// Lives that may have let go of a tenant's dispatches without giving them back.
+    let_go: BTreeSet<(Holder, Schema)>,
     /// What people ask for just now.
     wishes: BTreeSet<Wish>,
 }
@@ -218,7 +218,7 @@ impl Account {
             over: BTreeSet::new(),
             stopping: BTreeSet::new(),
             adrift: BTreeSet::new(),
-            lets_dispatches_wait: BTreeSet::new(),
+            let_go: BTreeSet::new(),
             wishes: BTreeSet::new(),
         }
     }

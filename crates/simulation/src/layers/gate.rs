@@ -46,7 +46,12 @@ impl WorkQueue for Gate {
     ) -> Result<u64, Unsettled<Vec<Dispatched>>> {
         self.life.go_on().await;
         let settled = self.inner.settle_dispatches(dispatched, now).await;
-        settled.inspect_err(|failed| self.judge.cannot_dispatch(self.life.holder, &failed.error))
+        settled.inspect_err(|Unsettled { work, error }| {
+            if let Some(first) = work.first() {
+                let schema = &first.lease.work().schema;
+                self.judge.cannot_dispatch(self.life.holder, schema, error, self.sources.now());
+            }
+        })
     }
 
     async fn append_directed(

@@ -15,6 +15,7 @@ use neo_events_domain::{
     subscription::Subscription,
     tenant::{Schema, Tenant},
 };
+use neo_events_engine::Sources;
 use neo_events_store::{
     AggregateQuery, ApiKeyQuery, Appended, Arrival, Catalogue, CatalogueChanges, CatalogueVersion, Changed,
     DeliveryLog, DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
@@ -38,6 +39,7 @@ pub(super) struct Joined {
     pub(super) life: Life,
     pub(super) weather: Weather,
     pub(super) judge: Judge,
+    pub(super) sources: Sources,
 }
 
 impl Joined {
@@ -129,9 +131,12 @@ as_is! {
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
         let passed = self.pass(Moment::Before(Rows::Read(schema))).await;
-        passed.inspect_err(|error| self.judge.cannot_dispatch(self.life.holder, error))?;
+        let cannot = |error: &StoreError| {
+            self.judge.cannot_dispatch(self.life.holder, schema, error, self.sources.now());
+        };
+        passed.inspect_err(cannot)?;
         let changes = self.memory.catalogue_changes(schema, since, limit).await?;
-        self.pass(Moment::After).await?;
+        self.pass(Moment::After).await.inspect_err(cannot)?;
         Ok(changes)
     }
 }

@@ -97,7 +97,13 @@ impl Troubled {
 
     /// Tries again after a while, if that may help. Else all of it waits until its leases are over.
     fn begin(&mut self, (left, error): (Owed, StoreError), next: Option<Owed>) {
-        let is_over = left.lease_end <= self.dispatcher.sources.now();
+        let now = self.dispatcher.sources.now();
+        // What waits behind it may last longer.
+        let (left, next) = match next {
+            Some(next) if left.lease_end <= now => (next, None),
+            next => (left, next),
+        };
+        let is_over = left.lease_end <= now;
         if is_over || !error.is_transient() || self.tenants.len() >= TROUBLED_TENANTS_MAX {
             return;
         }
@@ -153,7 +159,10 @@ impl Troubled {
                 Err(error) => tracing::error!(%error, "a dispatch panicked as it was to stop"),
             }
         }
-        for next in self.tenants.into_values().filter_map(|waiting| waiting.next) {
+        // In an order, so that a simulation replays exactly.
+        let mut waiting: Vec<_> = self.tenants.into_values().collect();
+        waiting.sort_unstable_by(|one, other| one.schema.cmp(&other.schema));
+        for next in waiting.into_iter().filter_map(|waiting| waiting.next) {
             self.dispatcher.release(next).await;
         }
     }
@@ -163,7 +172,11 @@ impl Waiting {
     fn add(&mut self, owed: Owed) {
         match &mut self.next {
             None => self.next = Some(owed),
-            Some(Owed { claim: next, .. }) if next.owed.len() + owed.claim.owed.len() <= WAITING_MAX => {
+            Some(Owed { claim: next, lease_end })
+                if next.owed.len() + owed.claim.owed.len() <= WAITING_MAX =>
+            {
+                // Whose lease is over by then is refused alone.
+                *lease_end = (*lease_end).max(owed.lease_end);
                 next.catalogue_version = next.catalogue_version.max(owed.claim.catalogue_version);
                 next.owed.extend(owed.claim.owed);
             }

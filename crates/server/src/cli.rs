@@ -43,7 +43,7 @@ use crate::{client::CallError, demo, settings};
 const OVERVIEW: &str = "\
 Start here:
   neo-events demo                               see everything work
-  neo-events serve                              run a server that the others find
+  neo-events serve                              run a server that others find
   neo-events listen --subscribe '*'             receive, in a second terminal
   neo-events publish order.placed '{\"n\": 1}'   publish, in a third
 

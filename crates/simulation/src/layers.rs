@@ -61,8 +61,7 @@ impl Layers {
         if let Some(bug) = bug {
             queue = Arc::new(Planted::new(bug, queue, memory.clone()));
         }
-        let (of_life, of_sources) = (life.clone(), sources.clone());
-        let gate = Gate { inner: queue, life: of_life, judge: judge.clone(), sources: of_sources };
-        Arc::new(Joined { memory, queue: Arc::new(gate), life, weather, judge, sources })
+        let gate = Gate { inner: queue, life: life.clone(), judge: judge.clone(), sources };
+        Arc::new(Joined { memory, queue: Arc::new(gate), life, weather, judge })
     }
 }

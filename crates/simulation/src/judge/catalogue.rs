@@ -95,8 +95,6 @@ impl Account {
     pub(super) fn dispatch_claimed(&mut self, id: EventId, grant: Grant) {
         let Some(event) = self.events.get_mut(&id) else { return };
         let (before, is_dispatched) = (event.lease.replace(grant), event.is_dispatched);
-        let schema = event.schema.clone();
-        self.is_in_hand_again(&schema, before, grant);
         self.exclusive(before, grant, || format!("the dispatch of {}", short(id)));
         self.require(!is_dispatched, Property::OverStaysOver, || {
             format!("the dispatch of {} was claimed and is over", short(id))

@@ -33,23 +33,10 @@ impl Judge {
         }
     }
 
-    /// The dispatch of a tenant's events failed at this time of a life's. If trying again does not help, they wait for their
-    /// leases to end.
-    ///
-    /// Known, and excused here until it is mended: if the leases of those that failed are over, the engine lets go of what
-    /// it claimed of the tenant meanwhile, too, whose leases last; see `docs/simulation.md`.
-    pub(crate) fn cannot_dispatch(
-        &self,
-        holder: Holder,
-        schema: &Schema,
-        error: &StoreError,
-        now: Timestamp,
-    ) {
-        let mut account = self.account();
-        let is_over = |lease: &Grant| lease.holder == holder && lease.until <= now;
-        let mut of_it = account.events.values().filter(|event| event.schema == *schema);
-        if !error.is_transient() || of_it.any(|event| event.lease.as_ref().is_some_and(is_over)) {
-            account.let_go.insert((holder, schema.clone()));
+    /// The dispatch of a tenant's events failed. If trying again does not help, they wait for their leases to end.
+    pub(crate) fn cannot_dispatch(&self, holder: Holder, schema: &Schema, error: &StoreError) {
+        if !error.is_transient() {
+            self.account().let_go.insert((holder, schema.clone()));
         }
     }
 
@@ -63,14 +50,6 @@ impl Judge {
 }
 
 impl Account {
-    /// An event's dispatch was claimed. Who had claimed it before, and has let that lease end, has it twice in hand, or has
-    /// let go of it: the first half of what is known, as above.
-    pub(super) fn is_in_hand_again(&mut self, schema: &Schema, before: Option<Grant>, grant: Grant) {
-        if before.is_some_and(|before| before.holder == grant.holder) {
-            self.let_go.insert((grant.holder, schema.clone()));
-        }
-    }
-
     fn left_by(&self, holder: Holder, now: Timestamp) -> Option<String> {
         let is_unrecorded = |request: &super::KnownRequest| {
             request.holder == holder && request.arrivals > 0 && !request.is_settled()

@@ -49,7 +49,7 @@ impl WorkQueue for Gate {
         settled.inspect_err(|Unsettled { work, error }| {
             if let Some(first) = work.first() {
                 let schema = &first.lease.work().schema;
-                self.judge.cannot_dispatch(self.life.holder, schema, error, self.sources.now());
+                self.judge.cannot_dispatch(self.life.holder, schema, error);
             }
         })
     }

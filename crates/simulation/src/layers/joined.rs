@@ -15,7 +15,6 @@ use neo_events_domain::{
     subscription::Subscription,
     tenant::{Schema, Tenant},
 };
-use neo_events_engine::Sources;
 use neo_events_store::{
     AggregateQuery, ApiKeyQuery, Appended, Arrival, Catalogue, CatalogueChanges, CatalogueVersion, Changed,
     DeliveryLog, DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
@@ -39,7 +38,6 @@ pub(super) struct Joined {
     pub(super) life: Life,
     pub(super) weather: Weather,
     pub(super) judge: Judge,
-    pub(super) sources: Sources,
 }
 
 impl Joined {
@@ -132,7 +130,7 @@ as_is! {
     ) -> Result<CatalogueChanges, StoreError> {
         let passed = self.pass(Moment::Before(Rows::Read(schema))).await;
         let cannot = |error: &StoreError| {
-            self.judge.cannot_dispatch(self.life.holder, schema, error, self.sources.now());
+            self.judge.cannot_dispatch(self.life.holder, schema, error);
         };
         passed.inspect_err(cannot)?;
         let changes = self.memory.catalogue_changes(schema, since, limit).await?;

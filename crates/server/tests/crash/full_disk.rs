@@ -38,3 +38,16 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     assert_eq!(receiver.arrivals.repeated(), 0, "the server kept what it could not record");
     assert!(server.terminate().success());
 }
+
+/// The disk that is full is the one of the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_stops_nothing() {
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start().await);
+    let server = ServerProcess::start_without_a_log(folder.path()).await;
+    let mut client = Client::connect(server.address).await.unwrap();
+    client.subscribe_to_everything(&receiver.url).await;
+    let (status, _) = client.post("/v1/events", r#"{"event_type":"a.b","event_data":{}}"#).await.unwrap();
+    assert_eq!(status, 202);
+    until("it arrives", async || receiver.arrivals.events() == 1).await;
+    assert!(server.terminate().success());
+}

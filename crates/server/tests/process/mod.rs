@@ -103,6 +103,17 @@ impl ServerProcess {
         (server, Ballast(path.join(inside.strip_prefix("/").unwrap())))
     }
 
+    /// Starts the program where not a line of its log can be written, and it has much to say.
+    pub(crate) async fn start_without_a_log(folder: &Path) -> Self {
+        let mut command = Command::new("sh");
+        let script = "RUST_LOG=debug exec \"$0\" \"$@\" 2>/dev/full";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_neo-events")]);
+        let database = format!("sqlite:{}", database(folder).display());
+        let mut server = Self::launch_by(command, folder, &database, &[]);
+        server.wait_until_ready().await.unwrap();
+        server
+    }
+
     fn launch_by(mut program: Command, folder: &Path, database: &str, arguments: &[&str]) -> Self {
         let address = Address::choose();
         let log = folder.join(format!("server-{:016x}.log", address.key));

@@ -91,11 +91,13 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
             false
         });
     }
-    if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &conn, now).await? {
+    // One tenant's tables keep nobody else's waiting.
+    let brief = store.inner.connections.brief().await?;
+    if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &brief, now).await? {
         times.put_off.is_now();
         more = true;
     }
-    if times.ahead.has_come(AHEAD_INTERVAL) && bring_back_ahead(store, &conn, now).await? {
+    if times.ahead.has_come(AHEAD_INTERVAL) && bring_back_ahead(store, &brief, now).await? {
         times.ahead.is_now();
         more = true;
     }

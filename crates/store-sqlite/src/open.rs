@@ -206,10 +206,7 @@ const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
 /// where the file is, links resolved, and the lock beside it: whatever way leads to a file, it has one lock.
 fn prepare_file(path: &Path) -> io::Result<(PathBuf, File)> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true);
-        private_directory(&mut builder);
-        builder.create(directory)?;
+        make_directory(directory)?;
     }
     make_file(path)?;
     let path = path.canonicalize()?;
@@ -217,6 +214,29 @@ fn prepare_file(path: &Path) -> io::Result<(PathBuf, File)> {
     lock_path.push(".lock");
     let lock = private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(lock_path)?;
     Ok((path, lock))
+}
+
+/// Makes the directory and those that it is in, as far as they are not there. SQLite sees to it that its files are in the
+/// directory after a loss of power; that the directory is where it is, nobody else would.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let made: Vec<_> = directory.ancestors().take_while(|part| !part.exists()).collect();
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    private_directory(&mut builder);
+    builder.create(directory)?;
+    made.into_iter().filter_map(Path::parent).try_for_each(sync_directory)
+}
+
+/// Writes down what is in a directory; the nameless one is the present one.
+#[cfg(unix)]
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn sync_directory(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Makes the file unless it is there. One that is there is not opened: closing it again would end all locks that this

@@ -13,7 +13,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -28,7 +27,7 @@ use neo_events_store::StoreError;
 
 use crate::{
     failure::{Failure, again},
-    open::{OpenError, SqliteOptions},
+    open::{OpenError, SqliteOptions, sync_directory},
     readers::ended,
     tenant_file::TenantFile,
 };
@@ -394,13 +393,7 @@ fn wait_for<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// SQLite syncs what is in its files; that the file is in its directory, and that in its own, is ours to see to.
-#[cfg(unix)]
 fn sync_directories(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()?;
-    directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
-#[cfg(not(unix))]
-fn sync_directories(_: &Path) -> io::Result<()> {
-    Ok(())
+    sync_directory(directory)?;
+    directory.parent().map_or(Ok(()), sync_directory)
 }

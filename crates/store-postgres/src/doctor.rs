@@ -54,7 +54,7 @@ pub struct ServerFacts {
     pub can_create_schemas: bool,
     /// Whether there are secrets of endpoints, which only the master key opens: of the platform, or of one of the first
     /// tenants.
-    pub holds_secrets: bool,
+    pub needs_its_key: bool,
     /// Rights that a node needs and this role has not; the first few.
     pub missing_rights: Vec<String>,
     /// Nodes at work: name and seconds since the last beat.
@@ -137,7 +137,7 @@ async fn of_server(conn: &Connection, migrations: Vec<MigrationStatus>) -> Resul
         can_create_schemas: row.try_get(10)?,
         oldest_transaction: None,
         clock_ahead_seconds: 0.0,
-        holds_secrets: false,
+        needs_its_key: false,
         missing_rights: Vec::new(),
         nodes: Vec::new(),
         owed_dispatches: Backlog::default(),
@@ -182,12 +182,16 @@ async fn add_contents(facts: &mut ServerFacts, conn: &Connection, now: Timestamp
     let row = conn.query_one(sql::DOCTOR_QUEUED, &admin, &[&BACKLOG_COUNTED_MAX]).await?;
     facts.queued_deliveries = Backlog { count: row.try_get(0)?, oldest_seconds: row.try_get(1)? };
     if !facts.migrations.iter().any(MigrationStatus::is_behind) {
-        facts.holds_secrets = holds_secrets(conn).await?;
+        facts.needs_its_key = needs_its_key(conn).await?;
     }
     Ok(())
 }
 
-async fn holds_secrets(conn: &Connection) -> Result<bool, Failure> {
+async fn needs_its_key(conn: &Connection) -> Result<bool, Failure> {
+    let noted = conn.query_one(sql::MASTER_KEY_FINGERPRINT, &Schema::admin(), &[]).await?;
+    if noted.try_get::<_, Option<Vec<u8>>>(0)?.is_some() {
+        return Ok(true);
+    }
     let rows = conn.query(sql::TENANTS_SCHEMAS, &Schema::admin(), &[]).await?;
     for row in rows.iter().take(TENANTS_ASKED) {
         let name: String = row.try_get(0)?;

@@ -189,6 +189,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Address {
     config: Config,
     pub(crate) tls: Tls,
+    /// The URL says what a server must be to be connected to.
+    is_told_which: bool,
 }
 
 impl Address {
@@ -212,7 +214,8 @@ impl Address {
         let mut config: Config = format!("{base}?{}", rest.join("&"))
             .parse()
             .map_err(|error: tokio_postgres::Error| OpenError::BadUrl(chain(&error)))?;
-        if !query.contains("target_session_attrs") {
+        let is_told_which = query.contains("target_session_attrs");
+        if !is_told_which && config.get_hosts().len() > 1 {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         config.ssl_mode(choice.mode);
@@ -229,7 +232,7 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("neo-events");
         }
-        Ok(Self { config, tls: Tls::try_new(&choice)? })
+        Ok(Self { config, tls: Tls::try_new(&choice)?, is_told_which })
     }
 
     /// Where it is, for people: every host that is tried.
@@ -268,9 +271,18 @@ impl Address {
         config
     }
 
+    /// The same, to nobody but a primary: behind one address there may be a standby for a while.
+    fn to_primary(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
+        let mut config = self.config(statement_timeout, idle_timeout);
+        if !self.is_told_which {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        config
+    }
+
     /// The same, for the statements of the passes.
     pub(crate) fn by_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
-        let mut config = self.config(statement_timeout, idle_timeout);
+        let mut config = self.to_primary(statement_timeout, idle_timeout);
         let options = config.get_options().unwrap_or_default().to_owned();
         let lock_timeout = LOCK_TIMEOUT.as_millis();
         let planning = PLANNING_OF_WORK.map(|(name, value)| format!("-c {name}={value}")).join(" ");
@@ -290,7 +302,7 @@ impl Address {
     /// The same, for the lists of users: what one asks for decides which index serves it, so each is planned by its
     /// values. Statements of the hot path keep the plan that serves all.
     pub(crate) fn planning_anew(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
-        let mut config = self.config(statement_timeout, idle_timeout);
+        let mut config = self.to_primary(statement_timeout, idle_timeout);
         let options = config.get_options().unwrap_or_default().to_owned();
         let lock_timeout = LOCK_TIMEOUT.as_millis();
         // A user who has gone away does not keep a process of the server busy.
@@ -303,11 +315,7 @@ impl Address {
 
     /// A connection for migrating and checking: it may take its time.
     pub(crate) async fn connect(&self) -> Result<Connection, OpenError> {
-        let mut config = self.config(Duration::ZERO, Duration::ZERO);
-        if config.get_hosts().len() == 1 {
-            // What it is will be said in our own words.
-            config.target_session_attrs(TargetSessionAttrs::Any);
-        }
+        let config = self.config(Duration::ZERO, Duration::ZERO);
         // The driver's own limit ends with the TCP connection: a server that hangs takes that and says no word.
         let opened = tokio::time::timeout(CONNECTION_WAIT, Connection::open(&config, &self.tls)).await;
         let no_word = |_| OpenError::Unreachable(format!("no word within {} s", CONNECTION_WAIT.as_secs()));

@@ -36,7 +36,7 @@ pub struct FileFacts {
     /// Files of tenants on the list that are gone.
     pub missing: Vec<PathBuf>,
     /// Whether there are secrets of endpoints, which only the master key opens.
-    pub holds_secrets: bool,
+    pub needs_its_key: bool,
     /// What is wrong inside, if it was asked for: the file's name and a fault.
     pub faults: Vec<(PathBuf, String)>,
     /// How far the migrations are.
@@ -53,7 +53,7 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
     let migrations = migration_status(path)?;
     let writes_ahead =
         log_of(path).exists() || is_marked(path).map_err(|error| open::io_error(path, error))?;
-    let (missing, holds_secrets) = contents(path, &migrations)?;
+    let (missing, needs_its_key) = contents(path, &migrations)?;
     let mut faults = Vec::new();
     if deep {
         for (_, path) in files(path)? {
@@ -66,22 +66,25 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
         is_in_use: is_in_use(path),
         writes_ahead,
         missing,
-        holds_secrets,
+        needs_its_key,
         faults,
         migrations,
     }))
 }
 
-/// Which tenants have lost their file, and whether anybody has a secret. Of files whose tables are not all there nothing is
+/// Which tenants have lost their file, and whether a master key was noted or anybody has a secret. Of files whose tables are not all there nothing is
 /// asked: they will be brought up to date first.
 fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<(Vec<PathBuf>, bool), OpenError> {
     let is_ready = |schema: &Schema| {
         migrations.iter().any(|status| status.scope == schema.as_str() && status.applied >= status.known)
     };
-    let mut missing = Vec::new();
+    let (mut missing, mut has_key) = (Vec::new(), false);
     if is_ready(&Schema::admin()) {
         let sql_error = |source| OpenError::of_sql(admin, source);
-        let listed = look_into(admin).and_then(|conn| tenants::schemas(&conn)).map_err(sql_error)?;
+        let conn = look_into(admin).map_err(sql_error)?;
+        let listed = tenants::schemas(&conn).map_err(sql_error)?;
+        let noted = conn.query_row(sql::STORE_MASTER_KEY, [], |row| row.get::<_, Option<Vec<u8>>>(0));
+        has_key = noted.map_err(sql_error)?.is_some();
         let directory = directory_of(&resolved(admin));
         let of_tenants = listed.into_iter().filter(|schema| *schema != Schema::admin());
         missing.extend(of_tenants.map(|schema| directory.join(format!("{schema}.db"))));
@@ -93,7 +96,7 @@ fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<(Vec<PathBuf
             return Ok((missing, true));
         }
     }
-    Ok((missing, false))
+    Ok((missing, has_key))
 }
 
 /// How far the admin file at this path and those of its tenants are. Changes nothing.

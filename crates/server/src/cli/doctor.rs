@@ -62,14 +62,14 @@ pub(crate) async fn run(
     // What makes the settings useless may leave the database to be looked at.
     let migrates = settings.as_ref().is_none_or(|settings| settings.migrates);
     if let Ok(database) = settings::resolve_database(args.database) {
-        let holds_secrets = match &database {
+        let needs_its_key = match &database {
             Database::Sqlite(path) => {
                 tokio::task::block_in_place(|| sqlite::check(&mut findings, path, args.deep))
             }
             Database::Postgres(url) => postgres::check(&mut findings, url, migrates).await,
         };
         if keys == Some(Keys::OfFile) {
-            check_key_file(&mut findings, &database.key_file(), holds_secrets);
+            check_key_file(&mut findings, &database.key_file(), needs_its_key);
         }
     }
     check_open_files(&mut findings);
@@ -147,7 +147,7 @@ fn check_master_key(findings: &mut Findings, profile: Option<String>) -> Option<
 }
 
 /// The file in which the master key is kept that was made up: `serve` makes another only while nothing needs this one.
-fn check_key_file(findings: &mut Findings, path: &Path, holds_secrets: bool) {
+fn check_key_file(findings: &mut Findings, path: &Path, needs_its_key: bool) {
     const CHECK: &str = "key file";
     const ADVICE: &str = "put back the file that this data was written with, and let this user read it: without it no \
                           secret can be read again";
@@ -157,8 +157,12 @@ fn check_key_file(findings: &mut Findings, path: &Path, holds_secrets: bool) {
             Ok(_) => findings.ok(CHECK, shown.to_string()),
             Err(error) => findings.problem(CHECK, format!("{shown}: {}", with_causes(&error)), ADVICE),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound && holds_secrets => {
-            findings.problem(CHECK, format!("{shown} is not there, and there are secrets"), ADVICE);
+        Err(error) if error.kind() == io::ErrorKind::NotFound && needs_its_key => {
+            findings.problem(
+                CHECK,
+                format!("{shown} is not there, and the data was written with it"),
+                ADVICE,
+            );
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             findings.ok(CHECK, format!("{shown} is not there; serve makes it"));

@@ -156,7 +156,7 @@ fn what_keeps_a_server_from_starting_is_a_problem() {
     assert_eq!(finding(&folder.run(&["doctor", "--json"]), "key file").0, "ok");
     fs::remove_file(&key).unwrap();
     let detail = refused_and_found(&folder, &[], "key file");
-    assert!(detail.contains("is not there, and there are secrets"), "{detail}");
+    assert!(detail.contains("is not there, and the data was written with it"), "{detail}");
     fs::create_dir(&key).unwrap();
     assert!(refused_and_found(&folder, &[], "key file").contains("cannot be read"));
     fs::remove_dir(&key).unwrap();
@@ -178,8 +178,20 @@ fn a_tenant_without_its_file_is_a_problem() {
     assert_eq!(server.terminate(), Some(DONE));
     assert_eq!(folder.run(&["doctor"]).code, DONE);
     fs::remove_file(folder.path("neo-events-data/admin.db.d/tenant_acme.db")).unwrap();
-    let detail = refused_and_found(&folder, &[], "tenant files");
-    assert!(detail.contains("tenant_acme.db"), "{detail}");
+    let doctor = folder.run(&["doctor", "--json"]);
+    assert_eq!(doctor.code, FAILED);
+    let (status, detail) = finding(&doctor, "tenant files");
+    assert!(status == "problem" && detail.contains("tenant_acme.db"), "{doctor:?}");
+    // It is that tenant's alone.
+    assert_eq!(Server::start(&folder).terminate(), Some(DONE));
+}
+
+#[test]
+fn a_key_file_that_is_gone_is_a_problem_though_nothing_was_sealed_yet() {
+    let folder = Folder::new();
+    assert_eq!(Server::start(&folder).terminate(), Some(DONE));
+    fs::remove_file(folder.path("neo-events-data/admin.db.key")).unwrap();
+    refused_and_found(&folder, &[], "key file");
 }
 
 #[test]

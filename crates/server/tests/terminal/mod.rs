@@ -110,7 +110,9 @@ impl Folder {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_neo-events"));
+        // Whoever runs the tests may have chosen not to hear of their terminal's end.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_neo-events")]);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("NEO_EVENTS_") {
                 command.env_remove(name);

@@ -37,7 +37,7 @@ pub(super) async fn check(findings: &mut Findings, url: &str, migrates: bool) ->
         check_backlog(findings, "dispatches owed", facts.owed_dispatches);
         check_backlog(findings, "deliveries", facts.queued_deliveries);
     }
-    facts.holds_secrets
+    facts.needs_its_key
 }
 
 fn check_encryption(findings: &mut Findings, encryption: Encryption) {

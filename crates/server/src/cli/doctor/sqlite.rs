@@ -16,12 +16,12 @@ const SPACE_PROBLEM: u64 = 100 * MIB;
 /// Of the bits that `chmod` sets: what the file's group and everybody may do.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
 
-/// Looks at a file. Answers whether there are secrets in it.
+/// Looks at a file. Answers whether it needs the master key that it was written with.
 pub(super) fn check(findings: &mut Findings, path: &Path, is_deep: bool) -> bool {
-    let holds_secrets = match maintenance::inspect_sqlite(path, is_deep) {
+    let needs_its_key = match maintenance::inspect_sqlite(path, is_deep) {
         Ok(Some(facts)) => {
             check_file(findings, path, &facts, is_deep);
-            facts.holds_secrets
+            facts.needs_its_key
         }
         Ok(None) => {
             findings.ok("database", format!("{} is not there; serve makes it", path.display()));
@@ -35,7 +35,7 @@ pub(super) fn check(findings: &mut Findings, path: &Path, is_deep: bool) -> bool
     };
     check_folder(findings, path);
     check_space(findings, path);
-    holds_secrets
+    needs_its_key
 }
 
 fn check_file(findings: &mut Findings, path: &Path, facts: &FileFacts, is_deep: bool) {

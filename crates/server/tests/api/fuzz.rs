@@ -115,6 +115,10 @@ fn a_damaged_cursor_is_refused_or_goes_on_among_the_callers_own_rows() {
         campaign("cursors", CASES, |random| {
             let drawn = cursors.draw(random);
             let reply = world.send(own(&format!("{path}&cursor={}", encoded(&drawn))));
+            // What is too long for a line of HTTP never comes so far.
+            if reply.status == 414 {
+                return false;
+            }
             if reply.status != 200 {
                 reply.refused(400, "invalid_cursor");
                 return false;

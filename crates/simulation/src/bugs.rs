@@ -65,7 +65,7 @@ bugs! {
     InactiveClaimed = "inactive-claimed",
     /// A cancellation that waits for the attempt in flight is forgotten when that lands.
     CancellationForgotten = "cancellation-forgotten",
-    /// A claim of dispatches does not say how new the catalogue must be.
+    /// Each claim of dispatches says of the catalogue what the first one said.
     StaleCatalogue = "stale-catalogue",
     /// A large publish is acknowledged before its last event is stored.
     AcknowledgedBeforeStored = "acknowledged-before-stored",

@@ -34,7 +34,8 @@ const CAUGHT_BY: &[(Bug, &[Property])] = &[
     (Bug::HiddenRetry, &[Property::RequestsArriveOnce]),
     (Bug::TimeoutAsSuccess, &[Property::OutcomesAreKept]),
     (Bug::ResetAsRefusal, &[Property::OutcomesAreKept]),
-    (Bug::ClientPanics, &[Property::NothingPanics]),
+    // What panics is recorded as a failure, and a receiver knows that it answered.
+    (Bug::ClientPanics, &[Property::NothingPanics, Property::OutcomesAreKept]),
     (Bug::RetryAfterLost, &[Property::DelaysFollowThePolicy]),
     (Bug::BodyCut, &[Property::BodiesArriveWhole]),
     (Bug::RequestLeaked, &[Property::InFlightIsBounded]),

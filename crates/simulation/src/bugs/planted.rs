@@ -1,6 +1,7 @@
 //! Mistakes of a store. Where a mistake needs to do to rows what no call of the port does, it reaches into the model.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -33,6 +34,8 @@ pub(crate) struct Planted {
     is_woken_to_dispatch: AtomicBool,
     is_woken_to_deliver: AtomicBool,
     swept_at: Mutex<Option<Instant>>,
+    /// What each tenant's first claim said of its catalogue.
+    catalogues: Mutex<BTreeMap<Schema, CatalogueVersion>>,
 }
 
 impl Planted {
@@ -45,6 +48,7 @@ impl Planted {
             is_woken_to_dispatch: to_dispatch,
             is_woken_to_deliver: to_deliver,
             swept_at: Mutex::default(),
+            catalogues: Mutex::default(),
         }
     }
 
@@ -151,7 +155,9 @@ impl WorkQueue for Planted {
         let mut claims = self.inner.claim_dispatches(now, limit, until).await?;
         if self.is(Bug::StaleCatalogue) {
             for claim in &mut claims {
-                claim.catalogue_version = CatalogueVersion(1);
+                let mut known = self.catalogues.lock().unwrap_or_else(PoisonError::into_inner);
+                claim.catalogue_version =
+                    *known.entry(claim.schema.clone()).or_insert(claim.catalogue_version);
             }
         }
         Ok(claims)

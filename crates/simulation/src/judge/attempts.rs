@@ -49,12 +49,12 @@ impl Judge {
         }
     }
 
-    /// A delivery is given back at this time of the node's.
+    /// A delivery is given back at this time of the node's. That may be tried more than once.
     pub(crate) fn gives_back(&self, lease: &Lease<DeliveryWork>, now: Timestamp) {
         let mut account = self.account();
         let is_of_it = |request: &&mut super::KnownRequest| {
             request.settling.is_some_and(|(token, _)| token == lease.token())
-                && request.record != Record::Made
+                && !matches!(request.record, Record::Made | Record::GivenUp)
         };
         let Some(request) = account.requests.values_mut().find(is_of_it) else { return };
         let is_hopeless = request.record == Record::Refused && lease.expires_at() <= now;

@@ -36,7 +36,7 @@ use tokio_postgres::{
 
 use crate::{
     failure::{Failure, is_of_a_standby, is_the_last_word},
-    sql::{self, Sql},
+    sql::{self, Asked, Sql},
     tls::Tls,
 };
 
@@ -66,7 +66,7 @@ pub(crate) enum LockWait {
 }
 
 /// A statement of a tenant.
-type Key = ((&'static str, bool), Schema);
+type Key = ((&'static str, Asked), Schema);
 
 /// What is done with the payload of a notification.
 pub(crate) type Hear = Arc<dyn Fn(&str) + Send + Sync>;

@@ -76,7 +76,8 @@ pub(crate) async fn list(
         return Ok(Page { items: Vec::new(), next: None });
     }
     let params: [Param<'_>; 4] = [&before, &limit_of(request), &query.category, &query.is_enabled];
-    let rows = conn.query(sql::EVENT_TYPES_LIST, schema, &params).await?;
+    let statement = sql::EVENT_TYPES_LIST.filling_a_page("octet_length(example_payload)");
+    let rows = conn.query(statement, schema, &params).await?;
     let bytes =
         |entry: &EventTypeEntry| entry.example_payload.as_ref().map_or(0, |payload| payload.as_str().len());
     numbered_page(&rows, request, entry, bytes)

@@ -45,6 +45,9 @@ impl PostgresStore {
 /// Columns of an event; `processed_at` stands behind them.
 const EVENT_COLUMNS: usize = 14;
 
+/// What an event's own texts weigh in a page, in the database; [`bytes`] is the same here.
+const WEIGHT: &str = "octet_length(event_metadata) + octet_length(event_data)";
+
 #[async_trait]
 impl EventLog for PostgresStore {
     async fn append(
@@ -73,8 +76,8 @@ impl EventLog for PostgresStore {
             return Ok(Page { items: Vec::new(), next: None });
         }
         let conn = self.reading(schema).await?;
-        let rows =
-            list(&conn, schema, list_statement(query), query, (before, Some(limit_of(&request)))).await?;
+        let statement = list_statement(query).filling_a_page(WEIGHT);
+        let rows = list(&conn, schema, statement, query, (before, Some(limit_of(&request)))).await?;
         let events = rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
         let cursor = |StoredEvent { event, .. }: &StoredEvent| time_cursor(event.created_at, event.id.uuid());
         Ok(page(events, &request, cursor, bytes))
@@ -111,7 +114,7 @@ impl EventLog for PostgresStore {
             &query.context_id,
             &limit_of(&request),
         ];
-        let rows = conn.query(sql::EVENTS_BY_AGGREGATE, schema, &params).await?;
+        let rows = conn.query(sql::EVENTS_BY_AGGREGATE.filling_a_page(WEIGHT), schema, &params).await?;
         let events = rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
         let cursor = |StoredEvent { event, .. }: &StoredEvent| {
             place_cursor((event.aggregate_version, event.created_at, event.id.uuid()))
@@ -261,4 +264,39 @@ fn event(row: &Row) -> Result<DomainEvent, Failure> {
         event_metadata: JsonObject::from_stored(columns.take()?),
         event_data: JsonObject::from_stored(columns.take()?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use neo_events_test_postgres::database;
+
+    use super::*;
+    use crate::{migrate, open::Address, page::PAGE_BYTES_MAX};
+
+    #[tokio::test]
+    async fn the_database_sends_what_fills_a_page_and_one_row_more() {
+        const EACH: usize = 100_000;
+        let database = database().await;
+        let mut conn = Address::parse(&database.url()).unwrap().connect().await.unwrap();
+        migrate::up(&mut conn, |_| {}).await.unwrap();
+        // Texts that are kept outside of their rows, and such as can be compressed.
+        conn.batch(&format!(
+            r#"insert into admin.events (
+                id, event_type, aggregate_id, aggregate_type, aggregate_version, occurred_at, created_at,
+                event_metadata, event_data
+            )
+            select gen_random_uuid(), 'a.b', gen_random_uuid(), 'a', 1, now(), now() + n * interval '1 ms', '{{}}',
+                rpad('{{"a":"' || (
+                    select string_agg(md5(n::text || i), '') from generate_series(0, n % 2 * {EACH} / 40) i
+                ), {EACH} - 2, 'x') || '"}}'
+            from generate_series(1, 120) n"#
+        ))
+        .await
+        .unwrap();
+        let statement = sql::EVENTS_LIST.filling_a_page(WEIGHT);
+        let rows = list(&conn, &Schema::admin(), statement, &EventQuery::default(), (None, Some(121))).await;
+        let events = rows.unwrap().iter().map(stored).collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(events.len(), PAGE_BYTES_MAX.div_ceil(EACH + "{}".len()) + 1);
+        assert!(events.is_sorted_by_key(|StoredEvent { event, .. }| std::cmp::Reverse(event.created_at)));
+    }
 }

@@ -6,31 +6,59 @@
 
 use neo_events_domain::tenant::Schema;
 
+use crate::page::PAGE_BYTES_MAX;
+
 /// A statement; two are the same if their names are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sql {
     /// The file's name, as `aggregate/verb`.
     pub(crate) name: &'static str,
     text: &'static str,
-    /// Only how many rows it has is asked.
-    is_counting: bool,
+    asked: Asked,
+}
+
+/// What is asked of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Asked {
+    /// Its rows.
+    Rows,
+    /// How many there are.
+    Count,
+    /// Those that fill a page, and one more, by what each weighs: an expression of its columns, in bytes.
+    Page(&'static str),
 }
 
 impl Sql {
     /// The text for one tenant.
     pub(crate) fn of(self, schema: &Schema) -> String {
         let text = in_schema(self.text, schema);
-        if self.is_counting { format!("select count(*) from ({text}) as counted") } else { text }
+        match self.asked {
+            Asked::Rows => text,
+            Asked::Count => format!("select count(*) from ({text}) as counted"),
+            // Without an order of its own a window takes rows as they come. The length of a text is known without
+            // fetching it from where large values lie.
+            Asked::Page(weight) => format!(
+                "select * from (select listed.*, sum({weight}) over (rows between unbounded preceding and 2 preceding) \
+                 as before_last from ({text}) as listed) as weighed \
+                 where before_last is null or before_last < {PAGE_BYTES_MAX}"
+            ),
+        }
     }
 
     /// The same statement, asked only how many rows it has.
     pub(crate) const fn counting(self) -> Self {
-        Self { is_counting: true, ..self }
+        Self { asked: Asked::Count, ..self }
+    }
+
+    /// The same list, ended by the row after the one with which a page is full ([`PAGE_BYTES_MAX`]): what would be cut off
+    /// is not sent.
+    pub(crate) const fn filling_a_page(self, weight: &'static str) -> Self {
+        Self { asked: Asked::Page(weight), ..self }
     }
 
     /// What tells one from all others.
-    pub(crate) const fn key(self) -> (&'static str, bool) {
-        (self.name, self.is_counting)
+    pub(crate) const fn key(self) -> (&'static str, Asked) {
+        (self.name, self.asked)
     }
 
     /// Whether it says anything about a tenant's own tables.
@@ -50,7 +78,7 @@ macro_rules! statements {
             Sql {
             name: $file,
             text: include_str!(concat!("../queries/", $file, ".sql")),
-            is_counting: false,
+            asked: Asked::Rows,
         };)*
 
         /// Every statement there is.

@@ -173,7 +173,7 @@ pub(crate) async fn list(
             sql::SUBSCRIPTIONS_LIST_BY_ENDPOINT
         }
     };
-    let rows = conn.query(statement, schema, &params).await?;
+    let rows = conn.query(statement.filling_a_page("octet_length(filter)"), schema, &params).await?;
     numbered_page(&rows, request, subscription, |subscription| subscription.filter.as_json().len())
 }
 

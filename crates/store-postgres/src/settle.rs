@@ -85,7 +85,8 @@ impl Settlements {
         if let Err(refused) = left {
             return Err(Unsettled { work: refused.settlement, error: Failure::Closed.into() });
         }
-        // A worker ends only with the store, and with it ends who waits here.
+        // No reply comes if the group panicked (module `batch`), or if the store was closed before its turn. What was not
+        // recorded by then stays leased until the lease expires or the session ends, and is then attempted again.
         match answer.await {
             Ok(answer) => answer,
             Err(_) => Ok(Settled::LeaseLost),

@@ -82,10 +82,9 @@ pub(crate) struct Inner {
     pub(crate) hints: Arc<Hints>,
     /// Whether a tenant that is behind is brought up to date.
     migrates: bool,
-    /// What runs beside the calls; ends with the store.
-    /// They store and record what callers wait for.
+    /// They store and record what callers wait for; closing lets them finish.
     workers: Mutex<JoinSet<()>>,
-    /// The session's beats, and what others tell.
+    /// The session's beats, and what nodes tell each other: what runs beside the calls and ends with the store.
     background: Mutex<JoinSet<()>>,
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn processed_at(conn: &Connection, event_seq: i64) -> Result<Option<T
     Ok(at.map(Micros::timestamp))
 }
 
-/// From when to when, and how much to claim.
+/// When a claim is made, and until when it leases.
 #[derive(Clone, Copy)]
 pub(crate) struct ClaimTerms {
     pub(crate) now: Timestamp,

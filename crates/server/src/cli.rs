@@ -15,10 +15,10 @@ mod event_types;
 mod events;
 pub(crate) mod failure;
 mod json_text;
+mod listen;
 mod migrate;
 pub(crate) mod output;
 mod publish;
-mod receive;
 mod serve;
 pub(crate) mod session;
 pub(crate) mod signals;
@@ -81,8 +81,8 @@ enum Command {
     #[command(after_help = publish::EXAMPLES)]
     Publish(Box<publish::PublishArgs>),
     /// Receive webhooks on this machine and show each one
-    #[command(after_help = receive::EXAMPLES)]
-    Listen(Box<receive::ListenArgs>),
+    #[command(after_help = listen::EXAMPLES)]
+    Listen(Box<listen::ListenArgs>),
     /// Look at events
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -188,7 +188,7 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args, server.ca_file(), &output).await,
         Command::Demo(args) => Box::pin(demo::run(args, &output)).await,
         Command::Bench(args) => bench::run(*args, &output, json).await,
-        Command::Listen(args) => receive::run(*args, server, output, json).await,
+        Command::Listen(args) => listen::run(*args, server, output, json).await,
         Command::Publish(args) => publish::run(&open(server, output)?, *args).await,
         Command::Events(command) => events::run(&open(server, output)?, command).await,
         Command::Endpoints(command) => endpoints::run(&open(server, output)?, command).await,

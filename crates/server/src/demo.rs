@@ -20,9 +20,9 @@ use crate::{
         signals::Signals,
     },
     client::{Client, ClientOptions},
-    listen::Receiver,
     serve::{ServeError, serve},
     settings::{AdminKey, Database, Roles, ServeSettings},
+    webhook_receiver::Receiver,
 };
 
 pub(crate) const EXAMPLES: &str = "\

@@ -8,10 +8,10 @@ pub mod cli;
 mod client;
 mod credentials;
 mod demo;
-mod listen;
 mod problem;
 pub mod serve;
 pub mod settings;
+mod webhook_receiver;
 mod wire;
 
 pub use api::{Needs, Route, route_table};

@@ -13,7 +13,7 @@ use http_body_util::Full;
 use neo_events::{SigningSecret, Timestamp};
 
 use super::{connection::Connection, load::Caller, payload::with_number, receiver::path};
-use crate::{cli::failure::Failure, listen::Received};
+use crate::{cli::failure::Failure, webhook_receiver::Received};
 
 /// Most different webhooks; then they begin anew. Bounds memory, whatever the number of events.
 pub(crate) const WEBHOOKS_MAX: u64 = 2048;

@@ -1,6 +1,7 @@
 //! The receiver: takes webhooks as cheaply as can be, and keeps a ledger of which event reached which endpoint when.
 //!
-//! `listen::Receiver` hands every webhook on and checks both signatures; here that would be most of what is measured.
+//! `webhook_receiver::Receiver` hands every webhook on and checks both signatures; here that would be most of what is
+//! measured.
 //! This one looks whether the signatures are there, finds the event's number in the body and answers 200. A sample is
 //! kept, and its signatures are checked once the clock has stopped.
 
@@ -27,7 +28,7 @@ use tokio::{
 };
 
 use super::payload::number_in;
-use crate::{cli::failure::Failure, listen::Received};
+use crate::{cli::failure::Failure, webhook_receiver::Received};
 
 /// Webhooks of a ledger that are kept for a check of their signatures.
 const SAMPLES_MAX: usize = 16;

@@ -23,7 +23,7 @@ use super::{
     subject::Subject,
     usage::{cpu_time, own_cpu_time},
 };
-use crate::{cli::failure::Failure, listen::Received};
+use crate::{cli::failure::Failure, webhook_receiver::Received};
 
 /// A shorter run of the bare client says little.
 const BARE_TIME_MIN: Duration = Duration::from_millis(300);

@@ -15,8 +15,8 @@ use crate::{
     cli::output::{Style, printable},
     client::{CallError, OptionsError},
     credentials::CredentialsError,
-    listen::ReceiverError,
     settings::SettingsError,
+    webhook_receiver::ReceiverError,
     wire,
 };
 

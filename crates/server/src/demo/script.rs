@@ -20,7 +20,7 @@ use crate::{
         subscriptions::describe_clause,
     },
     client::Call,
-    listen::{Checks, Received},
+    webhook_receiver::{Checks, Received},
     wire,
 };
 

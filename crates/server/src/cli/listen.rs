@@ -29,7 +29,7 @@ use crate::{
         signals::Signals,
         temporary::{self, Temporary},
     },
-    listen::{Answer, Check, Checks, Received, Receiver},
+    webhook_receiver::{Answer, Check, Checks, Received, Receiver},
     wire::{self, Pairs},
 };
 

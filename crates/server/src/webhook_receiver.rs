@@ -1,7 +1,8 @@
 //! A receiver of webhooks on this machine: takes each one, answers it, checks its signatures and hands it on.
 //!
-//! One receiver serves `neo-events listen`, `neo-events demo` and the tests. It hands webhooks on through a bounded
-//! channel: if nobody reads, senders wait. It is no gateway: nothing is forwarded and nothing is kept.
+//! It serves `neo-events listen` and `neo-events demo`; the bench has a cheaper one of its own (`bench::receiver`). It
+//! hands webhooks on through a bounded channel: if nobody reads, senders wait. It is no gateway: nothing is forwarded and
+//! nothing is kept.
 
 use std::{
     io,

@@ -21,9 +21,9 @@ use tokio_postgres::Row;
 
 use crate::{
     columns::{Columns, int},
+    delivery_claims::queue_key,
     dispatches::uuid_array,
     failure::Failure,
-    queue::queue_key,
 };
 
 /// What a statement that stores events did with their dispatches, by event: of those that it stored.

@@ -34,13 +34,15 @@ use crate::{
     cache::EventCache,
     columns::{Columns, int},
     conn::{Connection, LockWait, Param},
-    direct::{self, Dispatches, Done, LeaseEnds, LeaseTerms, Stored},
+    direct::{self, Dispatches, Done, Stored},
     dispatches, events,
     failure::{Failure, OneByOne},
+    lease::{LeaseEnds, LeaseTerms},
     lost::{LostClaims, taken},
     sessions::Session,
     sql::{self, Sql},
     store::Connections,
+    tenants::TenantTerms,
     wholes::Wholes,
 };
 
@@ -54,14 +56,6 @@ const GUARDED_OF_TENANT_MAX: usize = 2;
 
 /// What a delivery that comes with its event takes up in a batch, in bytes: some two thousand fill one.
 const DELIVERY_BYTES: usize = 2048;
-
-/// Who the events belong to, and when they are stored.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms<'a> {
-    pub(crate) schema: &'a Schema,
-    pub(crate) tenant_no: i32,
-    pub(crate) now: Timestamp,
-}
 
 /// Where publishers leave their events.
 pub(crate) struct Appends {
@@ -146,11 +140,11 @@ impl Appends {
     /// Stores events, or says for each why not.
     pub(crate) async fn append(
         &self,
-        terms: Terms<'_>,
+        terms: TenantTerms<'_>,
         arrivals: Vec<Arrival>,
     ) -> Result<Answers, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let Terms { schema, tenant_no, now } = terms;
+        let TenantTerms { schema, tenant_no, now } = terms;
         let job = Append { schema: schema.clone(), tenant_no, arrivals, now, came_at: Instant::now(), reply };
         if job.is_guarded() {
             // It may have to wait for whoever is at the same aggregate, and that nobody else has to.
@@ -175,7 +169,7 @@ impl Appends {
     pub(crate) async fn append_directed(
         &self,
         connections: &Connections,
-        terms: Terms<'_>,
+        terms: TenantTerms<'_>,
         event: &NewEvent,
         delivery: &NewDelivery,
     ) -> Result<Appended, Failure> {
@@ -273,7 +267,7 @@ impl Writer {
             None => Dispatches::none(),
         };
         let conn = self.connections.work_since(first.came_at).await?;
-        let terms = Terms { schema: &first.schema, tenant_no: first.tenant_no, now };
+        let terms = TenantTerms { schema: &first.schema, tenant_no: first.tenant_no, now };
         let created_at = self.clock.not_before_the_last(now);
         let appender = Appender { conn: &conn, terms, created_at, owes: true, wholes: Some(&self.wholes) };
         appender.together(&events, &dispatches).await
@@ -324,7 +318,7 @@ impl Writer {
 
     async fn in_a_transaction(&self, append: &Append, lock_wait: LockWait) -> Result<Vec<Written>, Failure> {
         let mut conn = self.connections.work_since(append.came_at).await?;
-        let terms = Terms { schema: &append.schema, tenant_no: append.tenant_no, now: append.now };
+        let terms = TenantTerms { schema: &append.schema, tenant_no: append.tenant_no, now: append.now };
         let created_at = self.clock.not_before_the_last(append.now);
         let tx = conn.begin_waiting(lock_wait).await?;
         let events: Vec<&NewEvent> = append.events().collect();
@@ -357,7 +351,7 @@ struct Written {
 /// Appends on one connection, in a transaction or not.
 struct Appender<'a> {
     conn: &'a Connection,
-    terms: Terms<'a>,
+    terms: TenantTerms<'a>,
     created_at: Timestamp,
     /// Whether a dispatch is owed.
     owes: bool,

@@ -3,7 +3,10 @@
 
 use std::{error::Error, str::FromStr};
 
-use neo_events_domain::{Timestamp, Uuid, id::Id};
+use neo_events_domain::{
+    Timestamp, Uuid,
+    id::{Id, SubscriptionId},
+};
 use tokio_postgres::{Row, types::FromSql};
 
 use crate::failure::Failure;
@@ -21,6 +24,12 @@ pub(crate) fn int(number: u32) -> i32 {
 /// Counts and versions as the database's large integers.
 pub(crate) fn long(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// An array as the database reads it: arrays of arrays must be rectangular, and these are not.
+pub(crate) fn uuid_array(ids: &[SubscriptionId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("{{{}}}", ids.join(","))
 }
 
 /// Reads a row's columns from left to right, in the order in which the statement selects them.

@@ -21,9 +21,9 @@ use crate::{
     ailing::may_be_one_rows,
     columns::{Columns, int},
     conn::{Connection, Param},
-    dispatches::token,
     endpoints, events,
     failure::Failure,
+    lease::{queue_key, token},
     sql,
     store::PostgresStore,
     tend,
@@ -31,16 +31,6 @@ use crate::{
 
 /// How often a lease is looked for whose delivery is being moved by hand.
 const RELEASE_TRIES_MAX: usize = 5;
-
-/// The key of a lease: with what the work names it finds the row in the queue, while nobody moves that.
-pub(crate) fn queue_key(due_at: Timestamp) -> i64 {
-    due_at.as_microsecond()
-}
-
-/// When the delivery was due that is leased under this key.
-pub(crate) fn due_at(lease: &Lease<DeliveryWork>) -> Timestamp {
-    Timestamp::from_microsecond(lease.key()).unwrap_or(Timestamp::UNIX_EPOCH)
-}
 
 /// What a claim saw of one endpoint.
 #[derive(Default)]
@@ -163,8 +153,8 @@ async fn claim_rows(
     Ok(())
 }
 
-/// Adds what the deliveries of one tenant need to be attempted. One whose data cannot be read has no claims: others have
-/// nothing to do with it.
+/// Adds what the deliveries of one tenant need to be attempted. One whose data cannot be read has no claims: others
+/// have nothing to do with it.
 async fn load(
     store: &PostgresStore,
     conn: &Connection,

@@ -4,10 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
 };
 
 use neo_events_domain::{
@@ -20,10 +17,9 @@ use neo_events_store::{Arrival, DeliveryWork, DirectDelivery, DirectDispatch, Le
 use tokio_postgres::Row;
 
 use crate::{
-    columns::{Columns, int},
-    delivery_claims::queue_key,
-    dispatches::uuid_array,
+    columns::{Columns, int, uuid_array},
     failure::Failure,
+    lease::{LeaseTerms, queue_key},
 };
 
 /// What a statement that stores events did with their dispatches, by event: of those that it stored.
@@ -44,13 +40,6 @@ impl Done {
         let (id, is_dispatched, token) = (columns.uuid()?, columns.take()?, columns.take()?);
         Ok((id, if is_dispatched { Self::Dispatched { token } } else { Self::Owed }))
     }
-}
-
-/// Whose leases a statement writes, and until when.
-#[derive(Clone, Copy)]
-pub(crate) struct LeaseTerms {
-    pub(crate) session: i64,
-    pub(crate) until: Timestamp,
 }
 
 /// The dispatches of a statement's events, to be turned into columns.
@@ -148,22 +137,6 @@ pub(crate) fn hand_over(
     (dispatch.hand_over)(leased.map(lease).collect());
 }
 
-/// Ends of leases, no two of which are equal: by them the leases of a statement are found whose answer was lost.
-#[derive(Default)]
-pub(crate) struct LeaseEnds(AtomicI64);
-
-impl LeaseEnds {
-    /// This time, or as little later as it takes to be after the last one.
-    pub(crate) fn next(&self, until: Timestamp) -> Timestamp {
-        let until = to_micros(until);
-        let wanted = until.as_microsecond();
-        let last =
-            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(wanted.max(last + 1)));
-        let last = last.unwrap_or_else(|last| last);
-        Timestamp::from_microsecond(wanted.max(last + 1)).unwrap_or(until)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use neo_events_store::CatalogueVersion;
@@ -190,12 +163,5 @@ mod tests {
         {
             assert_eq!(of_one(mixed), None, "{mixed:?}");
         }
-    }
-
-    #[test]
-    fn no_two_leases_end_at_the_same_time() {
-        let ends = LeaseEnds::default();
-        let at = |micros| Timestamp::from_microsecond(micros).unwrap();
-        assert_eq!([10, 10, 5, 20, 20].map(|n| ends.next(at(n)).as_microsecond()), [10, 11, 12, 20, 21]);
     }
 }

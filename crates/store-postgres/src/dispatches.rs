@@ -6,26 +6,22 @@ use std::{
     sync::Arc,
 };
 
-use neo_events_domain::{
-    Timestamp, Uuid,
-    delivery::Trigger,
-    id::{EventId, SubscriptionId},
-    tenant::Schema,
-};
+use neo_events_domain::{Timestamp, Uuid, delivery::Trigger, id::EventId, tenant::Schema};
 use neo_events_store::{CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::{
     ailing::may_be_one_rows,
-    append::Terms,
-    columns::{Columns, int},
+    columns::{Columns, int, uuid_array},
     conn::{Connection, Param},
     events,
     failure::Failure,
     horizon::{LeaseKey, Snapshot, View},
+    lease::token,
     sql,
     store::PostgresStore,
+    tenants::TenantTerms,
 };
 
 /// From when to when, and how much to claim.
@@ -304,22 +300,11 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// An array as the database reads it: arrays of arrays must be rectangular, and these are not.
-pub(crate) fn uuid_array(ids: &[SubscriptionId]) -> String {
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    format!("{{{}}}", ids.join(","))
-}
-
-/// A fencing token as the database holds it.
-pub(crate) fn token(token: u64) -> i64 {
-    i64::try_from(token).unwrap_or(i64::MAX)
-}
-
 /// Writes one delivery of an event that owes no dispatch: a test before everything that its endpoint owes, for somebody
 /// waits for the answer.
 pub(crate) async fn write_directed(
     conn: &Connection,
-    terms: Terms<'_>,
+    terms: TenantTerms<'_>,
     event_id: EventId,
     delivery: &NewDelivery,
 ) -> Result<(), Failure> {

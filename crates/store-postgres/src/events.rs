@@ -16,7 +16,6 @@ use neo_events_store::{
 use tokio_postgres::Row;
 
 use crate::{
-    append::Terms,
     cache::Found,
     columns::{Columns, int},
     conn::{Connection, Param},
@@ -24,6 +23,7 @@ use crate::{
     page::{after_place, before_time, limit_of, page, place_cursor, time_cursor},
     sql::{self, Sql},
     store::PostgresStore,
+    tenants::TenantTerms,
 };
 
 impl PostgresStore {
@@ -34,7 +34,7 @@ impl PostgresStore {
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         let tenant_no = self.tenant_no(schema).await?;
-        let answers = self.inner.appends.append(Terms { schema, tenant_no, now }, arrivals).await?;
+        let answers = self.inner.appends.append(TenantTerms { schema, tenant_no, now }, arrivals).await?;
         if answers.owe {
             self.announce();
         }

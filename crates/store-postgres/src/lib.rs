@@ -23,6 +23,7 @@ mod failure;
 mod floors;
 mod hints;
 mod horizon;
+mod lease;
 mod lost;
 mod migrate;
 mod open;

@@ -8,7 +8,6 @@ use neo_events_store::{
 };
 
 use crate::{
-    append::Terms,
     columns::Columns,
     conn::Connection,
     delivery_claims,
@@ -16,6 +15,7 @@ use crate::{
     failure::Failure,
     sql,
     store::PostgresStore,
+    tenants::TenantTerms,
     tend,
 };
 
@@ -65,7 +65,7 @@ impl WorkQueue for PostgresStore {
         now: Timestamp,
     ) -> Result<Appended, StoreError> {
         let tenant_no = self.tenant_no(schema).await?;
-        let terms = Terms { schema, tenant_no, now };
+        let terms = TenantTerms { schema, tenant_no, now };
         let Self { inner } = self;
         let appended = inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?;
         // A test is due before everything.

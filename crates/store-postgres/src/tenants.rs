@@ -23,6 +23,14 @@ use crate::{
     store::PostgresStore,
 };
 
+/// Whose rows a statement writes, and when.
+#[derive(Clone, Copy)]
+pub(crate) struct TenantTerms<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) tenant_no: i32,
+    pub(crate) now: Timestamp,
+}
+
 #[async_trait]
 impl Tenants for PostgresStore {
     async fn create_tenant(&self, tenant: &Tenant) -> Result<Inserted, StoreError> {

@@ -3,17 +3,17 @@
 //! Claim, match, write. A crash in between changes nothing: the events still owe their dispatch. Deliveries are
 //! written in the transaction that ends what is owed, one for each endpoint however many subscriptions matched.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod troubled_tenants;
+
+use std::{sync::Arc, time::Duration};
 
 use neo_events_domain::{SignedDuration, Timestamp, delivery::Trigger, id::EndpointId, tenant::Schema};
 use neo_events_store::{
     CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
 };
-use tokio::{
-    sync::Semaphore,
-    task::{self, JoinSet},
-};
 use tokio_util::sync::CancellationToken;
+
+use troubled_tenants::TroubledTenants;
 
 use crate::{
     Sources,
@@ -31,12 +31,6 @@ const SETTLE_DELIVERIES_MAX: usize = 2000;
 const DISPATCH_LEASE: SignedDuration = SignedDuration::from_secs(60);
 /// How often the tables are looked at though nobody woke us.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Events of a tenant in trouble that wait for its claim before them.
-const WAITING_MAX: usize = DISPATCH_BATCH_MAX as usize;
-/// Tenants in trouble whose claims are tried again; those of others wait until their leases are over.
-const TROUBLED_TENANTS_MAX: usize = 64;
-/// Tenants in trouble that are tried at once.
-const TROUBLED_TRIES_MAX: usize = 2;
 /// How long to wait after the database failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -51,145 +45,23 @@ pub(crate) struct Dispatcher {
 }
 
 /// A claim, or what is left of it.
-struct Owed {
+struct ClaimedEvents {
     claim: DispatchClaim,
     /// Others may claim the same from then on.
-    lease_end: Timestamp,
+    leased_until: Timestamp,
 }
 
 /// What could not be dispatched, and why not.
-type Left = Box<(Owed, StoreError)>;
-
-/// Tenants whose claims could not be dispatched: their files are busy, somebody has locked their tables.
-///
-/// One tenant's trouble is not the others'. What was claimed of such a tenant is tried again beside the passes, for as long
-/// as its leases last. What is claimed of it meanwhile waits behind that; more than [`WAITING_MAX`] wait until their leases
-/// are over, for what is given back would be claimed over and over before everybody else's.
-struct Troubled {
-    dispatcher: Arc<Dispatcher>,
-    stop: CancellationToken,
-    tries: JoinSet<Result<(), Left>>,
-    tenants: HashMap<task::Id, Waiting>,
-    /// Each try may hold a connection for as long as a lock is waited for.
-    turns: Arc<Semaphore>,
-}
-
-/// What was claimed of a tenant in trouble meanwhile.
-struct Waiting {
-    schema: Schema,
-    next: Option<Owed>,
-}
-
-impl Troubled {
-    fn new(dispatcher: &Arc<Dispatcher>, stop: &CancellationToken) -> Self {
-        Self {
-            dispatcher: Arc::clone(dispatcher),
-            stop: stop.clone(),
-            tries: JoinSet::new(),
-            tenants: HashMap::new(),
-            turns: Arc::new(Semaphore::new(TROUBLED_TRIES_MAX)),
-        }
-    }
-
-    fn waiting(&mut self, schema: &Schema) -> Option<&mut Waiting> {
-        self.tenants.values_mut().find(|waiting| waiting.schema == *schema)
-    }
-
-    /// Tries again after a while, if that may help. Else all of it waits until its leases are over.
-    fn begin(&mut self, (left, error): (Owed, StoreError), next: Option<Owed>) {
-        let now = self.dispatcher.sources.now();
-        // What waits behind it may last longer.
-        let (left, next) = match next {
-            Some(next) if left.lease_end <= now => (next, None),
-            next => (left, next),
-        };
-        let is_over = left.lease_end <= now;
-        if is_over || !error.is_transient() || self.tenants.len() >= TROUBLED_TENANTS_MAX {
-            return;
-        }
-        let (dispatcher, stop, turns) =
-            (Arc::clone(&self.dispatcher), self.stop.clone(), Arc::clone(&self.turns));
-        let schema = left.claim.schema.clone();
-        let again = self.tries.spawn(async move {
-            let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
-            let _turn = turns.acquire_owned().await;
-            dispatcher.dispatch_claim(left, &stop).await
-        });
-        self.tenants.insert(again.id(), Waiting { schema, next });
-    }
-
-    /// What became of those that were tried again.
-    async fn look(&mut self) {
-        while let Some(ended) = self.tries.try_join_next_with_id() {
-            self.end(ended).await;
-        }
-    }
-
-    async fn end(&mut self, ended: Result<(task::Id, Result<(), Left>), task::JoinError>) {
-        match ended {
-            Ok((id, answer)) => {
-                let next = self.tenants.remove(&id).and_then(|waiting| waiting.next);
-                match (answer, next) {
-                    (Err(left), next) => {
-                        tracing::warn!(error = %left.1, schema = %left.0.claim.schema, "a tenant's events were not dispatched, again");
-                        self.begin(*left, next);
-                    }
-                    (Ok(()), Some(next)) => {
-                        if let Err(left) = self.dispatcher.dispatch_claim(next, &self.stop).await {
-                            self.begin(*left, None);
-                        }
-                    }
-                    (Ok(()), None) => {}
-                }
-            }
-            // As if it had been done in the pass, which is started again and knows nothing. Nobody may go on beside it.
-            Err(error) => {
-                self.tries.shutdown().await;
-                std::panic::resume_unwind(error.into_panic());
-            }
-        }
-    }
-
-    /// Nothing is begun any more: whatever was claimed is given back.
-    async fn give_back(mut self) {
-        while let Some(ended) = self.tries.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(left)) => self.dispatcher.release(left.0).await,
-                Err(error) => tracing::error!(%error, "a dispatch panicked as it was to stop"),
-            }
-        }
-        // In an order, so that a simulation replays exactly.
-        let mut waiting: Vec<_> = self.tenants.into_values().collect();
-        waiting.sort_unstable_by(|one, other| one.schema.cmp(&other.schema));
-        for next in waiting.into_iter().filter_map(|waiting| waiting.next) {
-            self.dispatcher.release(next).await;
-        }
-    }
-}
-
-impl Waiting {
-    fn add(&mut self, owed: Owed) {
-        match &mut self.next {
-            None => self.next = Some(owed),
-            Some(Owed { claim: next, lease_end })
-                if next.owed.len() + owed.claim.owed.len() <= WAITING_MAX =>
-            {
-                // Whose lease is over by then is refused alone.
-                *lease_end = (*lease_end).max(owed.lease_end);
-                next.catalogue_version = next.catalogue_version.max(owed.claim.catalogue_version);
-                next.owed.extend(owed.claim.owed);
-            }
-            Some(_) => {}
-        }
-    }
+struct Undispatched {
+    events: ClaimedEvents,
+    error: StoreError,
 }
 
 impl Dispatcher {
     /// Runs passes until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         self.registry.clear();
-        let mut troubled = Troubled::new(&self, &stop);
+        let mut troubled = TroubledTenants::new(&self, &stop);
         while !stop.is_cancelled() {
             match self.pass(&mut troubled, &stop).await {
                 Ok(0) => {
@@ -209,44 +81,52 @@ impl Dispatcher {
     }
 
     /// Dispatches what is owed, up to a batch. Answers how many events that was, those left aside not counted.
-    async fn pass(&self, troubled: &mut Troubled, stop: &CancellationToken) -> Result<usize, StoreError> {
-        troubled.look().await;
+    async fn pass(
+        &self,
+        troubled: &mut TroubledTenants,
+        stop: &CancellationToken,
+    ) -> Result<usize, StoreError> {
+        troubled.collect_ended().await;
         let now = self.sources.now();
-        let lease_end = later(now, DISPATCH_LEASE);
-        let claims = self.store.claim_dispatches(now, DISPATCH_BATCH_MAX, lease_end).await?;
-        let mut events = 0;
+        let leased_until = later(now, DISPATCH_LEASE);
+        let claims = self.store.claim_dispatches(now, DISPATCH_BATCH_MAX, leased_until).await?;
+        let mut count = 0;
         for claim in claims {
-            let owed = Owed { claim, lease_end };
-            if let Some(waiting) = troubled.waiting(&owed.claim.schema) {
-                waiting.add(owed);
+            let events = ClaimedEvents { claim, leased_until };
+            if let Some(waiting) = troubled.waiting(&events.claim.schema) {
+                waiting.add(events);
                 continue;
             }
-            events += owed.claim.owed.len();
-            if let Err(left) = self.dispatch_claim(owed, stop).await {
-                let (left, error) = *left;
-                tracing::error!(%error, schema = %left.claim.schema, "a tenant's events were not dispatched");
+            count += events.claim.owed.len();
+            if let Err(failed) = self.dispatch_claim(events, stop).await {
+                let Undispatched { events, error } = failed.as_ref();
+                tracing::error!(%error, schema = %events.claim.schema, "a tenant's events were not dispatched");
                 if stop.is_cancelled() {
-                    self.release(left).await;
+                    self.release(failed.events).await;
                 } else {
-                    troubled.begin((left, error), None);
+                    troubled.retry_later(*failed, None);
                 }
             }
         }
-        Ok(events)
+        Ok(count)
     }
 
     /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
     /// transaction with hundreds of its like. Once nothing is to be begun any more, the rest is given back.
-    async fn dispatch_claim(&self, owed: Owed, stop: &CancellationToken) -> Result<(), Left> {
-        let Owed { claim: DispatchClaim { schema, catalogue_version, owed }, lease_end } = owed;
-        let left = |owed| Owed {
+    async fn dispatch_claim(
+        &self,
+        events: ClaimedEvents,
+        stop: &CancellationToken,
+    ) -> Result<(), Box<Undispatched>> {
+        let ClaimedEvents { claim: DispatchClaim { schema, catalogue_version, owed }, leased_until } = events;
+        let left = |owed| ClaimedEvents {
             claim: DispatchClaim { schema: schema.clone(), catalogue_version, owed },
-            lease_end,
+            leased_until,
         };
         if !stop.is_cancelled() {
             match self.registry.refresh(self.store.as_ref(), &schema, catalogue_version).await {
                 Ok(changed) => self.recall(&schema, &changed),
-                Err(error) => return Err(Box::new((left(owed), error))),
+                Err(error) => return Err(Box::new(Undispatched { events: left(owed), error })),
             }
         }
         let mut owed = owed.into_iter();
@@ -269,15 +149,15 @@ impl Dispatcher {
             }
             if let Err(Unsettled { work, error }) = self.settle(dispatched).await {
                 let open = work.into_iter().map(|done| done.lease).chain(owed).collect();
-                return Err(Box::new((left(open), error)));
+                return Err(Box::new(Undispatched { events: left(open), error }));
             }
         }
     }
 
     /// Gives back what nobody will dispatch here.
-    async fn release(&self, owed: Owed) {
-        if let Err(error) = self.store.release_dispatches(owed.claim.owed).await {
-            tracing::warn!(%error, schema = %owed.claim.schema, "dispatches were not given back");
+    async fn release(&self, events: ClaimedEvents) {
+        if let Err(error) = self.store.release_dispatches(events.claim.owed).await {
+            tracing::warn!(%error, schema = %events.claim.schema, "dispatches were not given back");
         }
     }
 

@@ -27,13 +27,13 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     Sources,
     admission::{Admission, Bearing, Claimed, Key, Place, Turn},
     direct::Taken,
     sources::later,
+    supervisor::StopSignals,
     usage::UsageLog,
     webhook::Webhook,
 };
@@ -66,46 +66,38 @@ pub(crate) struct Deliverer {
 
 /// Whether a pass found anything to do.
 enum Passed {
-    InVain,
-    WithWork,
-}
-
-/// The two stages of a stop.
-#[derive(Clone)]
-pub(crate) struct Ends {
-    /// Nothing new is begun.
-    pub(crate) stop: CancellationToken,
-    /// What is in flight is cut off.
-    pub(crate) abort: CancellationToken,
+    Idle,
+    Worked,
 }
 
 /// Who says that there may be work.
 enum Woken {
     /// Admission knows of it, or it is time.
-    AtHome,
+    Locally,
     /// Another node: what it is, only the store can say.
-    FromElsewhere,
+    ByAnotherNode,
 }
 
 impl Deliverer {
     /// Runs until the stop, then lets what is in flight end until it is cut off, and gives the rest back.
-    pub(crate) async fn run(self: Arc<Self>, taken: &mut UnboundedReceiver<Taken>, ends: Ends) {
-        tokio::join!(self.run_claimed(&ends), self.run_taken(taken, &ends));
+    pub(crate) async fn run(self: Arc<Self>, taken: &mut UnboundedReceiver<Taken>, signals: StopSignals) {
+        tokio::join!(self.run_claimed(&signals), self.run_taken(taken, &signals));
     }
 
     /// What was leased to this node as it was written.
-    async fn run_taken(self: &Arc<Self>, taken: &mut UnboundedReceiver<Taken>, ends: &Ends) {
+    async fn run_taken(self: &Arc<Self>, taken: &mut UnboundedReceiver<Taken>, signals: &StopSignals) {
         let (mut in_flight, mut batch) = (JoinSet::new(), Vec::new());
-        while ends
+        while signals
             .stop
             .run_until_cancelled(taken.recv_many(&mut batch, TAKEN_MAX))
             .await
             .is_some_and(|n| n > 0)
         {
             for Taken { place, endpoint, lease } in batch.drain(..) {
-                let (deliverer, ends) = (Arc::clone(self), ends.clone());
-                in_flight
-                    .spawn(Box::pin(async move { deliverer.deliver(place, &endpoint, lease, &ends).await }));
+                let (deliverer, signals) = (Arc::clone(self), signals.clone());
+                in_flight.spawn(Box::pin(async move {
+                    deliverer.deliver(place, &endpoint, lease, &signals).await
+                }));
             }
             while let Some(ended) = in_flight.try_join_next() {
                 log_panic(ended);
@@ -113,15 +105,15 @@ impl Deliverer {
         }
         taken.close();
         while let Some(Taken { lease, .. }) = taken.recv().await {
-            let (deliverer, ends) = (Arc::clone(self), ends.clone());
-            in_flight.spawn(async move { deliverer.give_back(lease, &ends).await });
+            let (deliverer, signals) = (Arc::clone(self), signals.clone());
+            in_flight.spawn(async move { deliverer.give_back(lease, &signals).await });
         }
         while in_flight.join_next().await.is_some() {}
     }
 
     /// Passes over what is due.
-    async fn run_claimed(self: &Arc<Self>, ends: &Ends) {
-        let stop = &ends.stop;
+    async fn run_claimed(self: &Arc<Self>, signals: &StopSignals) {
+        let stop = &signals.stop;
         let mut in_flight = JoinSet::new();
         let mut sweep_at: Option<Instant> = None;
         let mut listened_at = Instant::now();
@@ -134,11 +126,11 @@ impl Deliverer {
                 if sweep_at.is_none_or(|at| at <= Instant::now()) {
                     sweep_at = Some(self.sweep().await);
                 }
-                self.pass(&mut in_flight, ends).await
+                self.pass(&mut in_flight, signals).await
             };
             let pause = match passed.await {
-                Ok(Passed::InVain) => Duration::ZERO,
-                Ok(Passed::WithWork) => CLAIM_PACE,
+                Ok(Passed::Idle) => Duration::ZERO,
+                Ok(Passed::Worked) => CLAIM_PACE,
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -148,7 +140,7 @@ impl Deliverer {
                 }
             };
             let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-            if let Some(Woken::FromElsewhere) = stop.run_until_cancelled(self.wait()).await {
+            if let Some(Woken::ByAnotherNode) = stop.run_until_cancelled(self.wait()).await {
                 sweep_at = None;
             }
             while let Some(ended) = in_flight.try_join_next() {
@@ -179,11 +171,15 @@ impl Deliverer {
     }
 
     /// Claims what there is room for and sets it going.
-    async fn pass(self: &Arc<Self>, in_flight: &mut JoinSet<()>, ends: &Ends) -> Result<Passed, StoreError> {
+    async fn pass(
+        self: &Arc<Self>,
+        in_flight: &mut JoinSet<()>,
+        signals: &StopSignals,
+    ) -> Result<Passed, StoreError> {
         let now = self.sources.now();
         let mut reservation = self.admission.reserve(now);
         if reservation.quotas().is_empty() {
-            return Ok(Passed::InVain);
+            return Ok(Passed::Idle);
         }
         let claims =
             self.store.claim_deliveries(now, reservation.quotas(), later(now, DELIVERY_LEASE)).await?;
@@ -194,13 +190,14 @@ impl Deliverer {
             let key = key_of(&claim);
             for lease in claim.work {
                 let place = Arc::clone(&self.admission).place(key.clone());
-                let (deliverer, endpoint, ends) =
-                    (Arc::clone(self), Arc::clone(&claim.endpoint), ends.clone());
-                in_flight
-                    .spawn(Box::pin(async move { deliverer.deliver(place, &endpoint, lease, &ends).await }));
+                let (deliverer, endpoint, signals) =
+                    (Arc::clone(self), Arc::clone(&claim.endpoint), signals.clone());
+                in_flight.spawn(Box::pin(async move {
+                    deliverer.deliver(place, &endpoint, lease, &signals).await
+                }));
             }
         }
-        Ok(Passed::WithWork)
+        Ok(Passed::Worked)
     }
 
     /// Until something is due and there is room for it, a hint comes, or it is time to sweep.
@@ -211,27 +208,33 @@ impl Deliverer {
         tokio::select! {
             // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
             biased;
-            () = self.store.wake_up_to_deliver() => Woken::FromElsewhere,
-            () = self.admission.changed() => Woken::AtHome,
-            () = tokio::time::sleep(until_due.min(SWEEP_INTERVAL)) => Woken::AtHome,
+            () = self.store.wake_up_to_deliver() => Woken::ByAnotherNode,
+            () = self.admission.changed() => Woken::Locally,
+            () = tokio::time::sleep(until_due.min(SWEEP_INTERVAL)) => Woken::Locally,
         }
     }
 
     /// One delivery: effect, decision, record. First it waits for its turn at the endpoint.
-    async fn deliver(&self, mut place: Place, endpoint: &Endpoint, lease: Lease<DeliveryWork>, ends: &Ends) {
+    async fn deliver(
+        &self,
+        mut place: Place,
+        endpoint: &Endpoint,
+        lease: Lease<DeliveryWork>,
+        signals: &StopSignals,
+    ) {
         let in_line_since = Instant::now();
-        let turn = ends.stop.run_until_cancelled(place.turn(lease.work().delivery_id)).await;
+        let turn = signals.stop.run_until_cancelled(place.turn(lease.work().delivery_id)).await;
         if turn != Some(Turn::Come) || in_line_since.elapsed() > LINE_WAIT_MAX {
             place.forgo();
-            return self.put_back(place, lease, ends).await;
+            return self.put_back(place, lease, signals).await;
         }
         let schema = place.schema().clone();
         let performed = {
             let attempt = pin!(self.webhook.perform(&schema, endpoint, lease.work()));
-            ends.abort.run_until_cancelled(attempt).await
+            signals.abort.run_until_cancelled(attempt).await
         };
         let Some(attempt) = performed else {
-            return self.give_back(lease, ends).await;
+            return self.give_back(lease, signals).await;
         };
         let DeliveryWork { progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
@@ -240,13 +243,13 @@ impl Deliverer {
         }
         place.answered(bearing(&attempt));
         self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
-        place.retry_at = self.settle(Settlement { lease, attempt, verdict }, ends).await;
+        place.retry_at = self.settle(Settlement { lease, attempt, verdict }, signals).await;
     }
 
     /// What was in hand and is not attempted: it waits in the database, where others find it too.
-    async fn put_back(&self, place: Place, lease: Lease<DeliveryWork>, ends: &Ends) {
+    async fn put_back(&self, place: Place, lease: Lease<DeliveryWork>, signals: &StopSignals) {
         let key = (place.schema().clone(), place.endpoint_id());
-        self.give_back(lease, ends).await;
+        self.give_back(lease, signals).await;
         // Free before it is owed, or it would stand in its own way.
         drop(place);
         self.admission.owe(key, self.sources.now());
@@ -254,7 +257,7 @@ impl Deliverer {
 
     /// Records until it is recorded: the attempt was made, and forgetting it would make it again. Answers when the
     /// next one is due.
-    async fn settle(&self, mut settlement: Settlement, ends: &Ends) -> Option<Timestamp> {
+    async fn settle(&self, mut settlement: Settlement, signals: &StopSignals) -> Option<Timestamp> {
         loop {
             match self.store.settle(settlement).await {
                 Ok(Settled::Recorded(DeliveryState::Retrying { next_retry_at })) => {
@@ -266,12 +269,12 @@ impl Deliverer {
                     return None;
                 }
                 Err(Unsettled { work, error })
-                    if ends.abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
+                    if signals.abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
                 {
                     tracing::error!(%error, delivery_id = %work.lease.work().delivery_id, "an attempt was not recorded");
                     // A store may keep for its holder what was performed, until it is told. As it closes it gives all back.
-                    if !ends.abort.is_cancelled() {
-                        self.give_back(work.lease, ends).await;
+                    if !signals.abort.is_cancelled() {
+                        self.give_back(work.lease, signals).await;
                     }
                     return None;
                 }
@@ -293,15 +296,15 @@ impl Deliverer {
 
     /// Until it is given back: while the lease lasts, nobody else may attempt it. What is cut off is given back by the
     /// store as it closes, all at once.
-    async fn give_back(&self, mut lease: Lease<DeliveryWork>, ends: &Ends) {
-        if ends.abort.is_cancelled() {
+    async fn give_back(&self, mut lease: Lease<DeliveryWork>, signals: &StopSignals) {
+        if signals.abort.is_cancelled() {
             return;
         }
         let delivery_id = lease.work().delivery_id;
         tracing::debug!(%delivery_id, "a delivery is given back; its attempt will be made, or made again");
         while let Err(Unsettled { work, error }) = self.store.release(lease).await {
             // The store gives back what is left as it closes, and what is over is free.
-            if ends.stop.is_cancelled() || self.is_hopeless(&work, &error) {
+            if signals.stop.is_cancelled() || self.is_hopeless(&work, &error) {
                 tracing::warn!(%error, %delivery_id, "a lease was not given back");
                 return;
             }

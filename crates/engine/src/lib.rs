@@ -4,6 +4,7 @@ mod admission;
 mod deliver;
 mod direct;
 mod dispatch;
+mod handle;
 mod keyring;
 mod registry;
 mod sources;
@@ -12,7 +13,8 @@ mod transport;
 mod usage;
 mod webhook;
 
+pub use handle::EngineHandle;
 pub use keyring::{Keyring, KeyringError, MasterKey};
 pub use sources::{Clock, Random, Sources, SystemClock, SystemRandom};
-pub use supervisor::{Engine, EngineHandle, Passes, Shutdown};
+pub use supervisor::{Engine, Passes, Shutdown};
 pub use transport::{Transport, TransportReport, TransportRequest};

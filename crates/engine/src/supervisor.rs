@@ -5,13 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neo_events_domain::{
-    Timestamp,
-    event::NewEvent,
-    id::{DeliveryId, EndpointId},
-    tenant::Schema,
-};
-use neo_events_store::{Appended, Store, StoreError};
+use neo_events_store::Store;
 use tokio::{
     sync::{
         Mutex,
@@ -25,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Keyring, Sources, Transport,
     admission::Admission,
-    deliver::{Deliverer, Ends},
+    deliver::Deliverer,
     direct::{DirectDispatcher, Taken},
     dispatch::Dispatcher,
+    handle::EngineHandle,
     registry::Registry,
     usage::{FLUSH_INTERVAL, UsageLog},
     webhook::Webhook,
@@ -44,8 +39,6 @@ const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
 pub struct Engine {
     parts: Arc<Parts>,
     passes: JoinSet<()>,
-    stop: CancellationToken,
-    abort: CancellationToken,
 }
 
 /// Which passes run on this node. What is dispatched here and delivered elsewhere is found there within half a second.
@@ -64,23 +57,29 @@ impl Passes {
     pub const NONE: Self = Self { dispatch: false, deliver: false };
 }
 
-/// A hand on the engine that can be shared.
-#[derive(Clone)]
-pub struct EngineHandle(Arc<Parts>);
-
-struct Parts {
-    store: Arc<dyn Store>,
-    sources: Sources,
-    admission: Arc<Admission>,
+/// What passes and handles share.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) sources: Sources,
+    pub(crate) admission: Arc<Admission>,
     usage: Arc<UsageLog>,
     transport: Arc<dyn Transport>,
     keyring: Arc<Keyring>,
-    runs: Passes,
+    pub(crate) runs: Passes,
     registry: Arc<Registry>,
-    direct: DirectDispatcher,
+    pub(crate) direct: DirectDispatcher,
     /// What [`Self::direct`] took; the deliver pass has it while it runs.
     taken: Mutex<UnboundedReceiver<Taken>>,
-    stop: CancellationToken,
+    pub(crate) signals: StopSignals,
+}
+
+/// The two stages of a stop.
+#[derive(Clone, Default)]
+pub(crate) struct StopSignals {
+    /// Nothing new is begun.
+    pub(crate) stop: CancellationToken,
+    /// What is in flight is cut off.
+    pub(crate) abort: CancellationToken,
 }
 
 /// How a shutdown went.
@@ -101,7 +100,6 @@ impl Engine {
         sources: Sources,
         runs: Passes,
     ) -> Self {
-        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let (taken, to_attempt) = mpsc::unbounded_channel();
         let direct = DirectDispatcher {
             sources: sources.clone(),
@@ -121,38 +119,32 @@ impl Engine {
             registry: Arc::clone(&direct.registry),
             direct,
             taken: Mutex::new(to_attempt),
-            stop: stop.clone(),
+            signals: StopSignals::default(),
         });
         let mut passes = JoinSet::new();
         if runs.dispatch {
-            passes.spawn(supervise(
-                "dispatch",
-                Arc::clone(&parts),
-                stop.clone(),
-                abort.clone(),
-                run_dispatch,
-            ));
+            passes.spawn(supervise("dispatch", Arc::clone(&parts), run_dispatch));
         }
         if runs.deliver {
-            passes.spawn(supervise("deliver", Arc::clone(&parts), stop.clone(), abort.clone(), run_deliver));
+            passes.spawn(supervise("deliver", Arc::clone(&parts), run_deliver));
         }
         if runs != Passes::NONE {
-            passes.spawn(supervise("tend", Arc::clone(&parts), stop.clone(), abort.clone(), run_tend));
+            passes.spawn(supervise("tend", Arc::clone(&parts), run_tend));
         }
-        Self { parts, passes, stop, abort }
+        Self { parts, passes }
     }
 
     /// What others may ask of the engine, and tell it.
     pub fn handle(&self) -> EngineHandle {
-        EngineHandle(Arc::clone(&self.parts))
+        EngineHandle::new(Arc::clone(&self.parts))
     }
 
     /// Stops: lets what is in flight end for up to `grace`, then cuts it off. Takes three seconds more at most. What is
     /// leased then is given back by the store as it closes.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
-        self.stop.cancel();
+        self.parts.signals.stop.cancel();
         let drained = timeout(grace, join_all(&mut self.passes)).await.is_ok();
-        self.abort.cancel();
+        self.parts.signals.abort.cancel();
         if timeout(CUT_OFF_MAX, join_all(&mut self.passes)).await.is_err() {
             tracing::warn!(
                 "the database did not take in time what was answered last; it will be attempted again"
@@ -169,43 +161,7 @@ impl Engine {
 impl Drop for Engine {
     /// Like a crash; but what handles still publish must not be leased to passes that are gone.
     fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl EngineHandle {
-    /// Stores events as [`EventLog::append`](neo_events_store::EventLog::append) does, and where this node both dispatches
-    /// and delivers, dispatches them in the same transaction if it can.
-    pub async fn append(
-        &self,
-        schema: &Schema,
-        events: Vec<NewEvent>,
-        now: Timestamp,
-    ) -> Result<Vec<Appended>, StoreError> {
-        let Parts { store, runs, stop, direct, .. } = self.0.as_ref();
-        if *runs != Passes::ALL || stop.is_cancelled() {
-            return store.append(schema, events, now).await;
-        }
-        store.append_arrivals(schema, direct.arrivals(schema, events, now), now).await
-    }
-
-    /// An endpoint may have deliveries due now. Without this hint they are found within half a second.
-    pub fn due_now(&self, schema: &Schema, endpoint_id: EndpointId) {
-        if self.0.runs.deliver {
-            self.0.admission.owe((schema.clone(), endpoint_id), self.0.sources.now());
-        }
-    }
-
-    /// An endpoint is not what it was. What stands in line for it on this node is given back and claimed anew, as things
-    /// are now. Without this hint it is attempted as things were, or put back, within two seconds.
-    pub fn endpoint_changed(&self, schema: &Schema, endpoint_id: EndpointId) {
-        self.0.admission.send_line_away(&(schema.clone(), endpoint_id));
-        self.due_now(schema, endpoint_id);
-    }
-
-    /// A delivery is to end without another attempt. If it stands in line on this node, it is given back, and ends.
-    pub fn delivery_cancelled(&self, schema: &Schema, endpoint_id: EndpointId, id: DeliveryId) {
-        self.0.admission.send_away(&(schema.clone(), endpoint_id), id);
+        self.parts.signals.stop.cancel();
     }
 }
 
@@ -213,8 +169,8 @@ async fn join_all(passes: &mut JoinSet<()>) {
     while passes.join_next().await.is_some() {}
 }
 
-async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: CancellationToken) {
-    let Parts { store, sources, admission, usage, runs, registry, .. } = parts.as_ref();
+async fn run_dispatch(parts: Arc<Parts>) {
+    let Parts { store, sources, admission, usage, runs, registry, signals, .. } = parts.as_ref();
     let dispatcher = Dispatcher {
         store: Arc::clone(store),
         sources: sources.clone(),
@@ -222,11 +178,11 @@ async fn run_dispatch(parts: Arc<Parts>, stop: CancellationToken, _abort: Cancel
         usage: Arc::clone(usage),
         registry: Arc::clone(registry),
     };
-    Arc::new(dispatcher).run(stop).await;
+    Arc::new(dispatcher).run(signals.stop.clone()).await;
 }
 
-async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: CancellationToken) {
-    let Parts { store, sources, admission, usage, transport, keyring, .. } = parts.as_ref();
+async fn run_deliver(parts: Arc<Parts>) {
+    let Parts { store, sources, admission, usage, transport, keyring, signals, .. } = parts.as_ref();
     let webhook =
         Webhook { transport: Arc::clone(transport), keyring: Arc::clone(keyring), sources: sources.clone() };
     let deliverer = Deliverer {
@@ -237,11 +193,12 @@ async fn run_deliver(parts: Arc<Parts>, stop: CancellationToken, abort: Cancella
         webhook,
     };
     let mut taken = parts.taken.lock().await;
-    Arc::new(deliverer).run(&mut taken, Ends { stop, abort }).await;
+    Arc::new(deliverer).run(&mut taken, signals.clone()).await;
 }
 
 /// Finishes what was begun, and writes last-used times.
-async fn run_tend(parts: Arc<Parts>, stop: CancellationToken, _abort: CancellationToken) {
+async fn run_tend(parts: Arc<Parts>) {
+    let stop = &parts.signals.stop;
     let mut flushed_at = Instant::now();
     while !stop.is_cancelled() {
         let more = parts.store.tend(parts.sources.now()).await.unwrap_or_else(|error| {
@@ -259,18 +216,13 @@ async fn run_tend(parts: Arc<Parts>, stop: CancellationToken, _abort: Cancellati
 }
 
 /// Runs a pass, and runs it again if it panics: what it held expires or is given back, and the tables are the truth.
-async fn supervise<F>(
-    name: &'static str,
-    parts: Arc<Parts>,
-    stop: CancellationToken,
-    abort: CancellationToken,
-    run: fn(Arc<Parts>, CancellationToken, CancellationToken) -> F,
-) where
+async fn supervise<F>(name: &'static str, parts: Arc<Parts>, run: fn(Arc<Parts>) -> F)
+where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
         let mut pass = JoinSet::new();
-        pass.spawn(run(Arc::clone(&parts), stop.clone(), abort.clone()));
+        pass.spawn(run(Arc::clone(&parts)));
         match pass.join_next().await {
             Some(Err(error)) if error.is_panic() => {
                 tracing::error!(pass = name, %error, "a pass panicked; starting it again");

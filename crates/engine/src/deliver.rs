@@ -1,7 +1,7 @@
 //! The deliver pass: due deliveries are claimed, performed, judged and settled.
 //!
 //! ```text
-//! let attempt = webhook.perform(&work).await;      // effect: never fails, every failure is an outcome
+//! let attempt = webhook.perform(…).await;           // effect: never fails, every failure is an outcome
 //! let verdict = judge(&attempt.outcome, …);         // decision: pure
 //! store.settle(lease, attempt, verdict).await       // record: consumes the lease, fenced by its token
 //! ```
@@ -150,8 +150,8 @@ impl Deliverer {
         while in_flight.join_next().await.is_some() {}
     }
 
-    /// Asks the store who is due: the truth behind the hints. Answers when to ask again. If it cannot say, what is known
-    /// already is delivered all the same.
+    /// Asks the store who is due: the truth behind the hints. Answers when to ask again. If it cannot say, what is
+    /// known already is delivered all the same.
     async fn sweep(&self) -> Instant {
         let began = Instant::now();
         match self.store.due_endpoints(self.sources.now()).await {
@@ -228,9 +228,8 @@ impl Deliverer {
             place.forgo();
             return self.put_back(place, lease, signals).await;
         }
-        let schema = place.schema().clone();
         let performed = {
-            let attempt = pin!(self.webhook.perform(&schema, endpoint, lease.work()));
+            let attempt = pin!(self.webhook.perform(endpoint, lease.work()));
             signals.abort.run_until_cancelled(attempt).await
         };
         let Some(attempt) = performed else {
@@ -242,7 +241,7 @@ impl Deliverer {
             place.send_line_away();
         }
         place.answered(bearing(&attempt));
-        self.usage.endpoint_used(&schema, endpoint.id, attempt.attempted_at);
+        self.usage.endpoint_used(place.schema(), endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, signals).await;
     }
 
@@ -272,7 +271,8 @@ impl Deliverer {
                     if signals.abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
                 {
                     tracing::error!(%error, delivery_id = %work.lease.work().delivery_id, "an attempt was not recorded");
-                    // A store may keep for its holder what was performed, until it is told. As it closes it gives all back.
+                    // A store may keep for its holder what was performed, until it is told. As it closes it gives all
+                    // back.
                     if !signals.abort.is_cancelled() {
                         self.give_back(work.lease, signals).await;
                     }

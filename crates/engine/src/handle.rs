@@ -23,8 +23,8 @@ impl EngineHandle {
         Self(parts)
     }
 
-    /// Stores events as [`EventLog::append`](neo_events_store::EventLog::append) does, and where this node both dispatches
-    /// and delivers, dispatches them in the same transaction if it can.
+    /// Stores events as [`EventLog::append`](neo_events_store::EventLog::append) does, and where this node both
+    /// dispatches and delivers, dispatches them in the same transaction if it can.
     pub async fn append(
         &self,
         schema: &Schema,
@@ -45,8 +45,8 @@ impl EngineHandle {
         }
     }
 
-    /// An endpoint is not what it was. What stands in line for it on this node is given back and claimed anew, as things
-    /// are now. Without this hint it is attempted as things were, or put back, within two seconds.
+    /// An endpoint is not what it was. What stands in line for it on this node is given back and claimed anew, as
+    /// things are now. Without this hint it is attempted as things were, or put back, within two seconds.
     pub fn endpoint_changed(&self, schema: &Schema, endpoint_id: EndpointId) {
         self.0.admission.send_line_away(&(schema.clone(), endpoint_id));
         self.due_now(schema, endpoint_id);

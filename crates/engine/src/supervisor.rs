@@ -30,7 +30,8 @@ use crate::{
 
 const TEND_INTERVAL: Duration = Duration::from_millis(500);
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
-/// What was answered when the passes are cut off may be recorded for so long: of a database that hangs nothing is heard.
+/// What was answered when the passes are cut off may be recorded for so long: of a database that hangs nothing is
+/// heard.
 const CUT_OFF_MAX: Duration = Duration::from_secs(2);
 /// For the last-used times, at the end.
 const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);

@@ -27,20 +27,15 @@ pub(crate) struct Webhook {
 
 impl Webhook {
     /// Makes one attempt.
-    pub(crate) async fn perform(
-        &self,
-        schema: &Schema,
-        endpoint: &Endpoint,
-        work: &DeliveryWork,
-    ) -> AttemptRecord {
+    pub(crate) async fn perform(&self, endpoint: &Endpoint, work: &DeliveryWork) -> AttemptRecord {
         // What receivers compare with their own clocks.
         let attempted_at = self.sources.wall();
         let body = payload::standard(&work.event);
         let signatures = self
-            .secrets(schema, endpoint, attempted_at)
+            .secrets(&work.schema, endpoint, attempted_at)
             .and_then(|secrets| Signatures::sign(&secrets, work.event.id, attempted_at, body.as_bytes()));
         let facts = RequestFacts {
-            schema,
+            schema: &work.schema,
             event_id: work.event.id,
             event_type: work.event.event_type.as_str(),
             attempt_number: work.progress.attempt,
@@ -71,8 +66,8 @@ impl Webhook {
         }
     }
 
-    /// A transport may be the embedding program's, in part. If it panics the attempt has failed: it is recorded, and there
-    /// is an end to trying again.
+    /// A transport may be the embedding program's, in part. If it panics the attempt has failed: it is recorded, and
+    /// there is an end to trying again.
     async fn send(&self, request: TransportRequest<'_>, endpoint: &Endpoint) -> TransportReport {
         let sent = AssertUnwindSafe(self.transport.send(request)).catch_unwind().await;
         sent.unwrap_or_else(|_| {

@@ -1,8 +1,8 @@
 //! Tenants whose claims could not be dispatched: their files are busy, somebody has locked their tables.
 //!
-//! One tenant's trouble is not the others'. What was claimed of such a tenant is tried again beside the passes, for as long
-//! as its leases last. What is claimed of it meanwhile waits behind that; more than [`WAITING_MAX`] wait until their leases
-//! are over, for what is given back would be claimed over and over before everybody else's.
+//! One tenant's trouble is not the others'. What was claimed of such a tenant is tried again beside the passes, for as
+//! long as its leases last. What is claimed of it meanwhile waits behind that; more than [`WAITING_MAX`] wait until
+//! their leases are over, for what is given back would be claimed over and over before everybody else's.
 
 use std::{collections::HashMap, sync::Arc};
 

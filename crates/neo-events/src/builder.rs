@@ -1,28 +1,20 @@
-//! Putting the parts together: settings, the running whole, and the handle of one tenant.
+//! The settings of an embedded neo-events, and why it did not start.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc};
 
-use neo_events_domain::{
-    Uuid,
-    catalogue::{EventTypeDraft, SEEDED_TYPES},
-    endpoint::{EndpointLimits, Profile},
-    id::Id,
-    tenant::Schema,
-};
-use neo_events_egress::{ConnectionStats, Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
-use neo_events_engine::{Engine, EngineHandle, Keyring, KeyringError, MasterKey, Passes, Shutdown, Sources};
-use neo_events_store::{EventQuery, PageRequest, Store, StoreError};
-use neo_events_store_postgres::{OpenError as PostgresOpenError, PostgresOptions};
-use neo_events_store_sqlite::{OpenError as SqliteOpenError, SqliteOptions};
-use tokio::sync::Semaphore;
+use neo_events_domain::endpoint::Profile;
+use neo_events_egress::{Egress, EgressConfig, EgressError, Resolve, TargetPolicy};
+use neo_events_engine::{KeyringError, MasterKey, Passes, Sources};
+use neo_events_store::StoreError;
+use neo_events_store_postgres::OpenError as PostgresOpenError;
+use neo_events_store_sqlite::OpenError as SqliteOpenError;
 
 use crate::{
-    Directory,
+    NeoEvents,
     backend::{Backend, Database},
-    keys::{KeyMemory, Upkeep},
     maintenance,
     master_key::{KeySource, keyring},
-    transport::HttpTransport,
+    running::Opened,
 };
 
 /// Why it did not start.
@@ -72,6 +64,20 @@ pub struct Builder {
 }
 
 impl Builder {
+    pub(crate) fn on(database: Database) -> Self {
+        Self {
+            database,
+            key_file: None,
+            passes: Passes::ALL,
+            profile: Profile::default(),
+            master_keys: Vec::new(),
+            target_policy: None,
+            ca_file_pem: None,
+            resolver: None,
+            sources: Sources::system(),
+        }
+    }
+
     /// Limits and address policy; [`Profile::Development`] if not called.
     #[must_use]
     pub fn profile(self, profile: Profile) -> Self {
@@ -137,10 +143,10 @@ impl Builder {
         Self { sources, ..self }
     }
 
-    /// Opens the database, brings its schema up to date unless that is another's task, and starts delivering. It blocks no
-    /// thread of the runtime. Dropping what was started may: whatever is dropped last, this or a handle of a tenant or of the
-    /// directory, closes the database, and on SQLite waits until queued writes are committed, up to 5 s for a transaction of
-    /// somebody else's on the file. After [`NeoEvents::shutdown`] there is nothing left to wait for.
+    /// Opens the database, brings its schema up to date unless that is another's task, and starts delivering. It blocks
+    /// no thread of the runtime. Dropping what was started may: whatever is dropped last, this or a handle of a tenant
+    /// or of the directory, closes the database, and on SQLite waits until queued writes are committed, up to 5 s for a
+    /// transaction of somebody else's on the file. After [`NeoEvents::shutdown`] there is nothing left to wait for.
     pub async fn start(self) -> Result<NeoEvents, StartError> {
         let egress = self.egress()?;
         // The database first: its lock, if it is a file, also guards the key file beside it.
@@ -156,31 +162,9 @@ impl Builder {
 
     async fn start_on(self, backend: Backend, egress: Egress) -> Result<NeoEvents, StartError> {
         let store = backend.store();
-        let keyring = Arc::new(keyring(store.as_ref(), self.key_source(), &self.sources).await?);
-        let newest = store.events(&Schema::admin(), &EventQuery::default(), PageRequest::first(1)).await?;
-        if let Some(newest) = newest.items.first() {
-            self.sources.not_before(newest.event.created_at);
-        }
-        seed(store.as_ref(), &self.sources).await?;
-        let limits = self.profile.endpoint_limits();
-        let transport = Arc::new(HttpTransport::new(egress.clone(), limits));
-        let (of_engine, sources) = (Arc::clone(&store), self.sources.clone());
-        let engine = Engine::start(of_engine, transport, Arc::clone(&keyring), sources, self.passes);
-        let shared = Shared {
-            store,
-            backend,
-            keyring,
-            egress,
-            sources: self.sources,
-            limits,
-            engine: engine.handle(),
-            keys: KeyMemory::default(),
-            explaining: Arc::new(Semaphore::new(1)),
-        };
-        let shared = Arc::new(shared);
-        let upkeep = Upkeep::start(Arc::clone(&shared));
-        let abandoned = Abandoned { backend: shared.backend.clone(), is_shut_down: false };
-        Ok(NeoEvents { shared, engine, upkeep, abandoned })
+        let keyring = keyring(store.as_ref(), self.key_source(), &self.sources).await?;
+        let (sources, limits, passes) = (self.sources, self.profile.endpoint_limits(), self.passes);
+        Ok(NeoEvents::start(Opened { store, backend, keyring, egress, sources, limits, passes }).await?)
     }
 
     fn egress(&self) -> Result<Egress, EgressError> {
@@ -203,146 +187,5 @@ impl Builder {
             profile: self.profile,
             file: self.key_file.clone().or_else(|| self.database.key_file()),
         }
-    }
-}
-
-async fn seed(store: &dyn Store, sources: &Sources) -> Result<(), StoreError> {
-    let now = sources.now();
-    let entry = |(event_type, display_name): &(&str, &str)| {
-        let (event_type, display_name) = ((*event_type).to_owned(), (*display_name).to_owned());
-        let draft = EventTypeDraft { event_type, display_name, ..EventTypeDraft::default() };
-        draft.validate(Id::new(now, sources.bytes()), now).ok()
-    };
-    let entries: Vec<_> = SEEDED_TYPES.iter().filter_map(entry).collect();
-    store.seed_event_types(&Schema::admin(), &entries).await
-}
-
-/// A running neo-events. Keep it for as long as anything is to be delivered: dropping it without [`NeoEvents::shutdown`] is
-/// like a crash. Nothing acknowledged is lost, and handles that are left go on publishing, but nothing is delivered until
-/// another process, or another start, does it; for the latter, a SQLite file is free when the last handle is gone.
-#[must_use = "nothing is delivered once it is dropped"]
-pub struct NeoEvents {
-    shared: Arc<Shared>,
-    engine: Engine,
-    upkeep: Upkeep,
-    abandoned: Abandoned,
-}
-
-/// Says so when it is dropped, but for a shutdown.
-struct Abandoned {
-    backend: Backend,
-    is_shut_down: bool,
-}
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        if !self.is_shut_down {
-            tracing::warn!("neo-events was dropped without a shutdown; nothing is delivered here any more");
-            self.backend.abandon();
-        }
-    }
-}
-
-pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn Store>,
-    /// The same store, for what only one of them has: publishing in the caller's own transaction.
-    pub(crate) backend: Backend,
-    pub(crate) keyring: Arc<Keyring>,
-    pub(crate) egress: Egress,
-    pub(crate) sources: Sources,
-    pub(crate) limits: EndpointLimits,
-    pub(crate) engine: EngineHandle,
-    pub(crate) keys: KeyMemory,
-    /// Whose turn it is to try a filter.
-    pub(crate) explaining: Arc<Semaphore>,
-}
-
-impl NeoEvents {
-    /// Settings for a SQLite database at this path; it is made if it is not there.
-    pub fn builder(database: impl Into<PathBuf>) -> Builder {
-        Self::on(Database::Sqlite(SqliteOptions::new(database)))
-    }
-
-    /// Settings for a PostgreSQL database at this URL, `postgres://user:password@host:port/database?sslmode=…`: any
-    /// number of processes may share it.
-    pub fn postgres(url: impl Into<String>) -> Builder {
-        Self::on(Database::Postgres(PostgresOptions::new(url)))
-    }
-
-    fn on(database: Database) -> Builder {
-        Builder {
-            database,
-            key_file: None,
-            passes: Passes::ALL,
-            profile: Profile::default(),
-            master_keys: Vec::new(),
-            target_policy: None,
-            ca_file_pem: None,
-            resolver: None,
-            sources: Sources::system(),
-        }
-    }
-
-    /// The platform's own tenant, `admin`.
-    pub fn platform(&self) -> Tenant {
-        self.tenant(Schema::admin())
-    }
-
-    /// A tenant's handle. Calls answer [`StoreError::UnknownSchema`] if there is no such tenant.
-    pub fn tenant(&self, schema: Schema) -> Tenant {
-        Tenant::new(Arc::clone(&self.shared), schema)
-    }
-
-    /// Tenants, and the API keys to them.
-    pub fn directory(&self) -> Directory {
-        Directory::new(Arc::clone(&self.shared))
-    }
-
-    /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again. A PostgreSQL
-    /// that does not answer is given another seven seconds in all. Who drops the future half-way has dropped this.
-    pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
-        let shutdown = self.engine.shutdown(grace).await;
-        self.upkeep.end().await;
-        self.shared.backend.clone().close().await;
-        self.abandoned.is_shut_down = true;
-        shutdown
-    }
-}
-
-/// The handle of one tenant: every operation on its events, endpoints, subscriptions and deliveries. Bound to a context
-/// by [`Tenant::in_context`], it sees and writes that context's rows alone.
-#[derive(Clone)]
-pub struct Tenant {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) schema: Schema,
-    pub(crate) context_id: Option<Uuid>,
-}
-
-impl Tenant {
-    pub(crate) const fn new(shared: Arc<Shared>, schema: Schema) -> Self {
-        Self { shared, schema, context_id: None }
-    }
-
-    /// Whose handle it is.
-    pub const fn schema(&self) -> &Schema {
-        &self.schema
-    }
-
-    /// Whether the database serves reads and writes.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.store.ping().await
-    }
-
-    /// What the outgoing connections did so far.
-    pub fn connection_stats(&self) -> ConnectionStats {
-        self.shared.egress.stats()
-    }
-
-    pub(crate) fn store(&self) -> &dyn Store {
-        self.shared.store.as_ref()
-    }
-
-    pub(crate) fn sources(&self) -> &Sources {
-        &self.shared.sources
     }
 }

@@ -15,7 +15,7 @@ use neo_events_domain::{
 use neo_events_store::{ApiKeyQuery, Inserted, KeyDigest, Page, PageRequest, StoreError};
 use sha2::{Digest, Sha256};
 
-use crate::{Conflict, Error, Tenant, builder::Shared};
+use crate::{Conflict, Error, Tenant, running::Shared};
 
 /// Random bytes of a key.
 const KEY_BYTES: usize = 32;

@@ -9,22 +9,26 @@ mod endpoints;
 mod error;
 mod event_types;
 mod events;
-mod keys;
+mod key_memory;
 pub mod maintenance;
 mod master_key;
 mod publishing;
 mod publishing_postgres;
+mod running;
 mod subscriptions;
+mod tenant;
 mod transport;
 mod verification;
 
-pub use builder::{Builder, NeoEvents, StartError, Tenant};
+pub use builder::{Builder, StartError};
 pub use directory::{CreatedApiKey, Directory, KeyText};
 pub use endpoints::{CreatedEndpoint, ROTATION_OVERLAP_MAX, RotatedSecret};
 pub use error::{Conflict, Error};
 pub use events::EventPages;
 pub use publishing::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Published};
+pub use running::NeoEvents;
 pub use subscriptions::{EventSource, Explanation, FilterSource};
+pub use tenant::Tenant;
 pub use verification::{ConnectivityReport, VerificationReport};
 
 pub use neo_events_domain::{

@@ -14,7 +14,7 @@ use neo_events_domain::{SignedDuration, Timestamp, api_key::ApiKey, id::ApiKeyId
 use neo_events_store::KeyDigest;
 use tokio::{sync::oneshot, task::JoinSet};
 
-use crate::builder::Shared;
+use crate::running::Shared;
 
 /// How long a key is believed after it was looked up.
 const BELIEVED_FOR: SignedDuration = SignedDuration::from_millis(800);

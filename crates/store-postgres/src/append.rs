@@ -34,6 +34,7 @@ use crate::{
     cache::EventCache,
     columns::{Columns, int},
     conn::{Connection, LockWait, Param},
+    connections::Connections,
     direct::{self, Dispatches, Done, Stored},
     dispatches, events,
     failure::{Failure, OneByOne},
@@ -41,7 +42,6 @@ use crate::{
     lost::{LostClaims, taken},
     sessions::Session,
     sql::{self, Sql},
-    store::Connections,
     tenants::TenantTerms,
     wholes::Wholes,
 };

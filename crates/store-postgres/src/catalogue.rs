@@ -4,6 +4,11 @@
 //! until the commit: a tenant's catalogue has one writer at a time, on however many nodes, and what a writer reads
 //! after that stays true until it is done.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
 use async_trait::async_trait;
 use futures_util::future::try_join;
 use neo_events_domain::{
@@ -177,12 +182,25 @@ impl Catalogue for PostgresStore {
         since: CatalogueVersion,
         limit: u32,
     ) -> Result<CatalogueChanges, StoreError> {
-        let is_known = self.inner.told.is_since(schema, self.inner.session.losses());
+        let is_known = self.inner.catalogue_reads.is_since(schema, self.inner.session.losses());
         if since > CatalogueVersion::default() && !is_known {
             return Ok(CatalogueChanges::default());
         }
         let (conn, _) = self.writing(schema).await?;
         Ok(changes(&conn, schema, since, limit).await?)
+    }
+}
+
+/// How often the session's connection had been lost when each tenant's catalogue was read last. After a failover the
+/// database may have forgotten a change, and whoever knows of that change cannot be told so by its number.
+#[derive(Default)]
+pub(crate) struct CatalogueReads(Mutex<HashMap<Schema, u64>>);
+
+impl CatalogueReads {
+    /// Whether it was as often as now. From here on it is.
+    pub(crate) fn is_since(&self, schema: &Schema, losses: u64) -> bool {
+        let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reads.insert(schema.clone(), losses) == Some(losses)
     }
 }
 

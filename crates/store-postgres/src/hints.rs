@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{conn::Connection, failure::Failure, open::Address, sql, store::Connections};
+use crate::{conn::Connection, connections::Connections, failure::Failure, open::Address, sql};
 use neo_events_domain::tenant::Schema;
 use tokio::{
     sync::Notify,

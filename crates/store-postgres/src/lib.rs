@@ -10,6 +10,7 @@ mod cancel;
 mod catalogue;
 mod columns;
 mod conn;
+mod connections;
 mod deliveries;
 mod delivery_claims;
 mod delivery_log;

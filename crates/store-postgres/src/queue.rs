@@ -9,7 +9,6 @@ use neo_events_store::{
 
 use crate::{
     columns::Columns,
-    conn::Connection,
     delivery_claims,
     dispatches::{self, ClaimTerms},
     failure::Failure,
@@ -177,22 +176,5 @@ impl PostgresStore {
                 tracing::warn!(%failure, "deliveries that may be leased in vain were not given back");
             }
         }
-    }
-
-    /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made.
-    pub(crate) async fn learn_tenants(&self, conn: &Connection, nos: &[i32]) -> Result<(), Failure> {
-        let mut unknown: Vec<i32> =
-            nos.iter().copied().filter(|no| self.inner.tenants.schema(*no).is_none()).collect();
-        unknown.dedup();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        for row in conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&unknown]).await? {
-            let schema: Schema = Columns::from(&row, 1).parsed()?;
-            if let Err(failure) = self.tenant_no(&schema).await {
-                tracing::error!(%schema, %failure, "this tenant cannot be served");
-            }
-        }
-        Ok(())
     }
 }

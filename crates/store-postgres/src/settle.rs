@@ -22,11 +22,11 @@ use crate::{
     batch::{Batcher, GroupEnd, Job, Rhythm, Trip},
     columns::{Columns, headers_json, int},
     conn::{Connection, LockWait, Param},
+    connections::Connections,
     endpoints,
     failure::{Failure, OneByOne},
     lease::{due_at, token},
     sql::{self, Sql},
-    store::Connections,
     wholes::Wholes,
 };
 

@@ -1,4 +1,10 @@
-//! The list of tenants, the keys to them, and which master key is in use: rows in schema `admin`.
+//! The list of tenants and what this node has seen of it, the keys to them, and which master key is in use: rows in
+//! schema `admin`.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use neo_events_domain::{
@@ -29,6 +35,36 @@ pub(crate) struct TenantTerms<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) tenant_no: i32,
     pub(crate) now: Timestamp,
+}
+
+/// The tenants seen so far. A tenant is never removed, so what was seen once stays true.
+#[derive(Default)]
+pub(crate) struct TenantList(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    nos: HashMap<Schema, i32>,
+    schemas: HashMap<i32, Schema>,
+}
+
+impl TenantList {
+    pub(crate) fn no(&self, schema: &Schema) -> Option<i32> {
+        self.seen().nos.get(schema).copied()
+    }
+
+    pub(crate) fn schema(&self, no: i32) -> Option<Schema> {
+        self.seen().schemas.get(&no).cloned()
+    }
+
+    pub(crate) fn learn(&self, schema: Schema, no: i32) {
+        let mut seen = self.seen();
+        seen.nos.insert(schema.clone(), no);
+        seen.schemas.insert(no, schema);
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -101,6 +137,45 @@ impl Tenants for PostgresStore {
         let known = known.as_ref().map(|known| known.0.as_slice());
         let params: [Param<'_>; 2] = [&known, &fingerprint.0.as_slice()];
         Ok(conn.execute(sql::MASTER_KEY_NOTE, &Schema::admin(), &params).await? == 1)
+    }
+}
+
+impl PostgresStore {
+    /// A tenant's number; [`Failure::Schema`] if there is no such tenant.
+    pub(crate) async fn tenant_no(&self, schema: &Schema) -> Result<i32, Failure> {
+        if let Some(no) = self.inner.tenants.no(schema) {
+            return Ok(no);
+        }
+        let mut conn = self.inner.connections.work().await?;
+        let row = conn.query_opt(sql::TENANTS_NO_BY_SCHEMA, &Schema::admin(), &[&schema.as_str()]).await?;
+        let Some(row) = row else { return Err(Failure::Schema(schema.clone())) };
+        // It may have been made by a node of an earlier version, after this one had migrated all it found.
+        if migrate::is_behind(&conn, schema).await? {
+            if !self.inner.migrates {
+                return Err(Failure::Outdated(schema.clone()));
+            }
+            migrate::tenant_up(&mut conn, schema).await?;
+        }
+        let no = row.try_get(0)?;
+        self.inner.tenants.learn(schema.clone(), no);
+        Ok(no)
+    }
+
+    /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made.
+    pub(crate) async fn learn_tenants(&self, conn: &Connection, nos: &[i32]) -> Result<(), Failure> {
+        let mut unknown: Vec<i32> =
+            nos.iter().copied().filter(|no| self.inner.tenants.schema(*no).is_none()).collect();
+        unknown.dedup();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        for row in conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&unknown]).await? {
+            let schema: Schema = Columns::from(&row, 1).parsed()?;
+            if let Err(failure) = self.tenant_no(&schema).await {
+                tracing::error!(%schema, %failure, "this tenant cannot be served");
+            }
+        }
+        Ok(())
     }
 }
 

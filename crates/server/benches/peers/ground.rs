@@ -130,6 +130,20 @@ impl Drop for Program {
     }
 }
 
+/// The commands of a program that runs in this folder, with these settings in its environment.
+pub(crate) fn command_in(
+    folder: &Path,
+    program: &Path,
+    settings: Vec<(&'static str, String)>,
+) -> impl Fn(&[&str]) -> Command + Clone + Send + use<> {
+    let (program, folder) = (program.to_owned(), folder.to_owned());
+    move |arguments| {
+        let mut command = Command::new(&program);
+        command.args(arguments).envs(settings.clone()).current_dir(&folder);
+        command
+    }
+}
+
 /// Runs a program to its end and answers what it printed.
 pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));

@@ -1,11 +1,11 @@
 //! Convoy, with a limit of rates that nobody comes to.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 
 use super::{Api, EVENT_TYPE, System, UNLIMITED, text};
-use crate::ground::{Ground, Program, free_address, run};
+use crate::ground::{Ground, Program, command_in, free_address, run};
 
 pub(crate) async fn start(
     program: &Path,
@@ -18,14 +18,7 @@ pub(crate) async fn start(
     let folder = ground.folder.path().to_owned();
     std::fs::write(folder.join("convoy.json"), "{}").unwrap();
     let settings = settings(&ground.postgres(), [address, worker, redis], is_on_postgres);
-    let command = {
-        let (program, folder) = (program.to_owned(), folder.clone());
-        move |arguments: &[&str]| {
-            let mut command = Command::new(&program);
-            command.args(arguments).envs(settings.clone()).current_dir(&folder);
-            command
-        }
-    };
+    let command = command_in(&folder, program, settings);
     run(&mut command(&["migrate", "up"]));
     let who = ["--email", "bench@example.com", "--first-name", "Bench", "--last-name", "Mark"];
     let said = run(&mut command(&[&["bootstrap", "--with-api-key", "--format", "json"][..], &who].concat()));

@@ -1,11 +1,11 @@
 //! Svix's server, with its own defaults.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use serde_json::json;
 
 use super::{Api, EVENT_TYPE, System, text};
-use crate::ground::{Ground, Program, free_address, run};
+use crate::ground::{Ground, Program, command_in, free_address, run};
 
 pub(crate) async fn start(program: &Path, is_volatile: bool, ground: &mut Ground, urls: &[String]) -> System {
     let redis = ground.redis().await;
@@ -18,14 +18,7 @@ pub(crate) async fn start(program: &Path, is_volatile: bool, ground: &mut Ground
         ("SVIX_JWT_SECRET", "a secret of this bench only".to_owned()),
         ("SVIX_WHITELIST_SUBNETS", "[127.0.0.1/32]".to_owned()),
     ];
-    let command = {
-        let (program, folder) = (program.to_owned(), folder.clone());
-        move |arguments: &[&str]| {
-            let mut command = Command::new(&program);
-            command.args(arguments).envs(settings.clone()).current_dir(&folder);
-            command
-        }
-    };
+    let command = command_in(&folder, program, settings.into());
     let said = run(&mut command(&["jwt", "generate"]));
     let token = said.split_ascii_whitespace().last().unwrap().to_owned();
     run(&mut command(&["migrate"]));

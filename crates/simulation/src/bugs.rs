@@ -85,6 +85,8 @@ bugs! {
     ResetAsRefusal = "reset-as-refusal",
     /// The HTTP client panics at an answer of 410.
     ClientPanics = "client-panics",
+    /// A claim of deliveries takes it for granted that each endpoint has an answer, and panics if one is gone.
+    ClaimPanics = "claim-panics",
     /// The HTTP client loses the header `Retry-After`.
     RetryAfterLost = "retry-after-lost",
     /// The HTTP client cuts long bodies.

@@ -246,6 +246,9 @@ impl WorkQueue for Planted {
             }
         }
         let claims = self.inner.claim_deliveries(now, &quotas, until).await?;
+        if self.is(Bug::ClaimPanics) {
+            assert_eq!(claims.len(), quotas.len(), "a claim that panics");
+        }
         Ok(claims.into_iter().map(|claim| self.spoilt(claim)).collect())
     }
 

@@ -15,13 +15,12 @@ use neo_events_store::{
 
 use crate::{
     attempts::{self, Tally},
-    cancel,
     columns::Columns,
     conn::{Connection, Param},
     deliveries::{self, Span},
     endpoints, events,
     failure::Failure,
-    sql,
+    repair, sql,
     store::PostgresStore,
     subscriptions,
 };
@@ -51,7 +50,7 @@ impl DeliveryLog for PostgresStore {
         reason: &str,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        Ok(cancel::cancel_delivery(self, schema, id, reason, now).await?)
+        Ok(repair::cancel_delivery(self, schema, id, reason, now).await?)
     }
 
     async fn retry_delivery(
@@ -60,7 +59,7 @@ impl DeliveryLog for PostgresStore {
         id: DeliveryId,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        Ok(cancel::retry_delivery(self, schema, id, now).await?)
+        Ok(repair::retry_delivery(self, schema, id, now).await?)
     }
 
     async fn endpoint_stats(

@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::{
-    cancel::finish_request,
     columns::Columns,
     conn::{Conn, Connection, Param},
     failure::Failure,
+    repair::finish_request,
     sql,
     store::PostgresStore,
 };

@@ -17,7 +17,7 @@ use neo_events_store::{
 use rusqlite::{Connection, Row};
 
 use crate::{
-    cancel::DeleteEndpoint, endpoints, event_types, failure::Failure, sql, store::SqliteStore, subscriptions,
+    endpoints, event_types, failure::Failure, sql, store::SqliteStore, subscriptions, tend::DeleteEndpoint,
 };
 
 #[async_trait]

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp,
-    delivery::{Delivery, DeliveryHistory, IllegalTransition},
+    delivery::{Delivery, DeliveryHistory},
     id::{DeliveryId, EndpointId},
     stats::EndpointStats,
     tenant::Schema,
@@ -15,12 +15,12 @@ use rusqlite::Connection;
 
 use crate::{
     attempts::{self, Common, Tally},
-    cancel::CancelDelivery,
     columns::Columns,
-    deliveries::{self, Change, TIMELINE},
+    deliveries::{self, TIMELINE},
     endpoints, events,
     failure::Failure,
     page::{limit_of, page, small},
+    repair::{self, CancelDelivery},
     scope::Scope,
     sql,
     store::SqliteStore,
@@ -67,7 +67,10 @@ impl DeliveryLog for SqliteStore {
         id: DeliveryId,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        self.file(schema).await?.write(Scoped(move |scope: &mut Scope<'_>| retry(scope, id, now))).await
+        self.file(schema)
+            .await?
+            .write(Scoped(move |scope: &mut Scope<'_>| repair::retry_delivery(scope, id, now)))
+            .await
     }
 
     async fn endpoint_stats(
@@ -94,24 +97,6 @@ fn history(conn: &Connection, schema: &Schema, id: DeliveryId) -> Result<Option<
     let common = Common { schema, event: &event, endpoint_no: row.standing.endpoint_no };
     let attempts = attempts::of_delivery(conn, row.seq, &common)?;
     Ok(Some(DeliveryHistory { delivery: row.delivery, attempts }))
-}
-
-/// There is nobody to deliver to once the endpoint is deleted.
-fn retry(scope: &mut Scope<'_>, id: DeliveryId, now: Timestamp) -> Result<Changed, Failure> {
-    let Some(row) = deliveries::by_id(scope.connection(), id)? else { return Ok(Changed::Missing) };
-    let now = neo_events_domain::event::to_micros(now);
-    let retried = if row.endpoint_is_deleted {
-        Err(IllegalTransition::Retry(row.standing.status))
-    } else {
-        row.delivery.retried_now(now)
-    };
-    match retried {
-        Ok(retried) => {
-            deliveries::change(scope, row.seq, &row.standing, &Change::to(&retried))?;
-            Ok(Changed::Done(retried))
-        }
-        Err(illegal) => Ok(Changed::Illegal(illegal)),
-    }
 }
 
 fn stats(conn: &Connection, id: EndpointId, since: Timestamp) -> Result<EndpointStats, Failure> {

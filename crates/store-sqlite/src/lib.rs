@@ -2,7 +2,6 @@
 
 mod api_keys;
 mod attempts;
-mod cancel;
 mod catalogue;
 mod columns;
 mod deliveries;
@@ -19,6 +18,7 @@ mod open;
 mod page;
 mod queue;
 mod readers;
+mod repair;
 mod scope;
 mod settle;
 mod sql;
@@ -27,6 +27,7 @@ mod subscriptions;
 mod tenant_file;
 mod tenant_files;
 mod tenants;
+mod tend;
 mod turn;
 mod writer;
 

@@ -20,7 +20,6 @@ use neo_events_store::{
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{
-    cancel::{PutOff, Tend},
     columns::{Columns, Micros},
     dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
     endpoints, events,
@@ -31,6 +30,7 @@ use crate::{
     sql,
     store::SqliteStore,
     tenant_file::TenantFile,
+    tend,
     writer::Scoped,
 };
 
@@ -187,7 +187,7 @@ impl WorkQueue for SqliteStore {
         let mut turn = self.turn(now);
         let mut more = false;
         while let Some(file) = turn.next() {
-            let tended = tend(&file, now).await;
+            let tended = tend::tend(&file, now).await;
             more |= turn.took(&file, tended).unwrap_or_default();
         }
         turn.end()?;
@@ -202,24 +202,6 @@ async fn claim_dispatches(
 ) -> Result<Option<DispatchClaim>, StoreError> {
     let (leases, schema) = (Arc::clone(&file.dispatch_leases), file.schema.clone());
     file.claim(move |conn| dispatches::claim(conn, &leases, &schema, limit, terms)).await
-}
-
-async fn tend(file: &TenantFile, now: Timestamp) -> Result<bool, StoreError> {
-    // Found beside the writer, so that nobody's commit waits for the search.
-    let looked_ahead = file.looked_ahead();
-    let look = move |conn: &Connection| {
-        let begun = conn.prepare_cached(sql::STORE_BEGUN)?.query_row([], |row| row.get::<_, bool>(0))?;
-        Ok((begun, PutOff::find(conn, looked_ahead, now)?))
-    };
-    let (begun, put_off) = file.look(look).await?;
-    let looked_ahead = put_off.looked_ahead;
-    let more = if begun || !put_off.is_empty() {
-        file.write(Tend::new(&file.delivery_leases, now, put_off)).await?
-    } else {
-        false
-    };
-    file.looked_ahead_to(looked_ahead);
-    Ok(more)
 }
 
 /// An endpoint that was deleted meanwhile gets no delivery; the event is stored all the same.

@@ -295,12 +295,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        cancel::DeleteEndpoint,
         dispatches::DeliveryWriter,
         endpoints, event_types,
         events::Edge,
         leases::{Leases, Tokens},
         open::migrated,
+        tend::DeleteEndpoint,
         writer::Step,
     };
 

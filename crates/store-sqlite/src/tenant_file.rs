@@ -12,12 +12,12 @@ use neo_events_store::StoreError;
 use rusqlite::Connection;
 
 use crate::{
-    cancel::LookedAhead,
     failure::Failure,
     leases::{Leases, Tokens},
     open::{OpenError, Opened, SqliteOptions, open},
     readers::{Readers, ended, snapshot},
     sql, tenants,
+    tend::LookedAhead,
     writer::{Step, Writer},
 };
 

@@ -1,6 +1,5 @@
-//! Ending deliveries without an attempt: by a person, with their endpoint, or late, because the attempt that a
-//! cancellation waited for never ended. And tending, which finishes such ends and brings back what a clock that ran
-//! ahead put off.
+//! Finishing what was begun, a bounded step at a time: cancellations that waited for an attempt that never ended,
+//! deliveries of deleted endpoints, and what a clock that ran ahead put off. Deleting an endpoint is its first step.
 
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use neo_events_domain::{
     id::{DeliveryId, EndpointId},
     retry::{FIRST_WAIT_MAX, WAIT_MAX},
 };
-use neo_events_store::Changed;
+use neo_events_store::StoreError;
 use rusqlite::Connection;
 
 use crate::{
@@ -21,83 +20,42 @@ use crate::{
     leases::{Leases, Pin},
     scope::Scope,
     sql,
+    tenant_file::TenantFile,
     writer::Step,
 };
 
 /// Deliveries that one step ends at most.
 const CANCELLED_PER_STEP_MAX: usize = 500;
-
 /// Deliveries that one step brings back at most.
 const BROUGHT_BACK_PER_STEP_MAX: usize = 500;
 
-/// Cancels one delivery, or asks for it if an attempt is in flight.
-pub(crate) struct CancelDelivery {
-    leases: Arc<Leases>,
-    id: DeliveryId,
-    reason: String,
-    now: Timestamp,
-    pin: Option<Pin>,
-}
-
-impl CancelDelivery {
-    pub(crate) fn new(leases: &Arc<Leases>, id: DeliveryId, reason: &str, now: Timestamp) -> Self {
-        Self { leases: Arc::clone(leases), id, reason: reason.to_owned(), now, pin: None }
-    }
-}
-
-impl Step for CancelDelivery {
-    type Answer = Changed;
-
-    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Changed, Failure> {
-        let Some(row) = deliveries::by_id(scope.connection(), self.id)? else { return Ok(Changed::Missing) };
-        // The pin of an earlier run would count as somebody's lease.
-        self.pin = None;
-        self.pin = self.leases.pin_free(row.seq, self.now);
-        let in_flight = self.pin.is_none();
-        match row.delivery.cancelled(&self.reason, in_flight) {
-            Ok(cancelled) => {
-                deliveries::change(scope, row.seq, &row.standing, &Change::to(&cancelled))?;
-                Ok(Changed::Done(cancelled))
-            }
-            Err(illegal) => Ok(Changed::Illegal(illegal)),
-        }
-    }
-}
-
-/// Deletes an endpoint with its subscriptions, and ends as many of its deliveries as one step may.
-pub(crate) struct DeleteEndpoint {
-    id: EndpointId,
-    now: Timestamp,
-    sweep: Sweep,
-}
-
-impl DeleteEndpoint {
-    pub(crate) fn new(leases: &Arc<Leases>, id: EndpointId, now: Timestamp) -> Self {
-        Self { id, now, sweep: Sweep::new(leases, now) }
-    }
-}
-
-impl Step for DeleteEndpoint {
-    /// Whether it was there.
-    type Answer = bool;
-
-    fn run(&mut self, scope: &mut Scope<'_>) -> Result<bool, Failure> {
-        let Some(no) = endpoints::delete(scope.connection(), self.id, self.now)? else { return Ok(false) };
-        scope.connection().prepare_cached(sql::ENDPOINT_REMOVALS_INSERT)?.execute([no])?;
-        self.sweep.restart();
-        self.sweep.end_deliveries_of(scope, no)?;
-        Ok(true)
-    }
+/// A step of it, if there is something to do. Answers whether more is left that need not wait for an attempt in flight.
+pub(crate) async fn tend(file: &TenantFile, now: Timestamp) -> Result<bool, StoreError> {
+    // Found beside the writer, so that nobody's commit waits for the search.
+    let looked_ahead = file.looked_ahead();
+    let look = move |conn: &Connection| {
+        let begun = conn.prepare_cached(sql::STORE_BEGUN)?.query_row([], |row| row.get::<_, bool>(0))?;
+        Ok((begun, PutOff::find(conn, looked_ahead, now)?))
+    };
+    let (begun, put_off) = file.look(look).await?;
+    let looked_ahead = put_off.looked_ahead;
+    let more = if begun || !put_off.is_empty() {
+        file.write(Tend::new(&file.delivery_leases, now, put_off)).await?
+    } else {
+        false
+    };
+    file.looked_ahead_to(looked_ahead);
+    Ok(more)
 }
 
 /// Finishes cancellations that were begun and brings back what waits too long, at most a step's worth.
-pub(crate) struct Tend {
+struct Tend {
     sweep: Sweep,
     put_off: PutOff,
 }
 
 impl Tend {
-    pub(crate) fn new(leases: &Arc<Leases>, now: Timestamp, put_off: PutOff) -> Self {
+    fn new(leases: &Arc<Leases>, now: Timestamp, put_off: PutOff) -> Self {
         Self { sweep: Sweep::new(leases, now), put_off }
     }
 }
@@ -129,17 +87,17 @@ pub(crate) enum LookedAhead {
 }
 
 /// Deliveries whose due time is that of a clock that ran ahead. At most a step's worth of each kind.
-pub(crate) struct PutOff {
+struct PutOff {
     /// Those that wait longer than anything makes them.
     late: Vec<i64>,
     /// Those that were never attempted.
     ahead: Vec<i64>,
     /// How far the latter were looked for once these are brought back.
-    pub(crate) looked_ahead: LookedAhead,
+    looked_ahead: LookedAhead,
 }
 
 impl PutOff {
-    pub(crate) fn find(conn: &Connection, looked: LookedAhead, now: Timestamp) -> Result<Self, Failure> {
+    fn find(conn: &Connection, looked: LookedAhead, now: Timestamp) -> Result<Self, Failure> {
         let late = deliveries::due_after(conn, later(now, WAIT_MAX), BROUGHT_BACK_PER_STEP_MAX)?;
         let at_once = later(now, FIRST_WAIT_MAX);
         let after = match looked {
@@ -155,7 +113,7 @@ impl PutOff {
         Ok(Self { late, ahead: found.into_iter().map(|(seq, _)| seq).collect(), looked_ahead })
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.late.is_empty() && self.ahead.is_empty()
     }
 
@@ -193,6 +151,32 @@ fn due_now_if(
 
 fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
     now.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// Deletes an endpoint with its subscriptions, and ends as many of its deliveries as one step may.
+pub(crate) struct DeleteEndpoint {
+    id: EndpointId,
+    now: Timestamp,
+    sweep: Sweep,
+}
+
+impl DeleteEndpoint {
+    pub(crate) fn new(leases: &Arc<Leases>, id: EndpointId, now: Timestamp) -> Self {
+        Self { id, now, sweep: Sweep::new(leases, now) }
+    }
+}
+
+impl Step for DeleteEndpoint {
+    /// Whether it was there.
+    type Answer = bool;
+
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<bool, Failure> {
+        let Some(no) = endpoints::delete(scope.connection(), self.id, self.now)? else { return Ok(false) };
+        scope.connection().prepare_cached(sql::ENDPOINT_REMOVALS_INSERT)?.execute([no])?;
+        self.sweep.restart();
+        self.sweep.end_deliveries_of(scope, no)?;
+        Ok(true)
+    }
 }
 
 /// Ends deliveries that nobody works on, and asks for the end of those in flight.

@@ -36,11 +36,11 @@ impl Tenant {
     /// Publishes an event. When this returns, it is durable and will be delivered.
     pub async fn publish(&self, draft: EventDraft) -> Result<Published, Error> {
         let event = self.validate(draft)?;
-        let header = self.header(&event);
+        let receipt = self.receipt(&event);
         let now = self.sources().now();
         let appended = self.shared.engine.append(&self.schema, vec![event], now).await?;
         let appended = appended.into_iter().next().ok_or_else(lost_answer)?;
-        self.published(header, appended).await
+        self.published(receipt, appended).await
     }
 
     /// Makes an event of the two fields that must be given, and publishes it.
@@ -52,21 +52,21 @@ impl Tenant {
         self.publish(EventDraft::new(event_type, event_data)).await
     }
 
-    /// Publishes up to [`BATCH_EVENTS_MAX`] events of up to [`BATCH_BYTES_MAX`] in one transaction. Each has its own answer, in order: a faulty
-    /// one does not hold up the others.
+    /// Publishes up to [`BATCH_EVENTS_MAX`] events of up to [`BATCH_BYTES_MAX`] in one transaction. Each has its own
+    /// answer, in order: a faulty one does not hold up the others.
     pub async fn publish_batch(
         &self,
         drafts: Vec<EventDraft>,
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
-        let (answers, events) = self.sort_out(drafts)?;
+        let (answers, events) = self.validate_each(drafts)?;
         let mut appended = self.shared.engine.append(&self.schema, events, now).await?.into_iter();
         let mut filled = Vec::with_capacity(answers.len());
         for answer in answers {
             filled.push(match answer {
                 Answer::Refused(violations) => Err(violations.into()),
-                Answer::Appended(header) => {
-                    self.published(header, appended.next().ok_or_else(lost_answer)?).await
+                Answer::Appended(receipt) => {
+                    self.published(receipt, appended.next().ok_or_else(lost_answer)?).await
                 }
             });
         }
@@ -82,18 +82,18 @@ impl Tenant {
         drafts: Vec<EventDraft>,
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
-        let (answers, events) = self.sort_out(drafts)?;
+        let (answers, events) = self.validate_each(drafts)?;
         let mut appended =
             self.shared.backend.sqlite()?.append_in(&self.schema, transaction, &events, now)?.into_iter();
         let fill = |answer| match answer {
             Answer::Refused(violations) => Err(violations.into()),
-            Answer::Appended(header) => {
+            Answer::Appended(receipt) => {
                 let appended = appended.next().ok_or_else(lost_answer)?;
-                match header.gives_away(appended) {
+                match receipt.reveals_version_of(appended) {
                     Some(aggregate) if !self.sees_aggregate_in(transaction, aggregate)? => {
                         Err(anothers_aggregate())
                     }
-                    _ => told(header.id, &header.event_type, appended),
+                    _ => published_from(receipt.id, &receipt.event_type, appended),
                 }
             }
         };
@@ -117,9 +117,9 @@ impl Tenant {
         }
     }
 
-    fn header(&self, event: &NewEvent) -> Header {
+    fn receipt(&self, event: &NewEvent) -> Receipt {
         let aggregate = || (event.aggregate_type_or_default().to_owned(), event.aggregate_id_or_default());
-        Header {
+        Receipt {
             id: event.id,
             event_type: event.event_type.clone(),
             aggregate: self.context_id.is_some().then(aggregate),
@@ -127,23 +127,24 @@ impl Tenant {
     }
 
     /// The answer to a publish. How far an aggregate of another context has come is not told.
-    async fn published(&self, header: Header, appended: Appended) -> Result<Published, Error> {
-        if let Some(aggregate) = header.gives_away(appended)
+    async fn published(&self, receipt: Receipt, appended: Appended) -> Result<Published, Error> {
+        if let Some(aggregate) = receipt.reveals_version_of(appended)
             && !self.sees_aggregate(aggregate).await?
         {
             return Err(anothers_aggregate());
         }
-        told(header.id, &header.event_type, appended)
+        published_from(receipt.id, &receipt.event_type, appended)
     }
 
-    fn sort_out(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
-        too_many(&drafts)?;
+    /// Validates draft by draft: a faulty one has its answer already, and the others are the events to store.
+    fn validate_each(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
+        check_batch_limits(&drafts)?;
         let mut events = Vec::with_capacity(drafts.len());
         let answer = |draft| match self.validate(draft) {
             Ok(event) => {
-                let header = self.header(&event);
+                let receipt = self.receipt(&event);
                 events.push(event);
-                Answer::Appended(header)
+                Answer::Appended(receipt)
             }
             Err(violations) => Answer::Refused(violations),
         };
@@ -152,17 +153,19 @@ impl Tenant {
     }
 }
 
-/// What is told of an event that was stored.
-struct Header {
+/// What is kept of an event while the store has it: with the store's answer it becomes a [`Published`].
+struct Receipt {
     id: EventId,
     event_type: EventType,
-    /// Only where the caller may not see it.
+    /// Only if the caller is bound to a context: then it may be an aggregate that it must not see.
     aggregate: Option<(String, Uuid)>,
 }
 
-impl Header {
-    /// The aggregate of which an answer says how far it has come, where the caller may not see it.
-    fn gives_away(&self, appended: Appended) -> Option<(&str, Uuid)> {
+impl Receipt {
+    /// The aggregate whose version the store's answer would reveal to a caller that is bound to a context. Such an
+    /// answer is given only if the caller sees that aggregate. `None` if it says nothing of a version, or the caller is
+    /// bound to none.
+    fn reveals_version_of(&self, appended: Appended) -> Option<(&str, Uuid)> {
         let says_how_far = matches!(appended, Appended::StaleVersion { .. } | Appended::VersionsExhausted);
         let aggregate = self.aggregate.as_ref().filter(|_| says_how_far);
         aggregate.map(|(aggregate_type, id)| (aggregate_type.as_str(), *id))
@@ -170,12 +173,12 @@ impl Header {
 }
 
 enum Answer {
-    Appended(Header),
+    Appended(Receipt),
     Refused(Violations),
 }
 
-/// Refuses more than one batch may have.
-pub(crate) fn too_many(drafts: &[EventDraft]) -> Result<(), Violations> {
+/// Refuses what is more than one batch may be, in events or in bytes.
+pub(crate) fn check_batch_limits(drafts: &[EventDraft]) -> Result<(), Violations> {
     if drafts.len() > BATCH_EVENTS_MAX {
         let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
         return Err(Violations::one("/events", rule));
@@ -195,7 +198,12 @@ fn bytes(draft: &EventDraft) -> usize {
     draft.event_type.len() + draft.event_data.len() + optional
 }
 
-pub(crate) fn told(id: EventId, event_type: &EventType, appended: Appended) -> Result<Published, Error> {
+/// The caller's answer, made from the store's.
+pub(crate) fn published_from(
+    id: EventId,
+    event_type: &EventType,
+    appended: Appended,
+) -> Result<Published, Error> {
     let (created_at, aggregate_version, duplicate) = match appended {
         Appended::Stored { created_at, aggregate_version } => (created_at, aggregate_version, false),
         Appended::Duplicate { created_at, aggregate_version } => (created_at, aggregate_version, true),

@@ -1,8 +1,9 @@
 //! Publishing inside the caller's own transaction on PostgreSQL, with either of two drivers.
 //!
 //! Rules that need no table are checked here; then one statement on the caller's connection calls the tenant's function
-//! `record_event`. So the caller's role needs the rights of a publisher and no others: `usage` of the tenant's schema and
-//! `execute` of that function. Nothing is prepared, so that a pool between the caller and the server may be of any kind.
+//! `record_event`. So the caller's role needs the rights of a publisher and no others: `usage` of the tenant's schema
+//! and `execute` of that function. Nothing is prepared, so that a pool between the caller and the server may be of any
+//! kind.
 
 use neo_events_domain::{
     event::{EventDraft, NewEvent, VersionRule},
@@ -20,17 +21,17 @@ use neo_events_store_postgres::{
 use crate::{
     Conflict, Error, Published, Tenant,
     context::anothers_aggregate,
-    publishing::{lost_answer, told, too_many},
+    publishing::{check_batch_limits, lost_answer, published_from},
 };
 
 impl Tenant {
     /// Publishes inside the caller's own transaction on the tenant's PostgreSQL database: if the caller commits, the
-    /// events will be delivered; if not, nothing happened. `client` is a [`tokio_postgres::Transaction`], or a client on
-    /// which a transaction was begun; without one the events are committed when this returns. After the commit
+    /// events will be delivered; if not, nothing happened. `client` is a [`tokio_postgres::Transaction`], or a client
+    /// on which a transaction was begun; without one the events are committed when this returns. After the commit
     /// [`Self::announce`] them, or they are found within a fifth of a second.
     ///
-    /// All or nothing: the first event that is refused is the error of the whole call. Where it broke a rule, nothing was
-    /// sent. Where the database refused it, the caller's transaction is aborted, as by any failed statement: every
+    /// All or nothing: the first event that is refused is the error of the whole call. Where it broke a rule, nothing
+    /// was sent. Where the database refused it, the caller's transaction is aborted, as by any failed statement: every
     /// further one fails until a rollback. To go on after such a refusal, publish in a savepoint.
     ///
     /// The role of the connection needs `usage` of the tenant's schema and `execute` of its function `record_event`.
@@ -47,9 +48,9 @@ impl Tenant {
         }
     }
 
-    /// A refusal as far as the caller may know it. The server does not say which event it is about, so how far an aggregate
-    /// has come is told only if all that were guarded are there for the caller. What the caller's transaction has published is
-    /// not committed, and does not count.
+    /// A refusal as far as the caller may know it. The server does not say which event it is about, so how far an
+    /// aggregate has come is told only if all that were guarded are there for the caller. What the caller's transaction
+    /// has published is not committed, and does not count.
     async fn refusal(&self, events: &[NewEvent], refused: NotRecorded) -> Error {
         if matches!(refused, NotRecorded::StaleVersion { .. } | NotRecorded::VersionsExhausted) {
             for event in events.iter().filter(|event| matches!(event.version, VersionRule::Expect(_))) {
@@ -67,7 +68,7 @@ impl Tenant {
     /// The events of these drafts, and what publishes them.
     fn recording(&self, drafts: Vec<EventDraft>) -> Result<(Vec<NewEvent>, Recording), Error> {
         self.shared.backend.postgres()?;
-        too_many(&drafts)?;
+        check_batch_limits(&drafts)?;
         let events: Vec<_> =
             drafts.into_iter().map(|draft| self.validate(draft)).collect::<Result<_, _>>()?;
         let recording = Recording::new(&self.schema, &events);
@@ -108,7 +109,7 @@ fn published(
     let mut rows = rows.fuse();
     let answer = |event: &NewEvent| {
         let recorded = rows.next().ok_or_else(lost_answer)??;
-        told(EventId::from_uuid(recorded.id), &event.event_type, recorded.try_into()?)
+        published_from(EventId::from_uuid(recorded.id), &event.event_type, recorded.try_into()?)
     };
     events.iter().map(answer).collect()
 }

@@ -15,6 +15,7 @@ mod connection;
 pub(crate) mod database;
 mod environment;
 mod floor;
+mod library;
 mod load;
 mod measure;
 pub(crate) mod payload;
@@ -23,8 +24,8 @@ mod publishers;
 mod receiver;
 mod report;
 mod round;
+mod server_process;
 pub(crate) mod subject;
-mod target;
 mod usage;
 
 use std::sync::Arc;

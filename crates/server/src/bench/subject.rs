@@ -1,4 +1,5 @@
-//! What a mode publishes to: a server of its own, or the library in this process.
+//! What a mode publishes to: a server of its own (`server_process`), or the library in this process (`library`). Either
+//! is subscribed to, published to in the mode's way, and stopped through one type.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -6,11 +7,12 @@ use neo_events::{NeoEvents, SigningSecret};
 
 use super::{
     database::Database,
+    library::{LibraryEndpoints, start_library},
     load::{Driven, Load, drive},
     plan::{Mode, Plan},
     publishers::{HttpPublisher, LibraryPublisher, SqlPublisher},
     receiver::Epoch,
-    target::{LibraryEndpoints, ServerProcess, start_library, temporary_file},
+    server_process::{ServerProcess, temporary_file},
     usage::forget_own_peak,
 };
 use crate::cli::failure::Failure;

@@ -1,4 +1,4 @@
-//! What is measured: a server in a process of its own, or the library in this one.
+//! A server in a process of its own: started for a mode, asked over HTTP like any other, and ended with it.
 
 use std::{
     fs::{self, File},
@@ -11,16 +11,13 @@ use std::{
 };
 
 use http::{HeaderValue, Method};
-use neo_events::{EndpointDraft, NeoEvents, SigningSecret, Sources, SubscriptionDraft};
+use neo_events::{SigningSecret, Sources};
 use url::Url;
 use uuid::Uuid;
 
 use super::{database::Database, payload::EVENT_TYPE};
 use crate::{
-    cli::{
-        failure::{Failure, with_causes},
-        session::to_json,
-    },
+    cli::{failure::Failure, session::to_json},
     client::{Call, CallError, Client, ClientOptions},
     settings::AdminKey,
     wire,
@@ -29,7 +26,7 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// What a server promises, and a little.
-const STOP_TIMEOUT: Duration = Duration::from_secs(17);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(17);
 /// Of what a server said before it ended.
 const LOG_LINES_SHOWN: usize = 8;
 
@@ -94,7 +91,7 @@ impl ServerProcess {
     pub(crate) async fn subscribe(&mut self, urls: &[String], secret: &SigningSecret) -> Result<(), Failure> {
         for (index, url) in urls.iter().enumerate() {
             let endpoint = wire::EndpointIn {
-                name: name(index),
+                name: endpoint_name(index),
                 endpoint_url: url.clone(),
                 secret_token: Some(secret.reveal_token().to_owned()),
                 ..wire::EndpointIn::default()
@@ -200,60 +197,12 @@ pub(crate) fn temporary_file(folder: &Path) -> PathBuf {
     folder.join("bench.db")
 }
 
-/// Starts the library in this process.
-pub(crate) async fn start_library(database: &Path) -> Result<NeoEvents, Failure> {
-    let started = NeoEvents::builder(database).start().await;
-    started.map_err(|error| failed(format!("the library does not start: {}", with_causes(&error))))
-}
-
-/// The library's endpoints, to be removed again.
-pub(crate) struct LibraryEndpoints(Vec<neo_events::domain::id::EndpointId>);
-
-impl LibraryEndpoints {
-    /// None yet.
-    pub(crate) const fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    /// Registers an endpoint for each URL, and subscribes it to the bench's events.
-    pub(crate) async fn subscribe(
-        &mut self,
-        neo: &NeoEvents,
-        urls: &[String],
-        secret: &SigningSecret,
-    ) -> Result<(), Failure> {
-        let tenant = neo.platform();
-        let refused = |error: neo_events::Error| failed(with_causes(&error));
-        for (index, url) in urls.iter().enumerate() {
-            let draft = EndpointDraft::standard(name(index), url.clone());
-            let created =
-                tenant.create_endpoint(draft, Some(secret.reveal_token())).await.map_err(refused)?;
-            self.0.push(created.endpoint.id);
-            let draft =
-                SubscriptionDraft { event_type: EVENT_TYPE.to_owned(), ..SubscriptionDraft::default() };
-            tenant.create_subscription(created.endpoint.id, draft).await.map_err(refused)?;
-        }
-        Ok(())
-    }
-
-    /// Removes them and ends the library.
-    pub(crate) async fn stop(self, neo: NeoEvents) -> Result<(), Failure> {
-        let tenant = neo.platform();
-        let mut removed = Ok(());
-        for id in self.0 {
-            let gone = tenant.delete_endpoint(id).await;
-            removed = removed.and(gone.map(drop).map_err(|error| failed(with_causes(&error))));
-        }
-        neo.shutdown(STOP_TIMEOUT).await;
-        removed
-    }
-}
-
-fn name(index: usize) -> String {
+/// The name of the bench's endpoint with this number.
+pub(super) fn endpoint_name(index: usize) -> String {
     format!("neo-events bench {index}")
 }
 
-fn failed(message: String) -> Failure {
+pub(super) fn failed(message: String) -> Failure {
     Failure::Serve { message, advice: None }
 }
 

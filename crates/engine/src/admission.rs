@@ -1,21 +1,29 @@
 //! How many deliveries of which endpoint may be taken in hand now, and which of those may be attempted.
 //!
-//! Each endpoint has a bound on its attempts in flight. It starts small, doubles while the receiver answers well and
-//! fast, and halves when it fails or is slow; so a dead endpoint holds a handful of places and not all of them, and
-//! its backlog stays in the database. All endpoints share the node's places and take turns; those that are new or failed at
-//! last share a part of them, and those that were slow or are silent another, so that many dead endpoints hold up neither
-//! those that work nor those that are new.
+//! A delivery is *in hand* from its claim until its attempt is recorded or it is given back, and *in flight* while it
+//! is attempted. It holds a *place* at its endpoint until it has been answered, and one on the node for as long as it
+//! is in hand. There is a limited number of both.
 //!
-//! Of an endpoint that answers well more is taken in hand than may be attempted: the rest stands in line, so that the
-//! next attempt begins the moment another has been answered and not a round trip to the database later. If the endpoint
-//! fails until its bound is at its least, what stands in line is given back. If it goes on failing, it rests between two
-//! turns, longer each time: a receiver that refuses at once would else be claimed for as often as the database bears.
+//! Each endpoint has a *bound*: the most attempts that may be in flight to it. It starts small, doubles when the
+//! receiver answers well and fast, and halves when it fails or is slow. So a dead endpoint holds a few places and not
+//! all of them, and its backlog stays in the database. All endpoints share the node's places and take turns. Those that
+//! do not answer well have limited shares of the places: one for endpoints that are new or whose last attempt failed,
+//! another for those that were slow or are silent. So many dead endpoints delay neither those that work nor those that
+//! are new.
 //!
-//! What has been answered keeps its place on the node until it is recorded. A tenant whose attempts are not, for a lock or a
-//! damaged table, gets nothing new once those hold three quarters of what the other tenants leave of the node; if that lasts,
-//! what it has in line is given back.
+//! For an endpoint that answers well, more is taken in hand than may be in flight. The rest waits in the endpoint's
+//! queue here, so that the next attempt begins as soon as another has been answered, without asking the database first.
+//! If the endpoint fails until its bound is the least, what is queued is given back. If it still fails, it rests
+//! between two turns, longer each time: otherwise a receiver that refuses at once would have deliveries claimed for it
+//! as often as the database can do it.
 //!
-//! What is known here about who is due is a hint: the store's own answer, read every now and then, is the truth.
+//! A delivery that has been answered keeps its place on the node until its attempt is recorded. It may be that a
+//! tenant's attempts cannot be recorded, because of a lock or a damaged table. Once such attempts hold three quarters of
+//! the places that the other tenants leave, nothing new is begun for that tenant; if this lasts, what it has queued is
+//! given back.
+//!
+//! What is known here about which endpoint has deliveries due is a hint: the store's own answer, read regularly, is the
+//! truth.
 
 mod state;
 #[cfg(test)]
@@ -39,15 +47,15 @@ use state::{IN_HAND_MAX, State};
 /// Which endpoint.
 pub(crate) type Key = (Schema, EndpointId);
 
-/// How an endpoint bore a delivery.
+/// How an endpoint took an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bearing {
+pub(crate) enum AttemptHealth {
     /// It answered well and fast.
-    Well,
-    /// It failed, and at once.
-    Badly,
-    /// It took long, whatever came of it.
-    Slowly,
+    Good,
+    /// It failed, but fast.
+    Failed,
+    /// It took long, with whatever result.
+    Slow,
 }
 
 /// Shared by the passes.
@@ -69,7 +77,8 @@ impl Admission {
         self.changed.notified().await;
     }
 
-    /// What to claim: each due endpoint's share of the free places, taken until it is known what was claimed.
+    /// What to claim: each due endpoint's share of the free places. They count as taken until it is known what was
+    /// claimed.
     pub(crate) fn reserve(&self, now: Timestamp) -> Reservation<'_> {
         Reservation { admission: self, quotas: self.state().reserve(now).into(), at: now }
     }
@@ -89,39 +98,41 @@ impl Admission {
         Place { admission: self, key, stage: Stage::InHand, retry_at: None }
     }
 
-    /// A place for a delivery that is only being written, if there is one that nobody who waits is to have.
+    /// A place for a delivery that is only being written, if there is one that no older delivery waits for.
     pub(crate) fn place_ahead(self: &Arc<Self>, key: Key, now: Timestamp) -> Option<Place> {
         let admission = Arc::clone(self);
         let is_free = self.state().take_ahead(&key, now);
         is_free.then(|| Place { admission, key, stage: Stage::InHand, retry_at: None })
     }
 
-    /// Whoever stands in line for this endpoint gives back what it has in hand.
-    pub(crate) fn send_line_away(&self, key: &Key) {
-        if let Some(flow) = self.state().flows.get_mut(key) {
-            flow.line.clear();
+    /// What is queued for this endpoint is to be given back.
+    pub(crate) fn return_queued(&self, key: &Key) {
+        if let Some(load) = self.state().endpoints.get_mut(key) {
+            load.queue.clear();
         }
     }
 
-    /// This delivery gives back what it has in hand, if it stands in line.
-    pub(crate) fn send_away(&self, key: &Key, id: DeliveryId) {
-        if let Some(flow) = self.state().flows.get_mut(key) {
-            flow.line.retain(|waiting| waiting.delivery_id != id);
+    /// If this delivery is queued, it is to be given back.
+    pub(crate) fn return_one(&self, key: &Key, id: DeliveryId) {
+        if let Some(load) = self.state().endpoints.get_mut(key) {
+            load.queue.retain(|waiting| waiting.delivery_id != id);
         }
     }
 
-    /// To be called every now and then, not before an answer counts as slow: endpoints that have had attempts in flight since
-    /// the last call, and have answered none, are slow, whatever comes of them. Until their timeouts they would else hold
-    /// what they were given when they answered well. Lines of tenants whose attempts were not recorded all the time are sent
-    /// away.
+    /// To be called regularly, at intervals no shorter than the time after which an answer counts as slow.
+    ///
+    /// Endpoints that have had attempts in flight since the last call, and have answered none of them, count as slow
+    /// from now on, whatever these attempts come to. Otherwise they would keep all places that they got when they
+    /// answered well until their attempts time out. What is queued of a tenant that was blocked at the last call and
+    /// still is, because its attempts are not recorded, is to be given back.
     pub(crate) fn notice_silence(&self) {
         self.state().notice_silence();
         self.changed.notify_one();
     }
 
-    /// Whoever stands in line for an endpoint of this tenant gives back what it has in hand.
-    pub(crate) fn send_lines_away_of(&self, schema: &Schema) {
-        self.state().send_lines_away_of(schema);
+    /// What is queued for any endpoint of this tenant is to be given back.
+    pub(crate) fn return_queued_of(&self, schema: &Schema) {
+        self.state().return_queued_of(schema);
     }
 
     /// When there is something to claim: now, later, or as far as is known never.
@@ -131,9 +142,9 @@ impl Admission {
         now.or_else(|| state.later.first().map(|(at, _)| *at))
     }
 
-    fn answered(&self, key: &Key, bearing: Bearing) {
+    fn answered(&self, key: &Key, health: AttemptHealth) {
         let mut state = self.state();
-        state.learn(key, bearing);
+        state.learn(key, health);
         state.end_attempt(key);
         state.begin_record(&key.0);
         let is_more_due = state.leave_endpoint(key, 1);
@@ -158,7 +169,7 @@ impl Admission {
         self.wake_claims_if(is_more_due);
     }
 
-    /// Most answers change nothing for whoever claims, and each wake-up costs as much as an answer.
+    /// Most answers leave nothing new to claim, and each wake-up costs as much as an answer.
     fn wake_claims_if(&self, is_more_due: bool) {
         if is_more_due {
             self.changed.notify_one();
@@ -171,8 +182,8 @@ impl Admission {
     }
 }
 
-/// Places that are taken while deliveries for them are being claimed. Those of which nothing is said come back when it is
-/// dropped, also by a panic, and their endpoints stay due.
+/// Places that are taken while deliveries are being claimed for them. If it is dropped before [`Self::end`] has said
+/// what was claimed, also by a panic, the places that are left are free again and their endpoints stay due.
 pub(crate) struct Reservation<'a> {
     admission: &'a Admission,
     quotas: VecDeque<EndpointQuota>,
@@ -184,17 +195,17 @@ pub(crate) struct Reservation<'a> {
 pub(crate) struct Claimed {
     /// How many.
     pub(crate) deliveries: u32,
-    /// When its next one is due, of those that were not claimed.
+    /// When the next delivery that was not claimed is due.
     pub(crate) next_due_at: Option<Timestamp>,
 }
 
 impl Reservation<'_> {
-    /// At most how many of whom; empty if there is nobody, or no room.
+    /// The most to claim for each endpoint; empty if none has anything due, or there is no room.
     pub(crate) fn quotas(&mut self) -> &[EndpointQuota] {
         self.quotas.make_contiguous()
     }
 
-    /// Says of each endpoint what was claimed.
+    /// Says what was claimed for each endpoint.
     pub(crate) fn end(mut self, mut claimed: impl FnMut(&Key) -> Claimed) {
         while let Some(EndpointQuota { schema, endpoint_id, max }) = self.quotas.front() {
             let key = (schema.clone(), *endpoint_id);
@@ -213,13 +224,13 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// A place that a delivery in hand holds: one at its endpoint until that has answered, and one on the node until what it
-/// answered is recorded.
+/// The places that a delivery in hand holds: one at its endpoint until that has answered, and one on the node until the
+/// attempt is recorded.
 pub(crate) struct Place {
     admission: Arc<Admission>,
     key: Key,
     stage: Stage,
-    /// When the endpoint's next try of it is due.
+    /// When the delivery is to be tried again, if it is.
     pub(crate) retry_at: Option<Timestamp>,
 }
 
@@ -230,16 +241,17 @@ enum Stage {
     InHand,
     /// It is being attempted.
     AtEndpoint,
-    /// It has been; what came of it is being recorded.
+    /// It has been attempted; the result is being recorded.
     Answered,
 }
 
-/// What standing in line came to.
+/// How the wait in the queue ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// The attempt may begin.
     Come,
-    /// The endpoint bears no more, or its tenant's attempts are not recorded: give it back.
+    /// It is to be given back: the endpoint fails or was changed, its tenant's attempts are not recorded, or the
+    /// delivery was cancelled.
     Gone,
 }
 
@@ -254,12 +266,12 @@ impl Place {
         self.key.1
     }
 
-    /// Resolves when the endpoint may have one attempt more, for this delivery, in the order of calls.
+    /// Waits until this delivery's attempt may begin, in the order of calls, or it is to be given back.
     pub(crate) async fn turn(&mut self, id: DeliveryId) -> Turn {
-        let joined = self.admission.state().join_line(&self.key, id);
+        let joined = self.admission.state().join_queue(&self.key, id);
         if let Some(called) = joined {
-            let mut waiting = InLine { admission: &self.admission, key: &self.key, called };
-            // The one who calls counts the attempt.
+            let mut waiting = Queued { admission: &self.admission, key: &self.key, called };
+            // Whoever calls has counted the attempt as in flight.
             if (&mut waiting.called).await.is_err() {
                 return Turn::Gone;
             }
@@ -268,23 +280,23 @@ impl Place {
         Turn::Come
     }
 
-    /// The turn has come and is not used: nothing was attempted, so nothing is learned.
-    pub(crate) fn forgo(&mut self) {
+    /// Does not use the turn, if it has come: nothing was attempted, so nothing is learned, and the next may begin.
+    pub(crate) fn decline_turn(&mut self) {
         if self.stage == Stage::AtEndpoint {
             self.stage = Stage::InHand;
             self.admission.state().end_attempt(&self.key);
         }
     }
 
-    /// The endpoint wants no more: whoever stands in line for it gives back what it has in hand.
-    pub(crate) fn send_line_away(&self) {
-        self.admission.send_line_away(&self.key);
+    /// The endpoint wants no more: what is queued for it is to be given back.
+    pub(crate) fn return_queued(&self) {
+        self.admission.return_queued(&self.key);
     }
 
-    /// The attempt is over, and the endpoint bore it like this: another one may go there.
-    pub(crate) fn answered(&mut self, bearing: Bearing) {
+    /// The attempt is over, and this is how it went: another one may begin.
+    pub(crate) fn answered(&mut self, health: AttemptHealth) {
         self.stage = Stage::Answered;
-        self.admission.answered(&self.key, bearing);
+        self.admission.answered(&self.key, health);
     }
 }
 
@@ -293,21 +305,22 @@ impl Drop for Place {
         match self.stage {
             // Nothing was attempted, so nothing was learned.
             Stage::InHand => return self.admission.not_needed(&self.key),
-            Stage::AtEndpoint => self.answered(Bearing::Badly),
+            Stage::AtEndpoint => self.answered(AttemptHealth::Failed),
             Stage::Answered => {}
         }
         self.admission.finished(&self.key, self.retry_at);
     }
 }
 
-/// Somebody who stands in line. Who leaves it after having been called, but before having heard of it, lets the next go.
-struct InLine<'a> {
+/// A wait in the queue. If it is dropped after the call was sent and before it was received, the next may begin
+/// instead.
+struct Queued<'a> {
     admission: &'a Admission,
     key: &'a Key,
     called: oneshot::Receiver<()>,
 }
 
-impl Drop for InLine<'_> {
+impl Drop for Queued<'_> {
     fn drop(&mut self) {
         self.called.close();
         if self.called.try_recv().is_ok() {

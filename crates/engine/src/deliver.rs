@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     Sources,
-    admission::{Admission, Bearing, Claimed, Key, Place, Turn},
+    admission::{Admission, AttemptHealth, Claimed, Key, Place, Turn},
     direct::Taken,
     sources::later,
     supervisor::StopSignals,
@@ -42,7 +42,7 @@ use crate::{
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Of the time, asking takes at most one part in this many, however long the list is.
 const SWEEP_SHARE: u32 = 10;
-/// But it is asked again after this time, though the last answer was ever so late: the database may have hung.
+/// It is asked again after this time at the latest, however long the last answer took: the database may have hung.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_mins(1);
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
@@ -50,8 +50,9 @@ const CLAIM_PACE: Duration = Duration::from_millis(1);
 const TAKEN_MAX: usize = 64;
 /// How long to wait after the database failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// Who stood in line for so long is put back: less than the silence after which a session's leases are given to others.
-const LINE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A delivery that was queued for this long is put back. It is less than the silence after which a session's leases are
+/// given to others.
+const QUEUE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// An answer that takes longer makes its endpoint a slow one.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -222,10 +223,10 @@ impl Deliverer {
         lease: Lease<DeliveryWork>,
         signals: &StopSignals,
     ) {
-        let in_line_since = Instant::now();
+        let queued_since = Instant::now();
         let turn = signals.stop.run_until_cancelled(place.turn(lease.work().delivery_id)).await;
-        if turn != Some(Turn::Come) || in_line_since.elapsed() > LINE_WAIT_MAX {
-            place.forgo();
+        if turn != Some(Turn::Come) || queued_since.elapsed() > QUEUE_WAIT_MAX {
+            place.decline_turn();
             return self.put_back(place, lease, signals).await;
         }
         let performed = {
@@ -238,9 +239,9 @@ impl Deliverer {
         let DeliveryWork { progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
         if verdict == Verdict::Gone {
-            place.send_line_away();
+            place.return_queued();
         }
-        place.answered(bearing(&attempt));
+        place.answered(health_of(&attempt));
         self.usage.endpoint_used(place.schema(), endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, signals).await;
     }
@@ -270,7 +271,8 @@ impl Deliverer {
                 Err(Unsettled { work, error })
                     if signals.abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
                 {
-                    tracing::error!(%error, delivery_id = %work.lease.work().delivery_id, "an attempt was not recorded");
+                    let delivery_id = work.lease.work().delivery_id;
+                    tracing::error!(%error, %delivery_id, "an attempt was not recorded");
                     // A store may keep for its holder what was performed, until it is told. As it closes it gives all
                     // back.
                     if !signals.abort.is_cancelled() {
@@ -280,8 +282,8 @@ impl Deliverer {
                 }
                 Err(Unsettled { work, error }) => {
                     tracing::warn!(%error, "an attempt could not be recorded; trying again");
-                    // What cannot be recorded had better not be begun.
-                    self.admission.send_lines_away_of(&work.lease.work().schema);
+                    // While nothing can be recorded, nothing more should be attempted.
+                    self.admission.return_queued_of(&work.lease.work().schema);
                     settlement = work;
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
@@ -330,14 +332,14 @@ fn counted(claim: &EndpointClaim) -> Claimed {
     Claimed { deliveries, next_due_at: claim.next_due_at }
 }
 
-fn bearing(attempt: &AttemptRecord) -> Bearing {
+fn health_of(attempt: &AttemptRecord) -> AttemptHealth {
     let answered_well = match attempt.outcome {
         Outcome::Answered { status, .. } => !matches!(status, 408 | 429 | 500..=599),
         Outcome::Failed(_) => false,
     };
     match answered_well {
-        _ if attempt.response_time >= SLOW => Bearing::Slowly,
-        true => Bearing::Well,
-        false => Bearing::Badly,
+        _ if attempt.response_time >= SLOW => AttemptHealth::Slow,
+        true => AttemptHealth::Good,
+        false => AttemptHealth::Failed,
     }
 }

@@ -161,11 +161,11 @@ impl Dispatcher {
         }
     }
 
-    /// What stands in line for changed endpoints here is claimed anew, as things are now.
+    /// What is queued here for changed endpoints is given back and claimed again, as the endpoints are now.
     fn recall(&self, schema: &Schema, changed: &[EndpointId]) {
         if let Some(admission) = &self.admission {
             for endpoint_id in changed {
-                admission.send_line_away(&(schema.clone(), *endpoint_id));
+                admission.return_queued(&(schema.clone(), *endpoint_id));
             }
         }
     }

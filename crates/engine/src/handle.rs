@@ -45,15 +45,15 @@ impl EngineHandle {
         }
     }
 
-    /// An endpoint is not what it was. What stands in line for it on this node is given back and claimed anew, as
-    /// things are now. Without this hint it is attempted as things were, or put back, within two seconds.
+    /// An endpoint was changed. What is queued for it on this node is given back and claimed again, as the endpoint is
+    /// now. Without this hint it is attempted as the endpoint was, or put back, within two seconds.
     pub fn endpoint_changed(&self, schema: &Schema, endpoint_id: EndpointId) {
-        self.0.admission.send_line_away(&(schema.clone(), endpoint_id));
+        self.0.admission.return_queued(&(schema.clone(), endpoint_id));
         self.due_now(schema, endpoint_id);
     }
 
-    /// A delivery is to end without another attempt. If it stands in line on this node, it is given back, and ends.
+    /// A delivery is to end without another attempt. If it is queued on this node, it is given back, and ends.
     pub fn delivery_cancelled(&self, schema: &Schema, endpoint_id: EndpointId, id: DeliveryId) {
-        self.0.admission.send_away(&(schema.clone(), endpoint_id), id);
+        self.0.admission.return_one(&(schema.clone(), endpoint_id), id);
     }
 }

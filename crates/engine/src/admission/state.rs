@@ -1,5 +1,5 @@
-//! Who has how many places, whose turn it is, and who stands in line: what [`Admission`](super::Admission) decides by,
-//! without its lock.
+//! Which endpoint holds how many places, whose turn it is, and what waits in each endpoint's queue: what
+//! [`Admission`](super::Admission) decides by, without its lock.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -7,76 +7,83 @@ use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId, tenant::Schem
 use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
-use super::{Bearing, Key};
+use super::{AttemptHealth, Key};
 use crate::sources::later;
 
 /// Most deliveries in hand on a node.
 pub(super) const IN_HAND_MAX: u32 = 1024;
-/// Most deliveries in hand for endpoints that have not answered yet or failed at last: dead endpoints, however many, cannot
-/// fill the node.
+/// Most deliveries in hand for endpoints that have not answered yet or whose last attempt failed: so dead endpoints,
+/// however many there are, cannot fill the node.
 pub(super) const UNPROVEN_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
-/// Most deliveries in hand for endpoints that were slow at last. A part of their own: those that hang hold it for as long as
-/// their timeouts last, and who is new or fails at once must not wait for that.
+/// Most deliveries in hand for endpoints whose last attempt was slow. They have a share of their own because endpoints
+/// that hang hold their places until their timeouts end; endpoints that are new or that fail at once must not wait for
+/// that.
 pub(super) const SLOW_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
-/// Most of both kinds together: the rest of the node is left to those that answer well, also where many that were new are
-/// found to hang at once.
-pub(super) const NOT_WELL_IN_HAND_MAX: u32 = IN_HAND_MAX / 4 * 3;
+/// Most of both kinds together. The rest of the node is left to endpoints that answer well, even when many new
+/// endpoints are found to hang at the same time, and the share of the slow ones becomes more than full.
+pub(super) const RESTRICTED_IN_HAND_MAX: u32 = IN_HAND_MAX / 4 * 3;
 /// Most deliveries in flight to one endpoint.
 pub(super) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
-/// For each that may be in flight to an endpoint that answers well, so many may be in hand.
+/// For each delivery that may be in flight to an endpoint that answers well, this many may be in hand.
 pub(super) const IN_HAND_PER_FLIGHT: u32 = 3;
 /// Deliveries in flight to an endpoint that has not answered yet, or keeps failing.
 pub(super) const ENDPOINT_IN_FLIGHT_MIN: u32 = 2;
-/// But only once so many may be in flight: an endpoint that fails now and then would else be claimed for and given back from,
-/// again and again.
-pub(super) const LINE_BOUND_MIN: u32 = 16;
-/// Least time between two turns of an endpoint that has just failed though its bound is at its least. It doubles with each
-/// further failure: refusing costs a dead receiver nothing, and claiming for it costs the database as much as for a live one.
+/// An endpoint has a queue only if at least this many deliveries may be in flight to it. With less, an endpoint that
+/// fails now and then would have deliveries claimed for it and given back, again and again.
+pub(super) const QUEUE_BOUND_MIN: u32 = 16;
+/// Least time between two turns of an endpoint whose bound is [`ENDPOINT_IN_FLIGHT_MIN`] and which has just failed
+/// again. It doubles with each further failure. To refuse costs a dead receiver nothing, but to claim for it costs the
+/// database as much as for one that works.
 pub(super) const REST_MIN: SignedDuration = SignedDuration::from_millis(4);
-/// And the most it comes to: far less than the second within which an attempt begins that is due.
+/// The most that this time can become: much less than the second within which an attempt that is due must begin.
 pub(super) const REST_MAX: SignedDuration = SignedDuration::from_millis(256);
-/// Endpoints whose bound is kept though they owe nothing.
+/// Beyond this many endpoints, those that owe nothing and have nothing in hand are forgotten, with their bounds.
 pub(super) const ENDPOINTS_REMEMBERED: usize = 10_000;
 
 /// Every endpoint's places and turns.
 #[derive(Default)]
 pub(super) struct State {
+    /// Deliveries in hand on the node, until their attempts are recorded; those that are only being claimed are
+    /// included.
     pub(super) in_hand: u32,
-    pub(super) parts: Parts,
-    pub(super) flows: HashMap<Key, Flow>,
+    pub(super) shares: RestrictedShares,
+    pub(super) endpoints: HashMap<Key, EndpointLoad>,
     /// Endpoints in [`Due::Later`].
     pub(super) later: BTreeSet<(Timestamp, Key)>,
-    /// Endpoints in [`Due::Ready`], in turn.
+    /// Endpoints in [`Due::Ready`], in the order of their turns.
     pub(super) ready: VecDeque<Key>,
-    /// Endpoints in [`Due::Ready`] whose turn must wait until a place of their part is free, or their tenant is no longer
-    /// barred.
+    /// Endpoints in [`Due::Ready`] that had no turn because their share was full or their tenant was blocked. They join
+    /// the turns again when that may have changed.
     pub(super) blocked: VecDeque<Key>,
     pub(super) unrecorded: Unrecorded,
 }
 
-/// Attempts that have been answered and are not recorded yet, of each tenant that has any. They keep their places on the
-/// node: one tenant whose attempts cannot be recorded, for a lock or a damaged table, must not come to hold all of them.
+/// How many attempts of each tenant have been answered and are not recorded yet. They keep their places on the node. If
+/// a tenant's attempts cannot be recorded, because of a lock or a damaged table, that tenant must not end up with all
+/// places.
 #[derive(Default, Debug)]
 pub(super) struct Unrecorded {
     of_tenant: HashMap<Schema, u32>,
     all: u32,
-    /// Tenants that were barred at the last look.
-    barred_before: Vec<Schema>,
+    /// Tenants that were blocked when [`Self::blocked_for_long`] was called last.
+    blocked_before: Vec<Schema>,
 }
 
 impl Unrecorded {
-    /// Whether a tenant has three quarters of what the others leave of the node: nothing new is begun for it. Less would
-    /// bar a busy tenant whenever the database takes a moment longer.
-    pub(super) fn bars(&self, schema: &Schema) -> bool {
+    /// Whether a tenant's unrecorded attempts hold three quarters of the places that the other tenants' leave. Then
+    /// nothing new is begun for it. A lower limit would block a busy tenant whenever the database takes a moment
+    /// longer.
+    pub(super) fn blocks_new_work_for(&self, schema: &Schema) -> bool {
         let own = self.of_tenant.get(schema).copied().unwrap_or(0);
         own > 0 && own >= (IN_HAND_MAX - (self.all - own)) / 4 * 3
     }
 
-    /// Who is barred now and was at the last look.
-    fn barred_for_long(&mut self) -> Vec<Schema> {
-        let barred: Vec<_> = self.of_tenant.keys().filter(|schema| self.bars(schema)).cloned().collect();
-        let before = std::mem::replace(&mut self.barred_before, barred.clone());
-        barred.into_iter().filter(|schema| before.contains(schema)).collect()
+    /// Tenants that are blocked now and were blocked at the call before.
+    fn blocked_for_long(&mut self) -> Vec<Schema> {
+        let blocked: Vec<_> =
+            self.of_tenant.keys().filter(|schema| self.blocks_new_work_for(schema)).cloned().collect();
+        let before = std::mem::replace(&mut self.blocked_before, blocked.clone());
+        blocked.into_iter().filter(|schema| before.contains(schema)).collect()
     }
 
     fn count(&mut self, schema: &Schema) {
@@ -98,60 +105,61 @@ impl Unrecorded {
     }
 }
 
-/// What is in hand for endpoints that are not proven.
+/// How many deliveries are in hand for endpoints that do not answer well: each kind may have a share of the node.
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Parts {
+pub(super) struct RestrictedShares {
     pub(super) unproven: u32,
     pub(super) slow: u32,
 }
 
-impl Parts {
-    /// The part that an endpoint's deliveries are counted in, and its most; none of one that is proven.
-    const fn of(&mut self, flow: &Flow) -> Option<(&mut u32, u32)> {
-        match (flow.proven, flow.slow) {
-            (true, _) => None,
-            (false, false) => Some((&mut self.unproven, UNPROVEN_IN_HAND_MAX)),
-            (false, true) => Some((&mut self.slow, SLOW_IN_HAND_MAX)),
+impl RestrictedShares {
+    /// What is taken of the share that an endpoint's deliveries are counted in, and the most of it; `None` for an
+    /// endpoint that answers well, which has no such limit.
+    const fn of(&mut self, load: &EndpointLoad) -> Option<(&mut u32, u32)> {
+        match load.standing {
+            Standing::Good => None,
+            Standing::Unproven => Some((&mut self.unproven, UNPROVEN_IN_HAND_MAX)),
+            Standing::Slow => Some((&mut self.slow, SLOW_IN_HAND_MAX)),
         }
     }
 
-    /// How many more of an endpoint's may be taken in hand, of one `share`th of its part. Those that have just been found to
-    /// be silent may have made a part more than full.
-    fn free(&mut self, flow: &Flow, share: u32) -> u32 {
-        let of_both = NOT_WELL_IN_HAND_MAX.saturating_sub(self.unproven + self.slow);
-        self.of(flow).map_or(u32::MAX, |(held, max)| (max / share).saturating_sub(*held).min(of_both))
+    /// How many more deliveries of an endpoint may be taken in hand, if only one part in `divisor` of its share may be
+    /// used. A share can be more than full: endpoints that are found to be silent are moved to it with all that they
+    /// have.
+    fn free(&mut self, load: &EndpointLoad, divisor: u32) -> u32 {
+        let of_both = RESTRICTED_IN_HAND_MAX.saturating_sub(self.unproven + self.slow);
+        self.of(load).map_or(u32::MAX, |(held, max)| (max / divisor).saturating_sub(*held).min(of_both))
     }
 
-    fn count(&mut self, flow: &Flow) {
-        if let Some((held, _)) = self.of(flow) {
-            *held += flow.charge();
+    fn count(&mut self, load: &EndpointLoad) {
+        if let Some((held, _)) = self.of(load) {
+            *held += load.charge();
         }
     }
 
-    fn discount(&mut self, flow: &Flow) {
-        if let Some((held, _)) = self.of(flow) {
-            *held -= flow.charge();
+    fn discount(&mut self, load: &EndpointLoad) {
+        if let Some((held, _)) = self.of(load) {
+            *held -= load.charge();
         }
     }
 }
 
-pub(super) struct Flow {
-    /// Until they are answered; those that are only being claimed included.
+/// What one endpoint has in hand and in flight, and what it may have.
+pub(super) struct EndpointLoad {
+    /// Deliveries in hand that have not been answered yet, including those that are only being claimed.
     pub(super) in_hand: u32,
     /// How many of them are only being claimed.
     pub(super) reserved: u32,
     /// How many of them are being attempted.
     pub(super) in_flight: u32,
-    /// Most of those.
+    /// Most that may be attempted at once.
     pub(super) bound: u32,
-    /// Who waits for an attempt to end.
-    pub(super) line: VecDeque<Waiting>,
-    /// Whether there were attempts in flight when it was looked last, and none has ended since.
+    /// Deliveries in hand that wait until an attempt has ended.
+    pub(super) queue: VecDeque<Waiting>,
+    /// Whether attempts were in flight when [`State::notice_silence`] was called last, and none has ended since.
     is_silent: bool,
-    /// Whether its last answer was a good one.
-    pub(super) proven: bool,
-    /// If not: whether it was late, or none came.
-    slow: bool,
+    /// By its last attempt.
+    pub(super) standing: Standing,
     /// When it took places last.
     pub(super) turn_at: Timestamp,
     /// Least time from one turn to the next.
@@ -159,7 +167,18 @@ pub(super) struct Flow {
     pub(super) due: Due,
 }
 
-/// A delivery that stands in line.
+/// What the last attempt says of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// There was none yet, or it failed at once.
+    Unproven,
+    /// It was answered well and fast.
+    Good,
+    /// It was answered late, or not yet although it was time.
+    Slow,
+}
+
+/// A delivery that waits in its endpoint's queue.
 pub(super) struct Waiting {
     pub(super) delivery_id: DeliveryId,
     call: oneshot::Sender<()>,
@@ -170,15 +189,16 @@ pub(super) struct Waiting {
 pub(super) enum Due {
     /// It owes nothing, as far as is known.
     No,
-    /// From this time on.
+    /// It has something due from this time on.
     Later(Timestamp),
-    /// Now, and it has room.
+    /// It has something due now, and room for it.
     Ready,
-    /// Now, but its own bound is reached.
+    /// It has something due now, but as much in hand as it may have.
     Full,
 }
 
 impl State {
+    /// Gives every endpoint whose turn it is its share of the free places.
     pub(super) fn reserve(&mut self, now: Timestamp) -> Vec<EndpointQuota> {
         self.ripen(now);
         let mut quotas = Vec::new();
@@ -199,248 +219,263 @@ impl State {
     pub(super) fn ripen(&mut self, now: Timestamp) {
         while self.later.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.later.pop_first() else { break };
-            let Some(flow) = self.flows.get_mut(&key) else { continue };
-            flow.due = if flow.has_room() { Due::Ready } else { Due::Full };
-            if flow.due == Due::Ready {
+            let Some(load) = self.endpoints.get_mut(&key) else { continue };
+            load.due = if load.has_room() { Due::Ready } else { Due::Full };
+            if load.due == Due::Ready {
                 self.ready.push_back(key);
             }
         }
     }
 
-    fn take_turn(&mut self, key: Key, share: u32, now: Timestamp) -> Option<EndpointQuota> {
-        let flow = self.flows.get_mut(&key)?;
-        let allowed = share.min(self.parts.free(flow, 1));
-        if !flow.has_room() {
-            // It has failed since it joined the turns, and bears less.
-            flow.due = Due::Full;
+    fn take_turn(&mut self, key: Key, fair_max: u32, now: Timestamp) -> Option<EndpointQuota> {
+        let load = self.endpoints.get_mut(&key)?;
+        let allowed = fair_max.min(self.shares.free(load, 1));
+        if !load.has_room() {
+            // It has failed since it joined the turns, so it may have less.
+            load.due = Due::Full;
             return None;
         }
-        let max = (flow.in_hand_max() - flow.in_hand).min(allowed);
-        if max == 0 || self.unrecorded.bars(&key.0) {
+        let max = (load.in_hand_max() - load.in_hand).min(allowed);
+        if max == 0 || self.unrecorded.blocks_new_work_for(&key.0) {
             self.blocked.push_back(key);
             return None;
         }
-        self.parts.discount(flow);
-        flow.in_hand += max;
-        self.parts.count(flow);
-        flow.reserved += max;
-        flow.turn_at = now;
-        flow.due = Due::No;
+        self.shares.discount(load);
+        load.in_hand += max;
+        self.shares.count(load);
+        load.reserved += max;
+        load.turn_at = now;
+        load.due = Due::No;
         self.in_hand += max;
         Some(EndpointQuota { schema: key.0, endpoint_id: key.1, max })
     }
 
-    /// Takes a place out of turn. While others wait, older deliveries of this endpoint or another one, a part of the
-    /// places is theirs: what comes new may use the rest. If it had to wait with them, an endpoint that once had something
-    /// waiting would be claimed from for as long as events come, for there would always be something.
+    /// Takes a place out of turn, for a delivery that is only being written. While older deliveries wait, of this
+    /// endpoint or of others, some of the places are theirs and a new one may use the rest. A new one must not have to
+    /// wait behind them: then something would always be waiting for as long as events come, and all of it would have to
+    /// be claimed.
     pub(super) fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
-        let share = if self.ready.is_empty() { 1 } else { 2 };
-        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        let is_barred = self.parts.free(flow, share) == 0 || self.unrecorded.bars(&key.0);
-        if self.in_hand >= IN_HAND_MAX / share || is_barred || !flow.has_room_ahead(now) {
+        let divisor = if self.ready.is_empty() { 1 } else { 2 };
+        let load = self.endpoints.entry(key.clone()).or_insert_with(EndpointLoad::new);
+        let is_blocked = self.shares.free(load, divisor) == 0 || self.unrecorded.blocks_new_work_for(&key.0);
+        if self.in_hand >= IN_HAND_MAX / divisor || is_blocked || !load.has_room_ahead(now) {
             return false;
         }
-        self.parts.discount(flow);
-        flow.in_hand += 1;
-        self.parts.count(flow);
-        flow.turn_at = now;
+        self.shares.discount(load);
+        load.in_hand += 1;
+        self.shares.count(load);
+        load.turn_at = now;
         self.in_hand += 1;
         true
     }
 
     /// What was reserved is claimed, or not needed.
     pub(super) fn claimed(&mut self, key: &Key, reserved: u32) {
-        if let Some(flow) = self.flows.get_mut(key) {
-            flow.reserved -= reserved;
+        if let Some(load) = self.endpoints.get_mut(key) {
+            load.reserved -= reserved;
         }
     }
 
     pub(super) fn owe(&mut self, key: Key, at: Timestamp) {
-        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        let at = at.max(flow.rested_at());
-        match flow.due {
+        let load = self.endpoints.entry(key.clone()).or_insert_with(EndpointLoad::new);
+        let at = at.max(load.rested_at());
+        match load.due {
             Due::Ready | Due::Full => return,
             Due::Later(earlier) if earlier <= at => return,
             Due::Later(later) => drop(self.later.remove(&(later, key.clone()))),
             Due::No => {}
         }
-        flow.due = Due::Later(at);
+        load.due = Due::Later(at);
         self.later.insert((at, key));
     }
 
-    /// What each attempt in flight will have come to where none was answered since the last look.
+    /// Endpoints that had attempts in flight at the call before, and have answered none of them since, are taken for
+    /// slow: as if each attempt in flight had been.
     pub(super) fn notice_silence(&mut self) {
         let mut silent = Vec::new();
-        for (key, flow) in &mut self.flows {
-            if flow.is_silent && flow.in_flight > 0 {
-                silent.push((key.clone(), flow.in_flight));
+        for (key, load) in &mut self.endpoints {
+            if load.is_silent && load.in_flight > 0 {
+                silent.push((key.clone(), load.in_flight));
             }
-            flow.is_silent = flow.in_flight > 0;
+            load.is_silent = load.in_flight > 0;
         }
         for (key, in_flight) in silent {
-            (0..in_flight).for_each(|_| self.learn(&key, Bearing::Slowly));
+            (0..in_flight).for_each(|_| self.learn(&key, AttemptHealth::Slow));
         }
-        // Of the part that they are no longer counted in, places are free.
+        // They are no longer counted in the share that they were in: places of it are free.
         self.ready.append(&mut self.blocked);
-        for schema in self.unrecorded.barred_for_long() {
-            self.send_lines_away_of(&schema);
+        for schema in self.unrecorded.blocked_for_long() {
+            self.return_queued_of(&schema);
         }
     }
 
-    pub(super) fn learn(&mut self, key: &Key, bearing: Bearing) {
-        let before = self.parts;
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        self.parts.discount(flow);
-        let proven = bearing == Bearing::Well;
-        flow.bound = if proven {
-            (flow.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX)
-        } else {
-            (flow.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN)
+    /// What an attempt says of its endpoint: how much it may have in flight, when it has its next turn, which share it
+    /// is in.
+    pub(super) fn learn(&mut self, key: &Key, health: AttemptHealth) {
+        let before = self.shares;
+        let Some(load) = self.endpoints.get_mut(key) else { return };
+        self.shares.discount(load);
+        load.standing = match health {
+            AttemptHealth::Good => Standing::Good,
+            AttemptHealth::Failed => Standing::Unproven,
+            AttemptHealth::Slow => Standing::Slow,
         };
-        flow.rest = match bearing {
-            Bearing::Well => SignedDuration::ZERO,
-            Bearing::Badly | Bearing::Slowly if flow.bound == ENDPOINT_IN_FLIGHT_MIN => {
-                (flow.rest * 2).clamp(REST_MIN, REST_MAX)
+        load.bound = match health {
+            AttemptHealth::Good => (load.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX),
+            AttemptHealth::Failed | AttemptHealth::Slow => (load.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN),
+        };
+        load.rest = match health {
+            AttemptHealth::Good => SignedDuration::ZERO,
+            AttemptHealth::Failed | AttemptHealth::Slow if load.bound == ENDPOINT_IN_FLIGHT_MIN => {
+                (load.rest * 2).clamp(REST_MIN, REST_MAX)
             }
-            Bearing::Badly | Bearing::Slowly => flow.rest,
+            AttemptHealth::Failed | AttemptHealth::Slow => load.rest,
         };
-        flow.proven = proven;
-        flow.slow = bearing == Bearing::Slowly;
-        flow.dismiss_line_of_the_dead();
-        self.parts.count(flow);
+        load.drop_queue_if_failing();
+        self.shares.count(load);
         self.unblock_since(before);
     }
 
-    /// Whoever waits for a place of a part joins the turns if there are more of them than before. Most answers free none.
-    fn unblock_since(&mut self, before: Parts) {
-        if self.parts.unproven < before.unproven || self.parts.slow < before.slow {
+    /// Endpoints that wait for a place of their share join the turns again if a share has more free places than before.
+    /// Most answers free none.
+    fn unblock_since(&mut self, before: RestrictedShares) {
+        if self.shares.unproven < before.unproven || self.shares.slow < before.slow {
             self.ready.append(&mut self.blocked);
         }
     }
 
-    /// An attempt of this tenant's is over and about to be recorded.
+    /// An attempt of this tenant's is over and is going to be recorded.
     pub(super) fn begin_record(&mut self, schema: &Schema) {
         self.unrecorded.count(schema);
     }
 
     /// It is recorded, or never will be.
     pub(super) fn end_record(&mut self, schema: &Schema) {
-        let was_barred = self.unrecorded.bars(schema);
+        let was_blocked = self.unrecorded.blocks_new_work_for(schema);
         self.unrecorded.discount(schema);
-        if was_barred && !self.unrecorded.bars(schema) {
+        if was_blocked && !self.unrecorded.blocks_new_work_for(schema) {
             self.ready.append(&mut self.blocked);
-            let of_it = self.flows.iter_mut().filter(|(key, _)| key.0 == *schema);
-            of_it.for_each(|(_, flow)| flow.call_next());
+            let of_it = self.endpoints.iter_mut().filter(|(key, _)| key.0 == *schema);
+            of_it.for_each(|(_, load)| load.call_next());
         }
     }
 
-    pub(super) fn send_lines_away_of(&mut self, schema: &Schema) {
-        let of_it = self.flows.iter_mut().filter(|(key, _)| key.0 == *schema);
-        of_it.for_each(|(_, flow)| flow.line.clear());
+    /// All that is queued for endpoints of this tenant is to be given back.
+    pub(super) fn return_queued_of(&mut self, schema: &Schema) {
+        let of_it = self.endpoints.iter_mut().filter(|(key, _)| key.0 == *schema);
+        of_it.for_each(|(_, load)| load.queue.clear());
     }
 
-    /// The right to one attempt, or else a place in line.
-    pub(super) fn join_line(&mut self, key: &Key, delivery_id: DeliveryId) -> Option<oneshot::Receiver<()>> {
-        let is_barred = self.unrecorded.bars(&key.0);
-        let flow = self.flows.entry(key.clone()).or_insert_with(Flow::new);
-        if flow.line.is_empty() && flow.in_flight < flow.bound && !is_barred {
-            flow.in_flight += 1;
+    /// `None` if the attempt may begin at once; then it counts as in flight. Otherwise the delivery is queued: the
+    /// message says that its attempt may begin, and a closed channel that it is to be given back.
+    pub(super) fn join_queue(&mut self, key: &Key, delivery_id: DeliveryId) -> Option<oneshot::Receiver<()>> {
+        let is_blocked = self.unrecorded.blocks_new_work_for(&key.0);
+        let load = self.endpoints.entry(key.clone()).or_insert_with(EndpointLoad::new);
+        if load.queue.is_empty() && load.in_flight < load.bound && !is_blocked {
+            load.in_flight += 1;
             return None;
         }
         let (call, called) = oneshot::channel();
-        flow.line.push_back(Waiting { delivery_id, call });
+        load.queue.push_back(Waiting { delivery_id, call });
         Some(called)
     }
 
-    /// Whoever is next may go.
+    /// An attempt is no longer in flight: the next that is queued may begin.
     pub(super) fn end_attempt(&mut self, key: &Key) {
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        flow.in_flight -= 1;
-        flow.is_silent = false;
-        flow.dismiss_line_of_the_dead();
-        if !self.unrecorded.bars(&key.0) {
-            flow.call_next();
+        let Some(load) = self.endpoints.get_mut(key) else { return };
+        load.in_flight -= 1;
+        load.is_silent = false;
+        load.drop_queue_if_failing();
+        if !self.unrecorded.blocks_new_work_for(&key.0) {
+            load.call_next();
         }
     }
 
-    /// What was reserved and not claimed. Answers as [`State::leave_endpoint`] does.
+    /// Gives back places of deliveries that were reserved and not claimed, or claimed and not attempted. Answers as
+    /// [`Self::leave_endpoint`] does.
     pub(super) fn give_back(&mut self, key: &Key, places: u32) -> bool {
         self.leave_node(places);
         self.leave_endpoint(key, places)
     }
 
+    /// Frees places on the node.
     pub(super) const fn leave_node(&mut self, places: u32) {
         self.in_hand -= places;
     }
 
-    /// Answers whether there is something to claim now, or earlier than was known.
+    /// Frees places at an endpoint. Answers whether there is something to claim now, or earlier than was known.
     pub(super) fn leave_endpoint(&mut self, key: &Key, places: u32) -> bool {
-        let (before, remembered) = (self.parts, self.flows.len());
+        let (before, remembered) = (self.shares, self.endpoints.len());
         let mut is_due_later = false;
-        let Some(flow) = self.flows.get_mut(key) else { return !self.ready.is_empty() };
-        self.parts.discount(flow);
-        flow.in_hand -= places;
-        self.parts.count(flow);
-        if flow.due == Due::Full && flow.has_room() {
-            if flow.rest.is_zero() {
-                flow.due = Due::Ready;
+        let Some(load) = self.endpoints.get_mut(key) else { return !self.ready.is_empty() };
+        self.shares.discount(load);
+        load.in_hand -= places;
+        self.shares.count(load);
+        if load.due == Due::Full && load.has_room() {
+            if load.rest.is_zero() {
+                load.due = Due::Ready;
                 self.ready.push_back(key.clone());
             } else {
-                let at = flow.rested_at();
-                flow.due = Due::Later(at);
+                let at = load.rested_at();
+                load.due = Due::Later(at);
                 self.later.insert((at, key.clone()));
                 is_due_later = true;
             }
         }
-        if flow.in_hand == 0 && flow.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
-            self.flows.remove(key);
+        if load.in_hand == 0 && load.due == Due::No && remembered > ENDPOINTS_REMEMBERED {
+            self.endpoints.remove(key);
         }
         self.unblock_since(before);
         is_due_later || !self.ready.is_empty()
     }
 }
 
-impl Flow {
+impl EndpointLoad {
     const fn new() -> Self {
         Self {
             in_hand: 0,
             reserved: 0,
             in_flight: 0,
             bound: ENDPOINT_IN_FLIGHT_MIN,
-            line: VecDeque::new(),
+            queue: VecDeque::new(),
             is_silent: false,
-            proven: false,
-            slow: false,
+            standing: Standing::Unproven,
             turn_at: Timestamp::UNIX_EPOCH,
             rest: SignedDuration::ZERO,
             due: Due::No,
         }
     }
 
-    pub(super) const fn in_hand_max(&self) -> u32 {
-        let has_line = self.proven && self.bound >= LINE_BOUND_MIN;
-        if has_line { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
+    const fn is_good(&self) -> bool {
+        matches!(self.standing, Standing::Good)
     }
 
-    /// What it counts for in its part, if it is not proven. What it was given when it answered well is no more than all may
-    /// have: the dead would else keep others waiting until their attempts have timed out.
+    /// Most that may be in hand: beyond what may be in flight only if it answers well.
+    pub(super) const fn in_hand_max(&self) -> u32 {
+        let may_queue = self.is_good() && self.bound >= QUEUE_BOUND_MIN;
+        if may_queue { self.bound * IN_HAND_PER_FLIGHT } else { self.bound }
+    }
+
+    /// How much of its share it takes, if it does not answer well. What it holds beyond its bound, from the time when
+    /// it answered well, does not count: otherwise endpoints that have died would keep the others in their share
+    /// waiting until their attempts time out.
     fn charge(&self) -> u32 {
         self.in_hand.min(self.bound)
     }
 
-    /// Whoever stands in line may go, as many as it bears.
+    /// Calls deliveries from the queue until as many are in flight as may be.
     fn call_next(&mut self) {
         while self.in_flight < self.bound
-            && let Some(next) = self.line.pop_front()
+            && let Some(next) = self.queue.pop_front()
         {
             self.in_flight += u32::from(next.call.send(()).is_ok());
         }
     }
 
-    /// An endpoint that has failed until its bound is at its least bears no line.
-    fn dismiss_line_of_the_dead(&mut self) {
-        if self.bound == ENDPOINT_IN_FLIGHT_MIN && !self.proven {
-            self.line.clear();
+    /// An endpoint that has failed until its bound is the least has no queue: what waits is given back.
+    fn drop_queue_if_failing(&mut self) {
+        if self.bound == ENDPOINT_IN_FLIGHT_MIN && !self.is_good() {
+            self.queue.clear();
         }
     }
 
@@ -448,12 +483,13 @@ impl Flow {
         self.in_hand < self.in_hand_max()
     }
 
-    /// From when on it may have another turn.
+    /// When it may have another turn.
     fn rested_at(&self) -> Timestamp {
         later(self.turn_at, self.rest)
     }
 
-    /// Whether a delivery that is only being written may be taken in hand at once.
+    /// Whether a delivery that is only being written may be taken in hand at once. While older ones wait in the
+    /// database, only an endpoint that answers well has room for new ones, and less of it.
     fn has_room_ahead(&self, now: Timestamp) -> bool {
         if now < self.rested_at() {
             return false;
@@ -464,6 +500,6 @@ impl Flow {
                 Due::Later(at) => at <= now,
                 Due::Ready | Due::Full => true,
             };
-        if waits { self.proven && self.in_hand - self.reserved < self.bound } else { self.has_room() }
+        if waits { self.is_good() && self.in_hand - self.reserved < self.bound } else { self.has_room() }
     }
 }

@@ -1,9 +1,9 @@
-//! Places, turns and lines: what admission promises, without a store.
+//! Places, turns and queues: what admission promises, without a store.
 
 use super::*;
 use crate::admission::state::{
-    ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, LINE_BOUND_MIN, NOT_WELL_IN_HAND_MAX,
-    Parts, SLOW_IN_HAND_MAX, UNPROVEN_IN_HAND_MAX,
+    ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, QUEUE_BOUND_MIN,
+    RESTRICTED_IN_HAND_MAX, RestrictedShares, SLOW_IN_HAND_MAX, UNPROVEN_IN_HAND_MAX,
 };
 use neo_events_domain::{SignedDuration, Uuid};
 use std::task::{Context, Poll, Waker};
@@ -33,10 +33,10 @@ fn claimed(admission: &Admission, n: u128, reserved: u32, deliveries: u32, next_
     admission.claimed(&key(n), reserved, Claimed { deliveries, next_due_at });
 }
 
-/// One of those in hand is attempted, and answered like this.
-fn finish(admission: &Admission, n: u128, bearing: Bearing) {
-    assert!(admission.state().join_line(&key(n), NOBODY).is_none(), "its turn comes at once");
-    admission.answered(&key(n), bearing);
+/// One delivery in hand is attempted, with this result.
+fn finish(admission: &Admission, n: u128, health: AttemptHealth) {
+    assert!(admission.state().join_queue(&key(n), NOBODY).is_none(), "its turn comes at once");
+    admission.answered(&key(n), health);
     admission.finished(&key(n), None);
 }
 
@@ -80,7 +80,7 @@ fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded()
     assert!(places(&admission, 1, 0).is_empty());
     for place in &mut first {
         assert_eq!(come(place), Some(Turn::Come));
-        place.answered(Bearing::Badly);
+        place.answered(AttemptHealth::Failed);
     }
     assert_eq!(quotas(&admission, 1), [(1, ENDPOINT_IN_FLIGHT_MIN)]);
     assert_eq!(admission.state().in_hand, 2 * ENDPOINT_IN_FLIGHT_MIN, "the node still holds the first");
@@ -98,7 +98,7 @@ fn a_tenant_whose_attempts_are_not_recorded_leaves_a_quarter_of_the_node_to_othe
         let mut attempted = 0;
         for place in &mut claimed {
             if come(place) == Some(Turn::Come) {
-                place.answered(Bearing::Well);
+                place.answered(AttemptHealth::Good);
                 attempted += 1;
             }
         }
@@ -112,7 +112,7 @@ fn a_tenant_whose_attempts_are_not_recorded_leaves_a_quarter_of_the_node_to_othe
     assert!(admission.place_ahead(key(2), at(1)).is_none(), "for no other endpoint of it");
     let mut other = admission.place_ahead(theirs.clone(), at(1)).unwrap();
     assert_eq!(come(&mut other), Some(Turn::Come), "others go on");
-    other.answered(Bearing::Well);
+    other.answered(AttemptHealth::Good);
     drop(other);
 
     admission.owe(theirs, at(1));
@@ -122,7 +122,7 @@ fn a_tenant_whose_attempts_are_not_recorded_leaves_a_quarter_of_the_node_to_othe
 }
 
 #[test]
-fn who_stands_in_line_of_a_tenant_that_is_not_recorded_goes_on_with_it_or_is_sent_away_in_the_end() {
+fn who_stands_queued_of_a_tenant_that_is_not_recorded_goes_on_with_it_or_is_sent_away_in_the_end() {
     let admission = Arc::new(Admission::default());
     proven(&admission, 1);
     let mut in_hand = places(&admission, 1, 0);
@@ -163,7 +163,7 @@ fn who_waits_for_a_place_of_its_part_has_its_turn_when_one_is_free_and_not_befor
     );
     let mut place = unproven.pop().unwrap();
     assert_eq!(come(&mut place), Some(Turn::Come));
-    place.answered(Bearing::Badly);
+    place.answered(AttemptHealth::Failed);
     assert_eq!(quotas(&admission, 0).len(), 1, "one place, one turn");
 }
 
@@ -171,7 +171,7 @@ fn who_waits_for_a_place_of_its_part_has_its_turn_when_one_is_free_and_not_befor
 fn finish_one(admission: &Arc<Admission>, n: u128) {
     let mut place = places(admission, n, 0).swap_remove(0);
     assert_eq!(come(&mut place), Some(Turn::Come));
-    place.answered(Bearing::Well);
+    place.answered(AttemptHealth::Good);
 }
 
 #[test]
@@ -261,37 +261,40 @@ fn attempts_begin_in_order_and_never_beyond_the_bound() {
     proven(&admission, 1);
     let mut in_hand = places(&admission, 1, 0);
     assert_eq!(in_hand.len(), (ENDPOINT_IN_FLIGHT_MAX * IN_HAND_PER_FLIGHT) as usize);
-    let mut in_line = in_hand.split_off(ENDPOINT_IN_FLIGHT_MAX as usize);
+    let mut queued = in_hand.split_off(ENDPOINT_IN_FLIGHT_MAX as usize);
     assert!(in_hand.iter_mut().all(|place| come(place) == Some(Turn::Come)));
-    let (mut second, mut first) = (in_line.pop().unwrap(), in_line.pop().unwrap());
+    let (mut second, mut first) = (queued.pop().unwrap(), queued.pop().unwrap());
     let mut context = Context::from_waker(Waker::noop());
     let mut of_first = Box::pin(first.turn(NOBODY));
     assert!(of_first.as_mut().poll(&mut context).is_pending());
     let mut of_second = Box::pin(second.turn(NOBODY));
     assert!(of_second.as_mut().poll(&mut context).is_pending());
-    in_hand.pop().unwrap().answered(Bearing::Well);
+    in_hand.pop().unwrap().answered(AttemptHealth::Good);
     assert!(of_second.as_mut().poll(&mut context).is_pending(), "one after the other");
-    // Called, but gone before it heard of it.
+    // It was called, and is dropped before it has received the call.
     drop(of_first);
     assert_eq!(of_second.as_mut().poll(&mut context), Poll::Ready(Turn::Come));
     drop(of_second);
-    assert_eq!(admission.state().flows[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);
-    // What is not attempted after all lets another go, and teaches nothing.
-    second.forgo();
+    assert_eq!(admission.state().endpoints[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);
+    // A turn that is declined lets the next begin, and nothing is learned from it.
+    second.decline_turn();
     assert_eq!(come(&mut first), Some(Turn::Come));
-    drop((first, second, in_hand, in_line));
+    drop((first, second, in_hand, queued));
     let state = admission.state();
-    let flow = &state.flows[&key(1)];
-    assert_eq!((flow.in_flight, flow.in_hand, state.in_hand, &state.parts), (0, 0, 0, &Parts::default()));
+    let load = &state.endpoints[&key(1)];
+    assert_eq!(
+        (load.in_flight, load.in_hand, state.in_hand, &state.shares),
+        (0, 0, 0, &RestrictedShares::default())
+    );
 }
 
 #[test]
-fn who_stands_in_line_is_sent_away_once_the_endpoint_bears_no_more() {
+fn who_stands_queued_is_sent_away_once_the_endpoint_bears_no_more() {
     let admission = Arc::new(Admission::default());
     let (mut in_flight, mut last) = all_in_flight(&admission);
     let mut context = Context::from_waker(Waker::noop());
     let mut turn = Box::pin(last.turn(NOBODY));
-    let mut fails = || in_flight.pop().unwrap().answered(Bearing::Badly);
+    let mut fails = || in_flight.pop().unwrap().answered(AttemptHealth::Failed);
     for _ in 0..4 {
         fails();
         assert!(turn.as_mut().poll(&mut context).is_pending(), "it may yet answer");
@@ -301,7 +304,7 @@ fn who_stands_in_line_is_sent_away_once_the_endpoint_bears_no_more() {
 }
 
 #[test]
-fn one_delivery_is_sent_away_and_the_others_stay_in_line() {
+fn one_delivery_is_sent_away_and_the_others_stay_queued() {
     let admission = Arc::new(Admission::default());
     let (mut in_flight, mut last) = all_in_flight(&admission);
     let mut other = admission.place_ahead(key(1), at(0)).unwrap();
@@ -310,10 +313,10 @@ fn one_delivery_is_sent_away_and_the_others_stay_in_line() {
     let (mut cancelled, mut kept) = (Box::pin(last.turn(ids[0])), Box::pin(other.turn(ids[1])));
     assert!(cancelled.as_mut().poll(&mut context).is_pending());
     assert!(kept.as_mut().poll(&mut context).is_pending());
-    admission.send_away(&key(1), ids[0]);
+    admission.return_one(&key(1), ids[0]);
     assert_eq!(cancelled.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
     assert!(kept.as_mut().poll(&mut context).is_pending());
-    in_flight[0].answered(Bearing::Well);
+    in_flight[0].answered(AttemptHealth::Good);
     assert_eq!(kept.as_mut().poll(&mut context), Poll::Ready(Turn::Come));
 }
 
@@ -326,7 +329,7 @@ fn an_endpoint_that_falls_silent_keeps_nothing_but_what_is_in_flight() {
     assert!(turn.as_mut().poll(&mut context).is_pending());
     admission.notice_silence();
     assert!(turn.as_mut().poll(&mut context).is_pending(), "its attempts may have begun just now");
-    in_flight[0].answered(Bearing::Well);
+    in_flight[0].answered(AttemptHealth::Good);
     admission.notice_silence();
     assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Come), "it answers");
     drop(turn);
@@ -339,7 +342,7 @@ fn an_endpoint_that_falls_silent_keeps_nothing_but_what_is_in_flight() {
     drop(turn);
     drop((late, last, in_flight));
     let state = admission.state();
-    assert_eq!((state.in_hand, &state.parts), (0, &Parts::default()));
+    assert_eq!((state.in_hand, &state.shares), (0, &RestrictedShares::default()));
 }
 
 #[test]
@@ -354,9 +357,9 @@ fn what_the_silent_hold_does_not_keep_newcomers_waiting() {
     assert!(in_flight.iter_mut().all(|place| come(place) == Some(Turn::Come)));
     assert_eq!(in_flight.len(), 2 * ENDPOINT_IN_FLIGHT_MAX as usize);
     (0..2).for_each(|_| admission.notice_silence());
-    assert_eq!(admission.state().parts, Parts { unproven: 0, slow: 2 * ENDPOINT_IN_FLIGHT_MIN });
+    assert_eq!(admission.state().shares, RestrictedShares { unproven: 0, slow: 2 * ENDPOINT_IN_FLIGHT_MIN });
 
-    // Newcomers that hang, too, keep others waiting no longer than until that is noticed.
+    // New endpoints that hang, too, keep others waiting only until that is noticed.
     let mut newcomers = 100..;
     for round in 1..=2 {
         let two = newcomers.by_ref().take(500).flat_map(|n| [n, n]);
@@ -365,18 +368,18 @@ fn what_the_silent_hold_does_not_keep_newcomers_waiting() {
         assert!(taken.iter_mut().all(|place| come(place) == Some(Turn::Come)));
         in_flight.append(&mut taken);
         (0..2).for_each(|_| admission.notice_silence());
-        assert_eq!(admission.state().parts.unproven, 0);
+        assert_eq!(admission.state().shares.unproven, 0);
     }
-    assert!(admission.state().parts.slow > SLOW_IN_HAND_MAX);
+    assert!(admission.state().shares.slow > SLOW_IN_HAND_MAX);
 
-    // But of the node they have three quarters together, so that those that answer well go on.
+    // Both shares together have three quarters of the node, so that endpoints that answer well go on.
     let two = newcomers.by_ref().take(500).flat_map(|n| [n, n]);
     in_flight.extend(two.map_while(|n| admission.place_ahead(key(n), at(0))));
-    let Parts { unproven, slow } = admission.state().parts;
-    assert_eq!(unproven + slow, NOT_WELL_IN_HAND_MAX);
+    let RestrictedShares { unproven, slow } = admission.state().shares;
+    assert_eq!(unproven + slow, RESTRICTED_IN_HAND_MAX);
     drop(in_flight);
     let state = admission.state();
-    assert_eq!((state.in_hand, &state.parts), (0, &Parts::default()));
+    assert_eq!((state.in_hand, &state.shares), (0, &RestrictedShares::default()));
 }
 
 #[test]
@@ -401,11 +404,11 @@ fn slow_endpoints_have_a_part_of_their_own() {
     for n in 1..=1000 {
         let mut place = admission.place_ahead(key(n), at(0)).unwrap();
         assert_eq!(come(&mut place), Some(Turn::Come));
-        place.answered(Bearing::Slowly);
+        place.answered(AttemptHealth::Slow);
     }
-    // Rested.
+    // Their rest is over.
     let mut state = admission.state();
-    state.flows.values_mut().for_each(|flow| flow.rest = SignedDuration::ZERO);
+    state.endpoints.values_mut().for_each(|load| load.rest = SignedDuration::ZERO);
     drop(state);
     let (slow, new) = (ahead(1), ahead(2000));
     assert_eq!((slow.len(), new.len()), (SLOW_IN_HAND_MAX as usize, UNPROVEN_IN_HAND_MAX as usize));
@@ -420,26 +423,26 @@ fn lines_are_sent_away_without_ending_what_is_in_flight() {
         let mut turn = Box::pin(last.turn(NOBODY));
         assert!(turn.as_mut().poll(&mut context).is_pending());
         if whole {
-            admission.send_lines_away_of(&Schema::admin());
+            admission.return_queued_of(&Schema::admin());
         } else {
-            in_flight[0].send_line_away();
+            in_flight[0].return_queued();
         }
         assert_eq!(turn.as_mut().poll(&mut context), Poll::Ready(Turn::Gone));
-        assert_eq!(admission.state().flows[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);
+        assert_eq!(admission.state().endpoints[&key(1)].in_flight, ENDPOINT_IN_FLIGHT_MAX);
     }
 }
 
 #[test]
 fn an_endpoint_that_fails_now_and_then_has_no_line() {
     let admission = Arc::new(Admission::default());
-    for (now, bearing) in (0..).zip([Bearing::Well, Bearing::Badly].repeat(5)) {
+    for (now, health) in (0..).zip([AttemptHealth::Good, AttemptHealth::Failed].repeat(5)) {
         let mut place = places(&admission, 1, now).swap_remove(0);
         assert_eq!(come(&mut place), Some(Turn::Come));
-        place.answered(bearing);
+        place.answered(health);
         drop(place);
         let state = admission.state();
-        let flow = &state.flows[&key(1)];
-        assert!(flow.bound < LINE_BOUND_MIN && flow.in_hand_max() == flow.bound);
+        let load = &state.endpoints[&key(1)];
+        assert!(load.bound < QUEUE_BOUND_MIN && load.in_hand_max() == load.bound);
     }
 }
 
@@ -450,7 +453,7 @@ fn a_failing_endpoint_holds_few_places_and_a_good_one_many() {
     for now in 0..10 {
         let mut place = places(&admission, 2, now).swap_remove(0);
         assert_eq!(come(&mut place), Some(Turn::Come));
-        place.answered(Bearing::Badly);
+        place.answered(AttemptHealth::Failed);
     }
     admission.owe(key(1), at(10));
     admission.owe(key(2), at(10));
@@ -463,8 +466,8 @@ fn a_failing_endpoint_holds_few_places_and_a_good_one_many() {
 fn who_keeps_failing_is_claimed_for_ever_less_often_until_it_answers() {
     let admission = Arc::new(Admission::default());
     let mut now = at(0);
-    // It owes more than can be claimed, and what is claimed is over at once.
-    let mut turns_in_a_second = |bearing| {
+    // It owes more than can be claimed, and every attempt ends at once.
+    let mut turns_in_a_second = |health| {
         let (end, mut turns) = (now + SignedDuration::from_secs(1), 0);
         while now < end {
             admission.owe(key(1), now);
@@ -472,18 +475,18 @@ fn who_keeps_failing_is_claimed_for_ever_less_often_until_it_answers() {
                 turns += 1;
                 claimed(&admission, 1, max, max, Some(now));
                 for _ in 0..max {
-                    finish(&admission, 1, bearing);
+                    finish(&admission, 1, health);
                 }
                 let is_new_taken = admission.place_ahead(key(1), now).is_some();
-                assert!(bearing == Bearing::Well || !is_new_taken, "nor is anything new");
+                assert!(health == AttemptHealth::Good || !is_new_taken, "nor is anything new");
             }
             now += SignedDuration::from_millis(1);
         }
         turns
     };
-    assert_eq!(turns_in_a_second(Bearing::Badly), 8, "at 0, 1, 9, 41, 169, 425, 681, 937 ms");
-    assert_eq!(turns_in_a_second(Bearing::Badly), 4, "it rests no longer than that");
-    assert!(turns_in_a_second(Bearing::Well) > 700, "the first good answer ends it");
+    assert_eq!(turns_in_a_second(AttemptHealth::Failed), 8, "at 0, 1, 9, 41, 169, 425, 681, 937 ms");
+    assert_eq!(turns_in_a_second(AttemptHealth::Failed), 4, "it rests no longer than that");
+    assert!(turns_in_a_second(AttemptHealth::Good) > 700, "the first good answer ends it");
 }
 
 #[test]
@@ -491,7 +494,7 @@ fn dead_endpoints_cannot_fill_the_node() {
     let admission = Admission::default();
     admission.owe(key(0), at(0));
     assert_eq!(quotas(&admission, 0), [(0, ENDPOINT_IN_FLIGHT_MIN)]);
-    finish(&admission, 0, Bearing::Well);
+    finish(&admission, 0, AttemptHealth::Good);
     for n in 1..=1000 {
         admission.owe(key(n), at(0));
     }
@@ -522,8 +525,8 @@ fn places_never_run_over_come_back_and_endpoints_take_turns() {
     assert!(!second.is_empty());
     assert!(first.iter().all(|(n, _)| second.iter().all(|(m, _)| n != m)), "endpoints take turns");
     let state = admission.state();
-    assert_eq!(state.in_hand, state.flows.values().map(|flow| flow.in_hand).sum::<u32>());
-    assert_eq!(state.in_hand, state.parts.unproven);
+    assert_eq!(state.in_hand, state.endpoints.values().map(|load| load.in_hand).sum::<u32>());
+    assert_eq!(state.in_hand, state.shares.unproven);
 }
 
 #[test]
@@ -565,7 +568,7 @@ fn an_endpoint_at_its_bound_goes_on_when_a_place_comes_back() {
     claimed(&admission, 1, 2, 2, Some(at(0)));
     assert!(quotas(&admission, 0).is_empty());
     assert_eq!(admission.next_claim_at(at(0)), None);
-    finish(&admission, 1, Bearing::Well);
+    finish(&admission, 1, AttemptHealth::Good);
     assert_eq!(admission.next_claim_at(at(0)), Some(at(0)));
     assert_eq!(quotas(&admission, 0), [(1, 3)]);
 }

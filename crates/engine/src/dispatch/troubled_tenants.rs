@@ -95,7 +95,11 @@ impl TroubledTenants {
                 match (answer, next) {
                     (Err(failed), next) => {
                         let Undispatched { events, error } = failed.as_ref();
-                        tracing::warn!(%error, schema = %events.claim.schema, "a tenant's events were not dispatched, again");
+                        tracing::warn!(
+                            %error,
+                            schema = %events.claim.schema,
+                            "a tenant's events were not dispatched, again"
+                        );
                         self.retry_later(*failed, next);
                     }
                     (Ok(()), Some(next)) => {

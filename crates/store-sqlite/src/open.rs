@@ -318,7 +318,20 @@ fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> Result<(), OpenE
     if journal != "wal" {
         return Err(OpenError::NoWriteAheadLog { path: path.into(), journal });
     }
-    set_up_log(conn, options).map_err(sql_error)
+    set_up_log(conn, options).map_err(sql_error)?;
+    empty_log(conn).map_err(sql_error)
+}
+
+/// Moves the log's content into the file, and empties the log.
+///
+/// Of a process before this one a sync may have failed. The system then takes for written what may never have reached the
+/// disk, and the next sync does not try it again. Such a commit was refused, but lies at the end of the log and looks whole:
+/// what is written behind it would be lost with it in a power loss, though it was synced itself. Where somebody else has the
+/// file open, the log's end is known, and what lies behind it is overwritten.
+///
+/// What a failed sync leaves behind: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+fn empty_log(conn: &Connection) -> rusqlite::Result<()> {
+    conn.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
 }
 
 fn set_up_log(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {

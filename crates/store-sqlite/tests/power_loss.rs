@@ -18,19 +18,26 @@ mod world;
 
 use std::hash::{BuildHasher, RandomState};
 
-use neo_events_test_disk::{Honesty, Random, Tape};
-use world::{Answers, Load, World};
+use neo_events_test_disk::{Failing, Honesty, Random, Tape};
+use world::{Answers, Device, Load, NEVER, World};
 
 /// Power losses tried, unless the environment asks for others.
 const LOSSES: u64 = 200;
 
 const SMALL: Load = Load { lives: 3, rounds: 6, data_bytes: 10 };
+/// Many ends and beginnings.
+const SHORT_LIVES: Load = Load { lives: 8, rounds: 2, data_bytes: 10 };
 /// More than the log takes, in one life.
 const LARGE: Load = Load { lives: 1, rounds: 28, data_bytes: 90_000 };
 
 #[expect(clippy::disallowed_methods, reason = "the full run, and a seed, are asked for by the environment")]
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// The one that is asked for, or another each time.
+fn seed() -> u64 {
+    setting("NEO_EVENTS_SEED").unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000)
 }
 
 /// Where half of the moments lie around syncs, and the others anywhere.
@@ -47,7 +54,7 @@ fn moments(tape: &Tape, count: u64, random: &mut Random) -> Vec<usize> {
 
 /// Tries so many power losses; answers how many contradict what callers were told, and one of the contradictions.
 async fn lose_power(world: &World, losses: u64) -> (u64, Option<String>) {
-    let seed = setting("NEO_EVENTS_SEED").unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
+    let seed = seed();
     let (tape, mut random) = (world.recording.tape(), Random::seeded(seed));
     let (mut bad, mut example) = (0, None);
     let mut disk = tape.disk_at(0);
@@ -83,6 +90,22 @@ async fn moving_the_log_into_the_file_loses_nothing() {
     let losses = setting("NEO_EVENTS_POWER_LOSSES").unwrap_or(LOSSES) / 10;
     let (_, contradiction) = lose_power(&world, losses).await;
     assert_eq!(contradiction, None);
+}
+
+/// A device that fails now and then: what it did not take is refused, what was answered survives a power loss all the same,
+/// and nothing is there by halves. A sync that failed is not made up for by the next one that succeeds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_by_a_failing_device_survives() {
+    for (failing, one_in) in [(Failing::Syncs, 3), (Failing::Anything, 8), (Failing::Anything, 50)] {
+        let world = World::on(Device::Fails { failing, one_in, seed: seed() }, SHORT_LIVES).await;
+        let (told, all) =
+            (world.events.iter().filter(|event| event.stored.end != NEVER).count(), world.events.len());
+        println!("{failing:?}, one in {one_in} fails: {told} of {all} stored");
+        assert!((1..all).contains(&told), "{told} of {all}");
+        let losses = setting("NEO_EVENTS_POWER_LOSSES").unwrap_or(LOSSES);
+        let (_, contradiction) = lose_power(&world, losses).await;
+        assert_eq!(contradiction, None);
+    }
 }
 
 /// What proves that the others can fail: a disk that ignores syncs is what weaker settings of SQLite amount to.

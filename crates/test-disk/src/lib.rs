@@ -27,6 +27,16 @@ pub enum Honesty {
     IgnoresSyncs,
 }
 
+/// What a device refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    /// To make durable what was written: it does nothing, and what it should have made durable is not tried again by the
+    /// next sync, which is how operating systems behave.
+    Syncs,
+    /// Syncs, writes, of which the first half is done, and cuts.
+    Anything,
+}
+
 /// Notes what SQLite does to the files in a folder, until it is dropped.
 pub struct Recording(Arc<Recorder>);
 
@@ -36,8 +46,13 @@ impl Recording {
     pub fn of(folder: &Path, honesty: Honesty) -> Self {
         vfs::install();
         let folder = folder.canonicalize().expect("the folder is there");
-        let recorder =
-            Arc::new(Recorder { folder, honesty, tape: Mutex::default(), length: AtomicUsize::new(0) });
+        let recorder = Arc::new(Recorder {
+            folder,
+            honesty,
+            tape: Mutex::default(),
+            length: AtomicUsize::new(0),
+            failures: Mutex::default(),
+        });
         recorders().push(Arc::clone(&recorder));
         Self(recorder)
     }
@@ -46,6 +61,16 @@ impl Recording {
     /// not wait for what is being done to a file just now: whoever asks was told before that is over.
     pub fn position(&self) -> usize {
         self.0.length.load(Ordering::Acquire)
+    }
+
+    /// From now on one in so many fails.
+    pub fn fail(&self, failing: Failing, one_in: usize, seed: u64) {
+        *self.0.failures() = Some(Failures { failing, one_in, random: Random::seeded(seed) });
+    }
+
+    /// From now on nothing fails.
+    pub fn heal(&self) {
+        *self.0.failures() = None;
     }
 
     /// Everything that happened.
@@ -67,6 +92,14 @@ pub(crate) struct Recorder {
     tape: Mutex<Vec<Happened>>,
     /// Of the tape.
     length: AtomicUsize,
+    failures: Mutex<Option<Failures>>,
+}
+
+/// When the device fails.
+struct Failures {
+    failing: Failing,
+    one_in: usize,
+    random: Random,
 }
 
 impl Recorder {
@@ -83,6 +116,18 @@ impl Recorder {
             tape.push(Happened { name: name.to_owned(), change });
             self.length.store(tape.len(), Ordering::Release);
         }
+    }
+
+    /// Whether the device fails this time.
+    pub(crate) fn fails(&self, asked: Failing) -> bool {
+        self.failures().as_mut().is_some_and(|failures| {
+            (asked == failures.failing || failures.failing == Failing::Anything)
+                && failures.random.once_in(failures.one_in)
+        })
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Option<Failures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_there(&self, name: &str) -> bool {

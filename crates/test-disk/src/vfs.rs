@@ -19,11 +19,11 @@ use std::{
 };
 
 use rusqlite::ffi::{
-    SQLITE_ERROR, SQLITE_OK, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find,
-    sqlite3_vfs_register,
+    SQLITE_ERROR, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_WRITE, SQLITE_OK, sqlite3_file,
+    sqlite3_int64, sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find, sqlite3_vfs_register,
 };
 
-use crate::{Recorder, recorder_of, tape::Change};
+use crate::{Failing, Recorder, recorder_of, tape::Change};
 
 /// The layer that was there before: set once, before ours is registered.
 static SYSTEM: AtomicPtr<sqlite3_vfs> = AtomicPtr::new(ptr::null_mut());
@@ -162,17 +162,24 @@ unsafe extern "C" fn write(
     // SAFETY: it has our table, or this would not be called.
     let note = unsafe { note_of(file) };
     let Some(write) = note.system.xWrite else { return SQLITE_ERROR };
-    // SAFETY: SQLite passes so many bytes.
+    // A device that fails has taken a part.
+    let fails = note.recorder.fails(Failing::Anything);
+    let length = if fails { length / 2 } else { length };
+    // SAFETY: SQLite passes so many bytes, or more.
     let bytes = unsafe { slice::from_raw_parts(data.cast::<u8>(), size(length)) };
     let change = || Change::Written { at: size(at), bytes: bytes.to_vec() };
-    // SAFETY: the arguments are SQLite's own.
-    noted(note, change, || unsafe { write(file, data, length, at) })
+    // SAFETY: the arguments are SQLite's own, but for the length, which is no greater.
+    let written = noted(note, change, || unsafe { write(file, data, length, at) });
+    if fails { SQLITE_IOERR_WRITE } else { written }
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: sqlite3_int64) -> c_int {
     // SAFETY: it has our table, or this would not be called.
     let note = unsafe { note_of(file) };
     let Some(truncate) = note.system.xTruncate else { return SQLITE_ERROR };
+    if note.recorder.fails(Failing::Anything) {
+        return SQLITE_IOERR_TRUNCATE;
+    }
     // SAFETY: the arguments are SQLite's own.
     noted(note, || Change::Cut { length: size(length) }, || unsafe { truncate(file, length) })
 }
@@ -181,6 +188,10 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: it has our table, or this would not be called.
     let note = unsafe { note_of(file) };
     let Some(sync) = note.system.xSync else { return SQLITE_ERROR };
+    if note.recorder.fails(Failing::Syncs) {
+        note.recorder.note(&note.name, || Some(Change::SyncFailed));
+        return SQLITE_IOERR_FSYNC;
+    }
     // SAFETY: the arguments are SQLite's own.
     noted(note, || Change::Synced, || unsafe { sync(file, flags) })
 }

@@ -13,10 +13,10 @@ use neo_events_domain::{
 };
 use neo_events_store::{
     Arrival, Catalogue, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Dispatched, Inserted,
-    Lease, NewDelivery, Settled, Tenants, WorkQueue,
+    Lease, NewDelivery, Settled, StoreError, Tenants, WorkQueue,
 };
 use neo_events_store_sqlite::{SqliteOptions, SqliteStore};
-use neo_events_test_disk::{Honesty, Recording};
+use neo_events_test_disk::{Failing, Honesty, Recording};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -28,6 +28,20 @@ const PUBLISHERS: u64 = 8;
 const OWING_ONE_IN: u64 = 4;
 /// Of so many events that come with their deliveries, one has a delivery that is attempted at once.
 const ATTEMPTED_ONE_IN: u64 = 3;
+
+impl Device {
+    /// What the store answered. An error is one of the device, which may be gone next time, and only if the device fails.
+    fn expects<T>(self, answer: Result<T, StoreError>) -> Option<T> {
+        match (answer, self) {
+            (Ok(answer), _) => Some(answer),
+            (Err(error), Self::Fails { .. }) => {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+                None
+            }
+            (Err(error), Self::Works) => panic!("{error:?}"),
+        }
+    }
+}
 
 /// What is written. The log is moved into the file when a store is closed, and when it has 16 MiB.
 #[derive(Clone, Copy)]
@@ -49,14 +63,25 @@ pub(crate) enum Answers {
     BeforeSettling,
 }
 
-/// When something was asked for and when it was answered, as moments of the disk.
+/// When something was asked for and when it was answered, as moments of the disk; [`NEVER`] if the answer was an error.
 pub(crate) type Span = Range<usize>;
+
+/// Nobody was told that it is done.
+pub(crate) const NEVER: usize = usize::MAX;
 
 /// When an event's deliveries were written.
 pub(crate) enum Dispatch {
     WithTheEvent,
     NotYet,
     Later(Span),
+}
+
+impl Dispatch {
+    /// What was refused before may have been done all the same.
+    fn was_tried(&mut self, span: Span) {
+        let asked = if let Self::Later(before) = self { before.start } else { span.start };
+        *self = Self::Later(asked..span.end);
+    }
 }
 
 /// An event, and what its publisher knows of it.
@@ -84,26 +109,52 @@ pub(crate) struct World {
     pub(crate) places: [Place; 2],
     pub(crate) events: Vec<Known>,
     answers: Answers,
+    device: Device,
     folder: TempDir,
+}
+
+/// What the device does while events are published and dispatched, and when a store is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    Works,
+    Fails { failing: Failing, one_in: usize, seed: u64 },
 }
 
 impl World {
     /// What the lives of a store leave: the first ends by closing, others by being dropped.
     pub(crate) async fn after(honesty: Honesty, answers: Answers, load: Load) -> Self {
+        Self::of(Device::Works, honesty, answers, load).await
+    }
+
+    /// The same on a device that fails now and then.
+    pub(crate) async fn on(device: Device, load: Load) -> Self {
+        Self::of(device, Honesty::Honest, Answers::Honest, load).await
+    }
+
+    async fn of(device: Device, honesty: Honesty, answers: Answers, load: Load) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let recording = Arc::new(Recording::of(folder.path(), honesty));
         let place = |schema, n| Place { schema, endpoints: Arc::new([endpoint(n), endpoint(n + 1)]) };
         let places = [place(Schema::admin(), 1), place(Schema::tenant("acme").unwrap(), 3)];
-        let mut world = Self { recording, places, events: Vec::new(), answers, folder };
+        let mut world = Self { recording, places, events: Vec::new(), answers, device, folder };
         for life in 1..=load.lives {
             let store = world.open();
             if life == 1 {
                 world.furnish(&store).await;
             }
-            world.publish(&store, load).await;
+            let versions = world.versions(&store).await;
+            if let Device::Fails { failing, one_in, seed } = device {
+                world.recording.fail(failing, one_in, seed + u64::from(life));
+            }
+            world.publish(&store, versions, load).await;
             world.dispatch(&store, 10).await;
-            world.publish(&store, load).await;
-            if life == 1 { store.close().await } else { drop(store) }
+            world.publish(&store, versions, load).await;
+            if life == 1 {
+                store.close().await
+            } else {
+                drop(store)
+            }
+            world.recording.heal();
         }
         world
     }
@@ -124,11 +175,13 @@ impl World {
         }
     }
 
-    async fn publish(&mut self, store: &SqliteStore, load: Load) {
-        let mut versions = Vec::new();
-        for place in &self.places {
-            versions.push(version(store, &place.schema).await);
-        }
+    /// Of the places' catalogues.
+    async fn versions(&self, store: &SqliteStore) -> [CatalogueVersion; 2] {
+        let [one, two] = &self.places;
+        [version(store, &one.schema).await, version(store, &two.schema).await]
+    }
+
+    async fn publish(&mut self, store: &SqliteStore, versions: [CatalogueVersion; 2], load: Load) {
         for _ in 0..load.rounds {
             let mut publishers = JoinSet::new();
             for publisher in 0..PUBLISHERS {
@@ -139,6 +192,7 @@ impl World {
                     store: store.clone(),
                     recording: Arc::clone(&self.recording),
                     answers: self.answers,
+                    device: self.device,
                 };
                 publishers.spawn(async move { desk.publish(n, load.data_bytes, &place, version).await });
             }
@@ -148,7 +202,8 @@ impl World {
 
     /// Writes the deliveries of some of the events that owe their dispatch.
     async fn dispatch(&mut self, store: &SqliteStore, limit: u32) {
-        for claim in store.claim_dispatches(at(0), limit, at(1000)).await.unwrap() {
+        let claimed = store.claim_dispatches(at(0), limit, at(1000)).await;
+        for claim in self.device.expects(claimed).unwrap_or_default() {
             let place = self.places.iter().find(|place| place.schema == claim.schema).unwrap();
             let ids: Vec<_> = claim.owed.iter().map(|lease| lease.work().event.id).collect();
             let known = |id| self.events.iter().position(|known| known.id == id).unwrap();
@@ -159,10 +214,13 @@ impl World {
             };
             let dispatched = claim.owed.into_iter().zip(&all).map(to_all).collect();
             let asked = self.recording.position();
-            store.settle_dispatches(dispatched, at(1)).await.unwrap();
-            let answered = self.recording.position();
+            let settled = store.settle_dispatches(dispatched, at(1)).await;
+            let answered = self
+                .device
+                .expects(settled.map_err(|unsettled| unsettled.error))
+                .map_or(NEVER, |_| self.recording.position());
             for nth in all {
-                self.events[nth].dispatch = Dispatch::Later(asked..answered);
+                self.events[nth].dispatch.was_tried(asked..answered);
             }
         }
     }
@@ -190,6 +248,7 @@ struct Desk {
     store: SqliteStore,
     recording: Arc<Recording>,
     answers: Answers,
+    device: Device,
 }
 
 impl Desk {
@@ -214,8 +273,11 @@ impl Desk {
         } else {
             arrival.dispatch = Some(handed.dispatch(version, deliveries));
         }
-        let (store, schema) = (self.store.clone(), place.schema.clone());
-        let append = async move { drop(store.append_arrivals(&schema, vec![arrival], at(0)).await.unwrap()) };
+        let (store, schema, device) = (self.store.clone(), place.schema.clone(), self.device);
+        let append = async move {
+            let appended = store.append_arrivals(&schema, vec![arrival], at(0)).await;
+            device.expects(appended).is_some()
+        };
         known.stored = self.timed(Answers::BeforePublishing, append).await;
         if n.is_multiple_of(ATTEMPTED_ONE_IN)
             && let Some(lease) = handed.take()
@@ -226,20 +288,24 @@ impl Desk {
     }
 
     async fn attempt(&self, lease: Lease<DeliveryWork>, succeeds: bool) -> (Span, bool) {
-        let store = self.store.clone();
+        let (store, device) = (self.store.clone(), self.device);
         let settle = async move {
-            let settled = store.settle(settlement(lease, succeeds)).await.unwrap();
+            let settled = store.settle(settlement(lease, succeeds)).await;
+            let Some(settled) = device.expects(settled.map_err(|unsettled| unsettled.error)) else {
+                return false;
+            };
             assert!(matches!(settled, Settled::Recorded(_)), "{settled:?}");
+            true
         };
         (self.timed(Answers::BeforeSettling, settle).await, succeeds)
     }
 
-    /// Does something, and waits for it; if its answer is one of the hasty ones, only afterwards.
-    async fn timed(&self, hasty: Answers, step: impl Future<Output = ()> + Send + 'static) -> Span {
+    /// Does something that answers whether it is done, and waits for it; if its answer is one of the hasty ones, only
+    /// afterwards.
+    async fn timed(&self, hasty: Answers, step: impl Future<Output = bool> + Send + 'static) -> Span {
         let asked = self.recording.position();
         if self.answers != hasty {
-            step.await;
-            return asked..self.recording.position();
+            return if step.await { asked..self.recording.position() } else { asked..NEVER };
         }
         let mut steps = JoinSet::new();
         steps.spawn(step);

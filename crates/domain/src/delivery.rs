@@ -48,6 +48,18 @@ impl Trigger {
     }
 }
 
+impl std::str::FromStr for Trigger {
+    type Err = UnknownTrigger;
+    fn from_str(name: &str) -> Result<Self, UnknownTrigger> {
+        [Self::Event, Self::Test].into_iter().find(|trigger| trigger.as_str() == name).ok_or(UnknownTrigger)
+    }
+}
+
+/// No delivery has such a trigger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a delivery's trigger is event or test")]
+pub struct UnknownTrigger;
+
 /// Where a delivery stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryState {
@@ -270,6 +282,21 @@ impl AttemptStatus {
         }
     }
 }
+
+impl std::str::FromStr for AttemptStatus {
+    type Err = UnknownAttemptStatus;
+    fn from_str(name: &str) -> Result<Self, UnknownAttemptStatus> {
+        [Self::Success, Self::Failed, Self::Timeout]
+            .into_iter()
+            .find(|status| status.as_str() == name)
+            .ok_or(UnknownAttemptStatus)
+    }
+}
+
+/// No attempt has such a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an attempt is success, failed or timeout")]
+pub struct UnknownAttemptStatus;
 
 /// An attempt's error code: `HTTP_<status>`, or a [`FailureCode`].
 pub fn error_code(outcome: &Outcome) -> Option<String> {

@@ -14,6 +14,7 @@ use crate::{
     id::EndpointId,
     retry::RetryPolicy,
     signing::SECRET_BYTES_MIN,
+    time::later,
     violation::{Faults, Rule, Violations},
 };
 
@@ -410,7 +411,7 @@ impl Endpoint {
     /// Signs with a new secret; the one before goes on signing for `overlap`.
     #[must_use]
     pub fn with_rotated_secret(mut self, sealed: Vec<u8>, overlap: SignedDuration, now: Timestamp) -> Self {
-        let ends = now.saturating_add(overlap).unwrap_or(Timestamp::MAX);
+        let ends = later(now, overlap);
         for secret in &mut self.secrets {
             secret.expires_at = Some(secret.expires_at.map_or(ends, |earlier| earlier.min(ends)));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+pub use crate::time::to_micros;
 use crate::{
     event_type::EventType,
     id::{EventId, IdEntropy},
@@ -240,11 +241,6 @@ pub fn normalise_aggregate_type(name: &str) -> Result<String, Rule> {
     } else {
         Err(Rule::Malformed { expected: "a letter, then letters, digits or underscores" })
     }
-}
-
-/// Stores keep microseconds; finer digits are cut here, so that what is answered is what was stored.
-pub fn to_micros(at: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
 
 fn id_is_timely(id: EventId, now: Timestamp) -> bool {

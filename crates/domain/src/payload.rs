@@ -42,12 +42,7 @@ pub fn standard(event: &DomainEvent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::{JsonObject, to_micros},
-        event_type::EventType,
-        id::EventId,
-        json,
-    };
+    use crate::{event::JsonObject, event_type::EventType, id::EventId, json, time::to_micros};
     use jiff::Timestamp;
     use uuid::Uuid;
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::time::later;
+
 /// Longest wait between two attempts, in seconds, whether by backoff or by `Retry-After`.
 pub const RETRY_DELAY_SECONDS_MAX: f64 = 3600.0;
 /// The random part of a delay: up to this share of it is added.
@@ -187,7 +189,7 @@ pub fn judge(
     let backoff = policy.delay_after(progress.attempt).mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
     let asked = retry_after.unwrap_or_default().min(Duration::from_secs_f64(RETRY_DELAY_SECONDS_MAX));
     let delay = SignedDuration::try_from(backoff.max(asked)).unwrap_or(SignedDuration::MAX);
-    Verdict::Retry(now.saturating_add(delay).unwrap_or(Timestamp::MAX))
+    Verdict::Retry(later(now, delay))
 }
 
 #[cfg(test)]

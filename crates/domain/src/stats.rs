@@ -1,5 +1,9 @@
 //! Statistics of one endpoint over some days.
 
+use std::collections::HashMap;
+
+use crate::delivery::{DeliveryStatus, is_answered};
+
 /// Days that statistics span unless the caller says otherwise.
 pub const STATS_DAYS_DEFAULT: u32 = 7;
 /// Most days that statistics may span.
@@ -46,6 +50,50 @@ pub struct ResponseTimes {
     pub p95_ms: u64,
     /// 99 of 100 took no longer.
     pub p99_ms: u64,
+}
+
+/// Counts of attempts, from which statistics are made.
+#[derive(Debug, Clone, Default)]
+pub struct AttemptTally {
+    attempts: u64,
+    response_times: ResponseTimeHistogram,
+    /// There are as many codes as there are HTTP statuses, and a few more.
+    errors: HashMap<String, u64>,
+}
+
+impl AttemptTally {
+    /// Counts so many attempts that took as long and ended alike.
+    pub fn add(&mut self, response_time_ms: u64, error_code: Option<&str>, count: u64) {
+        self.attempts += count;
+        if is_answered(error_code) {
+            for _ in 0..count {
+                self.response_times.add(response_time_ms);
+            }
+        }
+        if let Some(code) = error_code {
+            *self.errors.entry(code.to_owned()).or_default() += count;
+        }
+    }
+
+    /// With the numbers of deliveries in each state, in the order of [`DeliveryStatus::ALL`].
+    pub fn into_stats(self, deliveries: [u64; DeliveryStatus::ALL.len()]) -> EndpointStats {
+        let [pending, retrying, success, failed, cancelled] = deliveries;
+        EndpointStats {
+            pending,
+            retrying,
+            success,
+            failed,
+            cancelled,
+            attempts: self.attempts,
+            response_times: self.response_times.summary(),
+            most_common_error: self.most_common_error(),
+        }
+    }
+
+    /// Of several that were seen as often, the first by name.
+    fn most_common_error(self) -> Option<(String, u64)> {
+        self.errors.into_iter().max_by(|(a, x), (b, y)| x.cmp(y).then_with(|| b.cmp(a)))
+    }
 }
 
 /// Counts whole milliseconds, in memory that the number of attempts does not change: exact below one second, within

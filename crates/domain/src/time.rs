@@ -1,9 +1,9 @@
-//! Times as text: RFC 3339, and nothing more.
+//! Times: read from text as RFC 3339 has them and nothing more, kept to the microsecond, and never beyond the calendar.
 //!
 //! The parser beneath reads further forms (without seconds, with a time zone's name, with a sign before the year), which
 //! whoever sends them means otherwise or did not mean at all, and which the next program refuses.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::violation::Rule;
 
@@ -16,6 +16,16 @@ pub fn parse(text: &str) -> Result<Timestamp, Rule> {
     }
     // Whether there is such a day.
     text.parse().map_err(|_| malformed)
+}
+
+/// Stores keep microseconds; finer digits are cut here, so that what is answered is what was stored.
+pub fn to_micros(at: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
+}
+
+/// A time that is later by so much, or the last of the calendar.
+pub fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 
 fn has_form(text: &[u8]) -> bool {

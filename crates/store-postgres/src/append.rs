@@ -84,14 +84,14 @@ struct Append {
     arrivals: Vec<Arrival>,
     now: Timestamp,
     came_at: Instant,
-    reply: oneshot::Sender<Result<Answers, Failure>>,
+    reply: oneshot::Sender<Result<AppendAnswer, Failure>>,
 }
 
-/// For each event of a publisher, in order.
-pub(crate) struct Answers {
+/// What became of a publisher's events, in order.
+pub(crate) struct AppendAnswer {
     pub(crate) appended: Vec<Appended>,
     /// Whether any of them owes its dispatch.
-    pub(crate) owe: bool,
+    pub(crate) owes_dispatch: bool,
 }
 
 impl Job for Append {
@@ -141,7 +141,7 @@ impl Appends {
         &self,
         terms: TenantTerms<'_>,
         arrivals: Vec<Arrival>,
-    ) -> Result<Answers, StoreError> {
+    ) -> Result<AppendAnswer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let TenantTerms { schema, tenant_no, now } = terms;
         let job = Append { schema: schema.clone(), tenant_no, arrivals, now, came_at: Instant::now(), reply };
@@ -294,15 +294,16 @@ impl Writer {
     /// answers the publisher; who may have gone away.
     fn finish(&self, append: Append, written: Vec<Written>, (now, until): (Timestamp, Option<Timestamp>)) {
         let Append { schema, tenant_no, arrivals, reply, .. } = append;
-        let (mut answers, mut kept) = (Answers { appended: Vec::new(), owe: false }, Vec::new());
+        let (mut answer, mut kept) =
+            (AppendAnswer { appended: Vec::new(), owes_dispatch: false }, Vec::new());
         for (Arrival { event, dispatch }, Written { appended, done }) in arrivals.into_iter().zip(written) {
-            answers.appended.push(appended);
+            answer.appended.push(appended);
             let (Some(done), Appended::Stored { created_at, aggregate_version }) = (done, appended) else {
                 continue;
             };
             let event = Arc::new(event.stored(created_at, aggregate_version, now));
             let (Done::Dispatched { token }, Some(dispatch), Some(until)) = (done, dispatch, until) else {
-                answers.owe = true;
+                answer.owes_dispatch = true;
                 kept.push(event);
                 continue;
             };
@@ -312,7 +313,7 @@ impl Writer {
             direct::hand_over(&schema, &event, dispatch, (token, now, until));
         }
         self.cache.keep(tenant_no, kept);
-        let _ = reply.send(Ok(answers));
+        let _ = reply.send(Ok(answer));
     }
 
     async fn in_a_transaction(&self, append: &Append, lock_wait: LockWait) -> Result<Vec<Written>, Failure> {

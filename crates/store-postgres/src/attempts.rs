@@ -1,16 +1,16 @@
 //! Attempts: written once, read with what can be rebuilt from their event and their endpoint's revision.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    delivery::{Attempt, AttemptStatus, Delivery, ReceivedResponse, is_answered},
+    delivery::{Attempt, Delivery, ReceivedResponse},
     event::DomainEvent,
     id::EndpointId,
     payload,
     request::{RequestFacts, headers},
     signing::Signatures,
-    stats::ResponseTimeHistogram,
+    stats::AttemptTally,
     tenant::Schema,
 };
 use tokio_postgres::Row;
@@ -47,7 +47,7 @@ fn attempt(
 ) -> Result<Attempt, Failure> {
     let mut columns = Columns::of(row);
     let (attempt_number, request_id) = (columns.number()?, columns.id()?);
-    let (delivery_status, error_code) = (columns.text(status)?, columns.take()?);
+    let (delivery_status, error_code) = (columns.parsed()?, columns.take()?);
     let (attempted_at, completed_at) = (columns.time()?, columns.time()?);
     let response_time_ms = columns.take::<i64>()?.unsigned_abs();
     let connection_reused = columns.take()?;
@@ -107,54 +107,19 @@ fn response(columns: &mut Columns<'_>) -> Result<Option<ReceivedResponse>, Failu
     }))
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("no attempt has such a status")]
-struct UnknownAttemptStatus;
-
-fn status(name: &str) -> Result<AttemptStatus, UnknownAttemptStatus> {
-    [AttemptStatus::Success, AttemptStatus::Failed, AttemptStatus::Timeout]
-        .into_iter()
-        .find(|status| status.as_str() == name)
-        .ok_or(UnknownAttemptStatus)
-}
-
-/// Counts of an endpoint's attempts.
-#[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) attempts: u64,
-    pub(crate) response_times: ResponseTimeHistogram,
-    /// There are as many codes as there are HTTP statuses, and a few more.
-    errors: HashMap<String, u64>,
-}
-
-impl Tally {
-    /// Of the endpoint's deliveries created since a time, whose ids begin with one.
-    pub(crate) async fn of(
-        conn: &Connection,
-        schema: &Schema,
-        id: EndpointId,
-        (first_id, since): (Uuid, Timestamp),
-    ) -> Result<Self, Failure> {
-        let rows = conn.query(sql::ATTEMPTS_OF_ENDPOINT, schema, &[&id.uuid(), &first_id, &since]).await?;
-        let mut tally = Self::default();
-        for row in rows {
-            let mut columns = Columns::of(&row);
-            let (ms, code): (i64, Option<&str>) = (columns.take()?, columns.take()?);
-            let count = columns.take::<i64>()?.unsigned_abs();
-            tally.attempts += count;
-            let answers = if is_answered(code) { count } else { 0 };
-            for _ in 0..answers {
-                tally.response_times.add(ms.unsigned_abs());
-            }
-            if let Some(code) = code {
-                *tally.errors.entry(code.to_owned()).or_default() += count;
-            }
-        }
-        Ok(tally)
+/// Of the endpoint's deliveries created since a time, whose ids begin with one.
+pub(crate) async fn tally(
+    conn: &Connection,
+    schema: &Schema,
+    id: EndpointId,
+    (first_id, since): (Uuid, Timestamp),
+) -> Result<AttemptTally, Failure> {
+    let rows = conn.query(sql::ATTEMPTS_OF_ENDPOINT, schema, &[&id.uuid(), &first_id, &since]).await?;
+    let mut tally = AttemptTally::default();
+    for row in rows {
+        let mut columns = Columns::of(&row);
+        let (ms, code): (i64, Option<&str>) = (columns.take()?, columns.take()?);
+        tally.add(ms.unsigned_abs(), code, columns.take::<i64>()?.unsigned_abs());
     }
-
-    /// The error seen most often; of several the first by name.
-    pub(crate) fn most_common_error(self) -> Option<(String, u64)> {
-        self.errors.into_iter().max_by(|(a, x), (b, y)| x.cmp(y).then_with(|| b.cmp(a)))
-    }
+    Ok(tally)
 }

@@ -2,7 +2,7 @@
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    delivery::{Delivery, DeliveryState, DeliveryStatus, Trigger},
+    delivery::{Delivery, DeliveryState, DeliveryStatus},
     id::{DeliveryId, Id},
     retry::RetryPolicy,
     tenant::Schema,
@@ -160,18 +160,10 @@ fn delivery(columns: &mut Columns<'_>) -> Result<Delivery, Failure> {
         max_attempts,
         retry,
         cancel_requested: columns.take()?,
-        trigger: columns.text(trigger)?,
+        trigger: columns.parsed()?,
         subscription_ids: columns.take::<Vec<Uuid>>()?.into_iter().map(Id::from_uuid).collect(),
         created_at: columns.time()?,
     })
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("no delivery has such a trigger")]
-struct UnknownTrigger;
-
-fn trigger(name: &str) -> Result<Trigger, UnknownTrigger> {
-    [Trigger::Event, Trigger::Test].into_iter().find(|trigger| trigger.as_str() == name).ok_or(UnknownTrigger)
 }
 
 #[cfg(test)]

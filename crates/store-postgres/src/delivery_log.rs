@@ -14,7 +14,7 @@ use neo_events_store::{
 };
 
 use crate::{
-    attempts::{self, Tally},
+    attempts,
     columns::Columns,
     conn::{Connection, Param},
     deliveries::{self, Span},
@@ -109,19 +109,10 @@ async fn stats(
     let params: [Param<'_>; 3] = [&id.uuid(), &from_id, &created_from];
     let (row, tally) = try_join(
         conn.query_one(sql::DELIVERIES_COUNT_BY_STATUS, schema, &params),
-        Tally::of(conn, schema, id, (from_id, created_from)),
+        attempts::tally(conn, schema, id, (from_id, created_from)),
     )
     .await?;
     let mut columns = Columns::of(&row);
     let mut count = || columns.take::<i64>().map(i64::unsigned_abs);
-    Ok(EndpointStats {
-        pending: count()?,
-        retrying: count()?,
-        success: count()?,
-        failed: count()?,
-        cancelled: count()?,
-        attempts: tally.attempts,
-        response_times: tally.response_times.summary(),
-        most_common_error: tally.most_common_error(),
-    })
+    Ok(tally.into_stats([count()?, count()?, count()?, count()?, count()?]))
 }

@@ -9,9 +9,10 @@ use std::{
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    event::{DomainEvent, NewEvent, to_micros},
+    event::{DomainEvent, NewEvent},
     retry::Progress,
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::{Arrival, DeliveryWork, DirectDelivery, DirectDispatch, Lease};
 use tokio_postgres::Row;

@@ -34,11 +34,11 @@ impl PostgresStore {
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         let tenant_no = self.tenant_no(schema).await?;
-        let answers = self.inner.appends.append(TenantTerms { schema, tenant_no, now }, arrivals).await?;
-        if answers.owe {
+        let answer = self.inner.appends.append(TenantTerms { schema, tenant_no, now }, arrivals).await?;
+        if answer.owes_dispatch {
             self.announce();
         }
-        Ok(answers.appended)
+        Ok(answer.appended)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use neo_events_domain::{Timestamp, event::to_micros};
+use neo_events_domain::{Timestamp, time::to_micros};
 use neo_events_store::{DeliveryWork, Lease};
 
 /// Whose leases a statement writes, and until when.

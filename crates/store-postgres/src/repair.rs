@@ -6,9 +6,9 @@
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{Delivery, DeliveryState, IllegalTransition},
-    event::to_micros,
     id::DeliveryId,
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::Changed;
 

@@ -9,10 +9,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{AttemptRecord, AttemptStatus, DeliveryState, error_code},
-    event::to_micros,
     retry::Verdict,
     signing::Signatures,
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::{Settled, Settlement, Unsettled};
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};

@@ -13,10 +13,10 @@ use std::{
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::CANCEL_REASON_ENDPOINT_DELETED,
-    event::to_micros,
     id::{DeliveryId, Id},
     retry::{FIRST_WAIT_MAX, WAIT_MAX},
     tenant::Schema,
+    time::{later, to_micros},
 };
 use tokio::time::Instant;
 use tokio_postgres::Row;
@@ -167,7 +167,7 @@ async fn end_deliveries(store: &PostgresStore, row: &Row, now: Timestamp) -> Res
 
 /// Makes due now what still waits too long. Answers whether there may be more.
 async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let latest = now.checked_add(WAIT_MAX).unwrap_or(Timestamp::MAX);
+    let latest = later(now, WAIT_MAX);
     let (now, limit) = (to_micros(now), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
     let late = conn.query(sql::DELIVERY_QUEUE_PUT_OFF, &Schema::admin(), &[&latest, &limit]).await?;
     let mut more = false;
@@ -183,7 +183,7 @@ async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Resul
 
 /// Makes due now what was never attempted and is not due at once. Answers whether there may be more.
 async fn bring_back_ahead(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let at_once = now.checked_add(FIRST_WAIT_MAX).unwrap_or(Timestamp::MAX);
+    let at_once = later(now, FIRST_WAIT_MAX);
     let tenants = conn.query(sql::DELIVERY_QUEUE_TENANTS_DUE_AFTER, &Schema::admin(), &[&at_once]).await?;
     let mut more = false;
     for row in &tenants {

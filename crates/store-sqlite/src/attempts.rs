@@ -1,17 +1,15 @@
 //! Attempts: written once, read with what can be rebuilt from their event and their endpoint's revision.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use neo_events_domain::{
-    delivery::{
-        ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code, is_answered,
-    },
+    delivery::{ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
     event::DomainEvent,
     id::RequestId,
     payload,
     request::{RequestFacts, headers},
     signing::Signatures,
-    stats::ResponseTimeHistogram,
+    stats::AttemptTally,
     tenant::Schema,
 };
 use rusqlite::{Connection, Row, ToSql, params};
@@ -96,7 +94,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
     let (request_id, endpoint_revision) = (columns.id()?, columns.take()?);
     let mut attempt = Attempt {
         attempt_number,
-        delivery_status: columns.text(status)?,
+        delivery_status: columns.parsed()?,
         error_code: columns.take()?,
         attempted_at: columns.time()?,
         completed_at: columns.time()?,
@@ -161,47 +159,14 @@ fn shown(
     Ok(Attempt { request_url, request_method, request_headers, request_body, ..stored.attempt })
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("no attempt has such a status")]
-struct UnknownAttemptStatus;
-
-fn status(name: &str) -> Result<AttemptStatus, UnknownAttemptStatus> {
-    [AttemptStatus::Success, AttemptStatus::Failed, AttemptStatus::Timeout]
-        .into_iter()
-        .find(|status| status.as_str() == name)
-        .ok_or(UnknownAttemptStatus)
-}
-
-/// Counts of an endpoint's attempts.
-#[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) attempts: u64,
-    pub(crate) response_times: ResponseTimeHistogram,
-    /// There are as many codes as there are HTTP statuses, and a few more.
-    errors: HashMap<String, u64>,
-}
-
-impl Tally {
-    /// Of the endpoint's deliveries from a key on.
-    pub(crate) fn of(conn: &Connection, endpoint_no: i64, from_seq: i64) -> Result<Self, Failure> {
-        let mut tally = Self::default();
-        let mut statement = conn.prepare_cached(sql::ATTEMPTS_OF_ENDPOINT)?;
-        let mut rows = statement.query([endpoint_no, from_seq])?;
-        while let Some(row) = rows.next()? {
-            tally.attempts += 1;
-            let code = row.get::<_, Option<String>>(1)?;
-            if is_answered(code.as_deref()) {
-                tally.response_times.add(row.get::<_, i64>(0)?.unsigned_abs());
-            }
-            if let Some(code) = code {
-                *tally.errors.entry(code).or_default() += 1;
-            }
-        }
-        Ok(tally)
+/// Of the endpoint's deliveries from a key on.
+pub(crate) fn tally(conn: &Connection, endpoint_no: i64, from_seq: i64) -> Result<AttemptTally, Failure> {
+    let mut tally = AttemptTally::default();
+    let mut statement = conn.prepare_cached(sql::ATTEMPTS_OF_ENDPOINT)?;
+    let mut rows = statement.query([endpoint_no, from_seq])?;
+    while let Some(row) = rows.next()? {
+        let (ms, code): (i64, Option<String>) = (row.get(0)?, row.get(1)?);
+        tally.add(ms.unsigned_abs(), code.as_deref(), 1);
     }
-
-    /// The error seen most often; of several the first by name.
-    pub(crate) fn most_common_error(self) -> Option<(String, u64)> {
-        self.errors.into_iter().max_by(|(a, x), (b, y)| x.cmp(y).then_with(|| b.cmp(a)))
-    }
+    Ok(tally)
 }

@@ -4,9 +4,9 @@
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{Delivery, DeliveryState, DeliveryStatus, Trigger},
-    event::to_micros,
     id::{DeliveryId, Id, SubscriptionId},
     retry::RetryPolicy,
+    time::to_micros,
 };
 use neo_events_store::{DeliveryQuery, NewDelivery};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -369,20 +369,12 @@ fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         max_attempts,
         retry,
         cancel_requested: cancel_requested.clone(),
-        trigger: columns.text(trigger)?,
+        trigger: columns.parsed()?,
         subscription_ids: subscription_ids(&columns.take::<Vec<u8>>()?),
         created_at: columns.time()?,
     };
     let standing = Standing { endpoint_no, status, due_at, current_attempt, max_attempts, cancel_requested };
     Ok(DeliveryRow { seq, event_seq, standing, delivery, endpoint_is_deleted: columns.take()? })
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("no delivery has such a trigger")]
-struct UnknownTrigger;
-
-fn trigger(name: &str) -> Result<Trigger, UnknownTrigger> {
-    [Trigger::Event, Trigger::Test].into_iter().find(|trigger| trigger.as_str() == name).ok_or(UnknownTrigger)
 }
 
 fn subscription_ids(bytes: &[u8]) -> Vec<SubscriptionId> {

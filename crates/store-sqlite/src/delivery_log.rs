@@ -14,7 +14,7 @@ use neo_events_store::{
 use rusqlite::Connection;
 
 use crate::{
-    attempts::{self, Common, Tally},
+    attempts::{self, Common},
     columns::Columns,
     deliveries::{self, TIMELINE},
     endpoints, events,
@@ -102,20 +102,12 @@ fn history(conn: &Connection, schema: &Schema, id: DeliveryId) -> Result<Option<
 fn stats(conn: &Connection, id: EndpointId, since: Timestamp) -> Result<EndpointStats, Failure> {
     let Some(endpoint_no) = endpoints::any_no_by_id(conn, id)? else { return Ok(EndpointStats::default()) };
     let from_seq = TIMELINE.span(conn, TimeRange { from: Some(since), to: None })?.from;
-    let tally = Tally::of(conn, endpoint_no, from_seq)?;
+    let tally = attempts::tally(conn, endpoint_no, from_seq)?;
     let counted = |row: &rusqlite::Row<'_>| {
         let mut columns = Columns::of(row);
         let mut count = || columns.take::<i64>().map(i64::unsigned_abs);
-        Ok(EndpointStats {
-            pending: count()?,
-            retrying: count()?,
-            success: count()?,
-            failed: count()?,
-            cancelled: count()?,
-            attempts: tally.attempts,
-            response_times: tally.response_times.summary(),
-            most_common_error: tally.most_common_error(),
-        })
+        Ok([count()?, count()?, count()?, count()?, count()?])
     };
-    Ok(conn.prepare_cached(sql::DELIVERIES_COUNT_BY_STATUS)?.query_row([endpoint_no, from_seq], counted)?)
+    let mut statement = conn.prepare_cached(sql::DELIVERIES_COUNT_BY_STATUS)?;
+    Ok(tally.into_stats(statement.query_row([endpoint_no, from_seq], counted)?))
 }

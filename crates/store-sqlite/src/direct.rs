@@ -32,11 +32,11 @@ pub(crate) struct AppendArrivals {
 /// What was granted of an event's deliveries.
 type Granted = Vec<(Grant, DeliveryWork)>;
 
-/// For each event, in order.
-pub(crate) struct Answers {
+/// What became of a publisher's events, in order.
+pub(crate) struct AppendAnswer {
     pub(crate) appended: Vec<Appended>,
     /// Whether any of them owes its dispatch.
-    pub(crate) owe: bool,
+    pub(crate) owes_dispatch: bool,
 }
 
 impl AppendArrivals {
@@ -77,18 +77,18 @@ impl AppendArrivals {
 }
 
 impl Step for AppendArrivals {
-    type Answer = Answers;
+    type Answer = AppendAnswer;
 
-    fn run(&mut self, scope: &mut Scope<'_>) -> Result<Answers, Failure> {
+    fn run(&mut self, scope: &mut Scope<'_>) -> Result<AppendAnswer, Failure> {
         // What a run before this one granted was rolled back.
         self.granted.clear();
         let version = self.version(scope)?;
         let mut edge = events::Edge::of(scope, self.now)?;
         let mut writer = DeliveryWriter::of(scope, self.now)?;
-        let mut answers = Answers { appended: Vec::new(), owe: false };
+        let mut answer = AppendAnswer { appended: Vec::new(), owes_dispatch: false };
         for Arrival { event, dispatch } in &self.arrivals {
             let appended = edge.append(scope, event)?;
-            answers.appended.push(appended);
+            answer.appended.push(appended);
             let dispatch = dispatch.as_ref().filter(|dispatch| Some(dispatch.catalogue_version) == version);
             self.granted.push(match (appended, dispatch) {
                 (Appended::Stored { created_at, aggregate_version }, Some(dispatch)) => {
@@ -97,14 +97,14 @@ impl Step for AppendArrivals {
                     Some(self.dispatch((scope, &mut writer), (edge.newest_seq, event), dispatch)?)
                 }
                 (Appended::Stored { .. }, None) => {
-                    answers.owe = true;
+                    answer.owes_dispatch = true;
                     dispatches::owe(scope, edge.newest_seq)?;
                     None
                 }
                 _ => None,
             });
         }
-        Ok(answers)
+        Ok(answer)
     }
 
     fn committed(self) {

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp, Uuid,
-    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
+    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule},
     id::EventId,
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::{
     AggregateQuery, Appended, Arrival, Cursor, EventLog, EventQuery, Page, PageRequest, StoreError,
@@ -131,11 +132,11 @@ impl SqliteStore {
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
         let file = self.file(schema).await?;
-        let answers = file.write(AppendArrivals::new(&file, arrivals, now)).await?;
-        if answers.owe {
+        let answer = file.write(AppendArrivals::new(&file, arrivals, now)).await?;
+        if answer.owes_dispatch {
             self.announce();
         }
-        Ok(answers.appended)
+        Ok(answer.appended)
     }
 }
 

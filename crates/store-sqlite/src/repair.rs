@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use neo_events_domain::{Timestamp, delivery::IllegalTransition, event::to_micros, id::DeliveryId};
+use neo_events_domain::{Timestamp, delivery::IllegalTransition, id::DeliveryId, time::to_micros};
 use neo_events_store::Changed;
 
 use crate::{

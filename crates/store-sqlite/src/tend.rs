@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use neo_events_domain::{
-    SignedDuration, Timestamp,
+    Timestamp,
     delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState, DeliveryStatus},
     id::{DeliveryId, EndpointId},
     retry::{FIRST_WAIT_MAX, WAIT_MAX},
+    time::later,
 };
 use neo_events_store::StoreError;
 use rusqlite::Connection;
@@ -147,10 +148,6 @@ fn due_now_if(
         Some(standing) if waits_too_long(&standing) => deliveries::set_due(scope, seq, &standing, now),
         _ => Ok(()),
     }
-}
-
-fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
-    now.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
 /// Deletes an endpoint with its subscriptions, and ends as many of its deliveries as one step may.

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
+    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule},
+    time::to_micros,
 };
 use neo_events_store::Appended;
 use tokio_postgres::Row;

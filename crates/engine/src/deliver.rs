@@ -97,7 +97,7 @@ impl Deliverer {
             for Taken { place, endpoint, lease } in batch.drain(..) {
                 let (deliverer, signals) = (Arc::clone(self), signals.clone());
                 in_flight.spawn(Box::pin(async move {
-                    deliverer.deliver(place, &endpoint, lease, &signals).await
+                    deliverer.deliver(place, &endpoint, lease, &signals).await;
                 }));
             }
             while let Some(ended) = in_flight.try_join_next() {
@@ -194,7 +194,7 @@ impl Deliverer {
                 let (deliverer, endpoint, signals) =
                     (Arc::clone(self), Arc::clone(&claim.endpoint), signals.clone());
                 in_flight.spawn(Box::pin(async move {
-                    deliverer.deliver(place, &endpoint, lease, &signals).await
+                    deliverer.deliver(place, &endpoint, lease, &signals).await;
                 }));
             }
         }

@@ -77,6 +77,8 @@ bugs! {
     QuotaIgnored = "quota-ignored",
     /// Tending frees the leases of deliveries that have been in flight for a second.
     ImpatientTending = "impatient-tending",
+    /// A settlement is refused when its lease is over, though nobody has claimed the work since.
+    ExpiryAsLoss = "expiry-as-loss",
     /// The HTTP client repeats a request by itself when the connection breaks.
     HiddenRetry = "hidden-retry",
     /// A timeout while reading the answer counts as an answer of 200.

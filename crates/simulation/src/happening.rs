@@ -48,6 +48,14 @@ happenings! {
     ErrorBefore = "error-before",
     /// A call failed after its effect.
     ErrorAfter = "error-after",
+    /// An event was stored when its publisher had long been told that there was no word.
+    LateAppend = "late-append",
+    /// A lease was granted when whoever had asked for it had long been told so.
+    LateGrant = "late-grant",
+    /// An event's deliveries were written when their node had long been told so.
+    LateDispatch = "late-dispatch",
+    /// An attempt was recorded when its node had long been told so.
+    LateRecord = "late-record",
     /// A call failed for want of room.
     Full = "full",
     /// A call failed because nothing can be written.

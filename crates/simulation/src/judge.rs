@@ -79,6 +79,8 @@ pub(crate) struct Account {
 struct KnownEndpoint {
     schema: Schema,
     endpoint: Endpoint,
+    /// What waited while it was not is due from then on.
+    active_since: Timestamp,
     is_deleted: bool,
 }
 

@@ -1,6 +1,7 @@
-//! How a node sees the store: the model, and around its work queue a decorator for what goes wrong on the way, one for
-//! a planted bug, and one that lets the judge see what the engine does.
+//! How a node sees the store: the model, and around its work queue decorators: for what goes wrong on the way, for calls
+//! that nobody waits for any more, for a planted bug, and one that lets the judge see what the engine does.
 
+mod abandoned;
 mod faults;
 mod gate;
 mod joined;
@@ -19,6 +20,8 @@ use crate::{
     memory::{Holder, MemoryStore},
     weather::Weather,
 };
+pub(crate) use abandoned::Stragglers;
+use abandoned::{Abandoned, Server};
 use faults::Faults;
 pub(crate) use faults::{copy_of_dispatched, copy_of_work, regrant};
 use gate::Gate;
@@ -40,6 +43,7 @@ pub(crate) struct Layers {
     pub(crate) sources: Sources,
     pub(crate) bug: Option<Bug>,
     pub(crate) unheard: Unheard,
+    pub(crate) stragglers: Stragglers,
     /// Whether what could not be settled stays with its holder until that gives it back.
     pub(crate) keeps_unsettled: bool,
 }
@@ -47,7 +51,19 @@ pub(crate) struct Layers {
 impl Layers {
     /// Puts them together.
     pub(crate) fn stack(self) -> Arc<dyn Store> {
-        let Self { life, memory, weather, judge, sources, bug, unheard, keeps_unsettled, tally } = self;
+        let Self { life, memory, weather, judge, tally, sources, bug, unheard, stragglers, keeps_unsettled } =
+            self;
+        let server = Server {
+            memory: memory.clone(),
+            life: life.clone(),
+            weather: weather.clone(),
+            judge: judge.clone(),
+            tally: tally.clone(),
+            unheard: Arc::clone(&unheard),
+            stragglers,
+            // What stays with its holder is in a file.
+            is_remote: !keeps_unsettled,
+        };
         let faults = Faults {
             inner: memory.clone(),
             life: life.clone(),
@@ -57,11 +73,11 @@ impl Layers {
             unheard,
             keeps_unsettled,
         };
-        let mut queue: Queue = Arc::new(faults);
+        let mut queue: Queue = Arc::new(Abandoned { inner: Arc::new(faults), server: server.clone() });
         if let Some(bug) = bug {
             queue = Arc::new(Planted::new(bug, queue, memory.clone()));
         }
         let gate = Gate { inner: queue, life: life.clone(), judge: judge.clone(), sources };
-        Arc::new(Joined { memory, queue: Arc::new(gate), life, weather, judge })
+        Arc::new(Joined { memory, queue: Arc::new(gate), server, life, weather, judge })
     }
 }

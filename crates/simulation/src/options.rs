@@ -76,6 +76,8 @@ troubles! {
     Clock = "clock",
     /// Calls of the store fail, before or after their effect.
     Errors = "errors",
+    /// Calls of the store fail with no word, and have their effect seconds later.
+    Late = "late",
     /// A node does not reach the store for a while.
     Cuts = "cuts",
     /// Calls of the store take long.

@@ -15,6 +15,9 @@ use crate::{
     random::Dice,
 };
 
+/// How late a call's effect may be, at most.
+const LATENESS_MS_MAX: u64 = 12_000;
+
 /// The present conditions, the same for all nodes but for who is cut off. Its clones are one.
 #[derive(Clone)]
 pub(crate) struct Weather(Arc<Mutex<State>>);
@@ -28,6 +31,8 @@ struct State {
     ailing: BTreeMap<Schema, Failing>,
     /// Deliveries that cannot be settled.
     damaged: BTreeSet<DeliveryId>,
+    /// Whether nothing goes wrong any more.
+    is_healed: bool,
 }
 
 /// How often, in a thousand calls.
@@ -45,6 +50,8 @@ pub(crate) struct Rates {
     pub(crate) hint_is_lost: u64,
     /// It does less than it could.
     pub(crate) is_partial: u64,
+    /// Nobody waits for it, and it has its effect later.
+    pub(crate) is_abandoned: u64,
     /// If it fails before its effect: it is not the connection, but the disk or the database itself.
     pub(crate) is_the_database: u64,
     /// The longest stall, in seconds.
@@ -61,6 +68,7 @@ impl Rates {
         Self {
             fails_before: rate(Trouble::Errors, 150),
             fails_after: rate(Trouble::Errors, 150),
+            is_abandoned: rate(Trouble::Late, 200),
             is_delayed: rate(Trouble::Delays, 700),
             is_stalled: rate(Trouble::Delays, 30),
             hint_is_lost: rate(Trouble::Hints, 1001),
@@ -121,6 +129,7 @@ impl Weather {
             cut: BTreeSet::new(),
             ailing: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            is_healed: false,
         })))
     }
 
@@ -163,9 +172,10 @@ impl Weather {
         self.state().damaged.clear();
     }
 
-    /// Nothing goes wrong any more but what must be mended; what is stalled goes on.
+    /// Nothing goes wrong any more but what must be mended; what is stalled goes on, and what is late is soon done.
     pub(crate) fn heal(&self) {
         let mut state = self.state();
+        state.is_healed = true;
         state.rates = Rates::default();
         state.cut.clear();
         state.ailing.clear();
@@ -196,16 +206,35 @@ impl Weather {
 
     /// Whether claims leave a tenant out: it is in trouble, or they have no time for it.
     pub(crate) fn leaves_out(&self, schema: &Schema) -> bool {
-        let is_left_out = self.cannot_read(schema) || self.state().is_partial(4);
+        let is_left_out = self.is_ailing(Rows::Read(schema)) || self.state().is_partial(4);
         if is_left_out {
             self.state().tally.note(Happening::TenantLeftOut);
         }
         is_left_out
     }
 
-    /// Whether a tenant is in trouble that keeps even claims from it.
-    pub(crate) fn cannot_read(&self, schema: &Schema) -> bool {
-        self.state().ailment_of(Rows::Read(schema)).is_some()
+    /// Whether these rows are in trouble, whoever comes for them.
+    pub(crate) fn is_ailing(&self, rows: Rows<'_>) -> bool {
+        self.state().ailment_of(rows).is_some()
+    }
+
+    /// Whether a call gets to the store, its node hears no word of it, and it is done later: how much later.
+    pub(crate) fn abandons(&self, node: usize) -> Option<Duration> {
+        let State { dice, rates, cut, .. } = &*self.state();
+        let is_abandoned = !cut.contains(&node) && dice.per_mille(rates.is_abandoned);
+        // Before its caller tries again, about as often as long after.
+        let (least, most) = if dice.per_mille(500) { (1, 400) } else { (400, LATENESS_MS_MAX) };
+        is_abandoned.then(|| Duration::from_millis(dice.between(least, most)))
+    }
+
+    /// Is late; but not for long once nothing goes wrong any more.
+    pub(crate) async fn lag(&self, lateness: Duration) {
+        let mut left = lateness;
+        while !left.is_zero() && !self.state().is_healed {
+            let while_nothing_heals = left.min(Duration::from_secs(1));
+            sleep(while_nothing_heals).await;
+            left -= while_nothing_heals;
+        }
     }
 
     pub(crate) fn hint_is_lost(&self, node: usize) -> bool {
@@ -222,7 +251,8 @@ impl Weather {
         self.state().is_partial(1)
     }
 
-    async fn delay(&self) {
+    /// Waits as long as a call takes to get there, or back.
+    pub(crate) async fn delay(&self) {
         let (millis, seconds) = {
             let State { dice, rates, tally, .. } = &*self.state();
             let millis = if dice.per_mille(rates.is_delayed) { dice.between(1, 40) } else { 0 };

@@ -33,6 +33,7 @@ const CAUGHT_BY: &[(Bug, &[Property])] = &[
     (Bug::HandOverForgotten, &[Property::WorkIsTakenOver, Property::DrainedStopsLeaveNothing]),
     (Bug::QuotaIgnored, &[Property::ClaimsFitQuotas]),
     (Bug::ImpatientTending, &[Property::AttemptsAreRecorded, Property::ExclusiveLeases]),
+    (Bug::ExpiryAsLoss, &[Property::AttemptsAreRecorded]),
     (Bug::HiddenRetry, &[Property::RequestsArriveOnce]),
     (Bug::TimeoutAsSuccess, &[Property::OutcomesAreKept]),
     (Bug::ResetAsRefusal, &[Property::OutcomesAreKept]),

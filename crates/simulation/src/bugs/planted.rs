@@ -65,11 +65,10 @@ impl Planted {
         self.bug == bug
     }
 
-    fn without_fence(&self, Settlement { lease, attempt, verdict }: Settlement) -> Settlement {
-        let work = copy_of_work(lease.work());
-        let token = self.memory.token_on(&work.schema, work.delivery_id).unwrap_or(lease.token());
-        let lease = Lease::grant(lease.key(), token, lease.expires_at(), work);
-        Settlement { lease, attempt, verdict }
+    /// Whoever has the lease now.
+    fn present_token(&self, lease: &Lease<DeliveryWork>) -> u64 {
+        let DeliveryWork { schema, delivery_id, .. } = lease.work();
+        self.memory.token_on(schema, *delivery_id).unwrap_or(lease.token())
     }
 
     async fn marked_before_written(&self, dispatched: Vec<Dispatched>, now: Timestamp) -> u64 {
@@ -255,8 +254,15 @@ impl WorkQueue for Planted {
     async fn settle(&self, settlement: Settlement) -> Result<Settled, Unsettled<Settlement>> {
         let DeliveryWork { schema, delivery_id, .. } = settlement.lease.work();
         let (schema, id) = (schema.clone(), *delivery_id);
+        let token = settlement.lease.token();
         let settlement = match (self.bug, settlement.verdict) {
-            (Bug::SettleWithoutFence, _) => self.without_fence(settlement),
+            (Bug::SettleWithoutFence, _) => {
+                let present = self.present_token(&settlement.lease);
+                with_token(settlement, present)
+            }
+            (Bug::ExpiryAsLoss, _) if settlement.lease.expires_at() <= settlement.attempt.completed_at => {
+                return Ok(Settled::LeaseLost);
+            }
             (Bug::SuccessAsRetrying, Verdict::Succeeded) => {
                 let at = settlement.attempt.completed_at + SignedDuration::from_secs(1);
                 Settlement { verdict: Verdict::Retry(at), ..settlement }
@@ -267,7 +273,9 @@ impl WorkQueue for Planted {
             }
             _ => settlement,
         };
-        let settled = self.inner.settle(settlement).await?;
+        let settled = self.inner.settle(settlement).await;
+        let with_its_own = |Unsettled { work, error }| Unsettled { work: with_token(work, token), error };
+        let settled = settled.map_err(with_its_own)?;
         match self.bug {
             Bug::RetryWithoutIncrement => self.memory.take_back_attempt(&schema, id),
             Bug::RetryAtOnce => self.memory.queue_at_once(&schema, id),
@@ -303,4 +311,9 @@ impl WorkQueue for Planted {
         }
         self.inner.tend(now).await
     }
+}
+
+fn with_token(Settlement { lease, attempt, verdict }: Settlement, token: u64) -> Settlement {
+    let lease = Lease::grant(lease.key(), token, lease.expires_at(), copy_of_work(lease.work()));
+    Settlement { lease, attempt, verdict }
 }

@@ -10,7 +10,7 @@ use neo_events_domain::{
     subscription::{Subscription, effective_context},
     tenant::Schema,
 };
-
+use neo_events_engine::Clock;
 use neo_events_store::NewDelivery;
 
 use super::{Account, KnownEndpoint, KnownEvent, trace::short};
@@ -19,7 +19,9 @@ use crate::{effect::Grant, happening::Happening, property::Property};
 impl Account {
     pub(super) fn endpoint_is(&mut self, schema: &Schema, endpoint: Endpoint) {
         let id = endpoint.id;
-        let known = KnownEndpoint { schema: schema.clone(), endpoint, is_deleted: false };
+        let before = self.endpoints.get(&id).filter(|known| known.endpoint.is_active);
+        let active_since = before.map_or_else(|| self.clock.wall(), |known| known.active_since);
+        let known = KnownEndpoint { schema: schema.clone(), endpoint, active_since, is_deleted: false };
         self.endpoints.insert(id, known);
         self.changed(id);
     }

@@ -93,8 +93,9 @@ impl Account {
                 format!("delivery {} was claimed at {} and is due at {next_retry_at}", short(id), grant.now)
             });
         }
-        if let Some(due_at) = due_at {
-            self.in_time(id, due_at);
+        let active_since = self.endpoints.get(&endpoint_id).map(|known| known.active_since);
+        if let (Some(due_at), Some(active_since)) = (due_at, active_since) {
+            self.in_time(id, due_at.max(active_since));
         }
     }
 

@@ -106,8 +106,9 @@ impl WorkQueue for Faults {
         lease_until: Timestamp,
     ) -> Result<Vec<DispatchClaim>, StoreError> {
         self.before(Rows::OfAll).await?;
-        let left_out =
-            |schema: &Schema| self.weather.cannot_read(schema) || self.leaves_out(Happening::RowPassedOver);
+        let left_out = |schema: &Schema| {
+            self.weather.is_ailing(Rows::Read(schema)) || self.leaves_out(Happening::RowPassedOver)
+        };
         let claims = self.inner.claim_some_dispatches((now, lease_until), limit, left_out);
         self.after().await.inspect_err(|_| {
             let tokens = claims.iter().flat_map(|claim| claim.owed.iter().map(Lease::token));
@@ -168,7 +169,7 @@ impl WorkQueue for Faults {
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {
         self.before(Rows::OfAll).await?;
         let mut due = self.inner.due_endpoints(now).await?;
-        due.retain(|due| !self.weather.cannot_read(&due.schema));
+        due.retain(|due| !self.weather.is_ailing(Rows::Read(&due.schema)));
         self.after().await?;
         Ok(due)
     }
@@ -252,11 +253,11 @@ pub(crate) fn copy_of_work(work: &DeliveryWork) -> DeliveryWork {
     }
 }
 
-fn copy_of_lease(lease: &Lease<DeliveryWork>) -> Lease<DeliveryWork> {
+pub(super) fn copy_of_lease(lease: &Lease<DeliveryWork>) -> Lease<DeliveryWork> {
     regrant(lease, copy_of_work(lease.work()))
 }
 
-fn copy_of_settlement(settlement: &Settlement) -> Settlement {
+pub(super) fn copy_of_settlement(settlement: &Settlement) -> Settlement {
     let lease = copy_of_lease(&settlement.lease);
     Settlement { lease, attempt: settlement.attempt.clone(), verdict: settlement.verdict }
 }

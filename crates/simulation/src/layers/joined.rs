@@ -23,7 +23,7 @@ use neo_events_store::{
     StoredEvent, SubscriptionQuery, Tenants, Unsettled, Updated, Usage, WorkQueue,
 };
 
-use super::{Queue, faults::error_of};
+use super::{Queue, abandoned::Server, faults::error_of};
 use crate::{
     judge::Judge,
     life::Life,
@@ -35,6 +35,7 @@ use crate::{
 pub(super) struct Joined {
     pub(super) memory: MemoryStore,
     pub(super) queue: Queue,
+    pub(super) server: Server,
     pub(super) life: Life,
     pub(super) weather: Weather,
     pub(super) judge: Judge,
@@ -90,6 +91,9 @@ as_is! {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
+        if let Some(error) = self.server.append_late(schema, &events, now).await {
+            return Err(error);
+        }
         self.pass(Moment::Before(Rows::Written(schema))).await?;
         let appended = self.memory.append(schema, events, now).await?;
         self.pass(Moment::After).await?;

@@ -84,6 +84,7 @@ impl World {
             sources: sources.clone(),
             bug: self.options.bug,
             unheard: self.unheard(),
+            stragglers: self.stragglers.clone(),
             keeps_unsettled: self.keeps_unsettled,
         };
         layers.stack()

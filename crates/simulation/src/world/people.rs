@@ -26,6 +26,8 @@ const TYPES: [&str; 3] = ["user.created", "user.deleted", "order.placed"];
 const PLANS: [&str; 3] = ["free", "pro", "team"];
 /// How often a publisher tries.
 const TRIES_MAX: u32 = 4;
+/// How long a publisher pauses before it tries again, at most.
+const PAUSE_MS_MAX: u64 = 2000;
 /// How long a publisher waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -140,6 +142,7 @@ impl Publisher {
             let published = handle.append(&schema, events.clone(), sources.now());
             let Ok(Ok(appended)) = timeout(PATIENCE, published).await else {
                 self.judge.note(|| format!("{schema}: {} published in vain", events.len()));
+                tokio::time::sleep(Duration::from_millis(self.dice.below(PAUSE_MS_MAX))).await;
                 continue;
             };
             self.judge.note(|| format!("{schema}: {} published", events.len()));

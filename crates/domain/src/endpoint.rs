@@ -1,21 +1,23 @@
 //! Endpoints: where webhooks go, how they are sent, and when they are tried again.
 
-use std::fmt;
-
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+mod draft;
+mod patch;
 mod templates;
 
+pub use draft::EndpointDraft;
+pub use patch::EndpointPatch;
 pub use templates::{Clamped, RetryPreset};
 
+pub use crate::profile::{EndpointLimits, Profile};
 use crate::{
-    headers::{self, CustomHeaders, SIGNATURE_HEADER_DEFAULT},
+    headers::{self, CustomHeaders},
     id::EndpointId,
     retry::RetryPolicy,
-    signing::SECRET_BYTES_MIN,
     time::later,
-    violation::{Faults, Rule, Violations},
+    violation::{Faults, Rule},
 };
 
 /// Longest name, in characters.
@@ -33,85 +35,10 @@ pub const VALID_SECRETS_MAX: usize = 5;
 pub const DISABLED_REASON_GONE: &str = "the receiver answered 410 Gone";
 
 const TIMEOUT_SECONDS_MIN: u32 = 5;
-const TIMEOUT_SECONDS_MAX: u32 = 300;
-const RETRIES_MAX: u32 = 10;
+pub(crate) const TIMEOUT_SECONDS_MAX: u32 = 300;
+pub(crate) const RETRIES_MAX: u32 = 10;
 const BACKOFF_SECONDS_MAX: u32 = 3600;
 const MULTIPLIER_MAX: f64 = 5.0;
-
-/// How strict a deployment is. A profile sets limits and the address policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Profile {
-    /// Loopback and private targets allowed, ≤ 3 retries, timeout ≤ 60 s, short secrets allowed.
-    #[default]
-    Development,
-    /// Both blocked, plain http allowed, ≤ 5 retries, ≤ 120 s.
-    Staging,
-    /// https required with verified certificates, loopback and private blocked.
-    Production,
-}
-
-/// What a profile allows an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EndpointLimits {
-    /// Whose they are.
-    pub profile: Profile,
-    /// Most retries.
-    pub retries_max: u32,
-    /// Longest timeout, in seconds.
-    pub timeout_seconds_max: u32,
-    /// Shortest secret, in bytes.
-    pub secret_bytes_min: usize,
-    /// Whether certificates must be verified.
-    pub tls_is_verified: bool,
-}
-
-impl Profile {
-    /// The profile's limits.
-    pub const fn endpoint_limits(self) -> EndpointLimits {
-        match self {
-            Self::Development => EndpointLimits {
-                profile: self,
-                retries_max: 3,
-                timeout_seconds_max: 60,
-                secret_bytes_min: 1,
-                tls_is_verified: false,
-            },
-            Self::Staging => EndpointLimits {
-                profile: self,
-                retries_max: 5,
-                timeout_seconds_max: 120,
-                secret_bytes_min: SECRET_BYTES_MIN,
-                tls_is_verified: false,
-            },
-            Self::Production => EndpointLimits {
-                profile: self,
-                retries_max: RETRIES_MAX,
-                timeout_seconds_max: TIMEOUT_SECONDS_MAX,
-                secret_bytes_min: SECRET_BYTES_MIN,
-                tls_is_verified: true,
-            },
-        }
-    }
-
-    /// `development`, `staging` or `production`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Development => "development",
-            Self::Staging => "staging",
-            Self::Production => "production",
-        }
-    }
-}
-
-impl std::str::FromStr for Profile {
-    type Err = Rule;
-    fn from_str(name: &str) -> Result<Self, Rule> {
-        [Self::Development, Self::Staging, Self::Production]
-            .into_iter()
-            .find(|profile| profile.as_str() == name)
-            .ok_or(Rule::Malformed { expected: "development, staging or production" })
-    }
-}
 
 /// The method of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -205,179 +132,7 @@ pub struct Endpoint {
     pub secrets: Vec<SealedSecret>,
 }
 
-/// An endpoint as somebody wrote it. Only `name` and `endpoint_url` must be given.
-#[derive(Clone, Default)]
-pub struct EndpointDraft {
-    /// 1…255 characters after trimming.
-    pub name: String,
-    /// ≤ 1000 characters.
-    pub description: Option<String>,
-    /// Absolute http(s) URL.
-    pub endpoint_url: String,
-    /// `POST` if absent.
-    pub http_method: Option<HttpMethod>,
-    /// `X-Neo-Signature` if absent.
-    pub signature_header: Option<String>,
-    /// ≤ 20.
-    pub custom_headers: Vec<(String, String)>,
-    /// 5…300, 30 if absent.
-    pub timeout_seconds: Option<u32>,
-    /// `false` if absent.
-    pub follow_redirects: Option<bool>,
-    /// `true` if absent.
-    pub verify_ssl: Option<bool>,
-    /// 0…10, 3 if absent.
-    pub max_retry_attempts: Option<u32>,
-    /// 1…3600, 5 if absent.
-    pub retry_backoff_seconds: Option<u32>,
-    /// 1.0…5.0, 2.0 if absent.
-    pub retry_backoff_multiplier: Option<f64>,
-    /// `true` if absent.
-    pub is_active: Option<bool>,
-    /// Who registers it.
-    pub created_by_user_id: Option<Uuid>,
-    /// If set, only this context's events are for it.
-    pub context_id: Option<Uuid>,
-}
-
-impl fmt::Debug for EndpointDraft {
-    /// Without headers: their values can be credentials.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, endpoint_url, .. } = self;
-        f.debug_struct("EndpointDraft")
-            .field("name", name)
-            .field("endpoint_url", endpoint_url)
-            .finish_non_exhaustive()
-    }
-}
-
-impl EndpointDraft {
-    /// Checks every rule but the target policy, which the caller applied: `judged_url` is its normalised answer.
-    pub fn validate(
-        self,
-        id: EndpointId,
-        now: Timestamp,
-        limits: EndpointLimits,
-        judged_url: Result<String, Rule>,
-    ) -> Result<Endpoint, Violations> {
-        let mut faults = Faults::new();
-        let endpoint = Endpoint {
-            id,
-            revision: 1,
-            name: faults.name("/name", &self.name, NAME_CHARS_MAX),
-            description: self
-                .description
-                .map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX)),
-            endpoint_url: faults.take("/endpoint_url", judged_url).unwrap_or_default(),
-            http_method: self.http_method.unwrap_or_default(),
-            signature_header: self.signature_header.unwrap_or_else(|| SIGNATURE_HEADER_DEFAULT.into()),
-            custom_headers: CustomHeaders::try_new(self.custom_headers, &mut faults),
-            timeout_seconds: self.timeout_seconds.unwrap_or(TIMEOUT_SECONDS_DEFAULT),
-            follow_redirects: self.follow_redirects.unwrap_or(false),
-            verify_ssl: self.verify_ssl.unwrap_or(true),
-            retry: RetryPolicy {
-                max_retry_attempts: self
-                    .max_retry_attempts
-                    .unwrap_or(RetryPolicy::STANDARD.max_retry_attempts),
-                backoff_seconds: self.retry_backoff_seconds.unwrap_or(RetryPolicy::STANDARD.backoff_seconds),
-                backoff_multiplier: self
-                    .retry_backoff_multiplier
-                    .unwrap_or(RetryPolicy::STANDARD.backoff_multiplier),
-            },
-            is_active: self.is_active.unwrap_or(true),
-            is_verified: false,
-            disabled_reason: None,
-            created_by_user_id: self.created_by_user_id,
-            context_id: self.context_id,
-            created_at: now,
-            updated_at: now,
-            last_used_at: None,
-            verified_at: None,
-            secrets: Vec::new(),
-        };
-        endpoint.check_settings(limits, &mut faults);
-        faults.found()?;
-        Ok(endpoint)
-    }
-}
-
-/// Changes to an endpoint. Absent fields stay; `Some(None)` clears a field that may be empty.
-#[derive(Clone, Default)]
-pub struct EndpointPatch {
-    /// 1…255 characters after trimming.
-    pub name: Option<String>,
-    /// ≤ 1000 characters.
-    pub description: Option<Option<String>>,
-    /// As the address policy judged it; drops verification if it differs.
-    pub endpoint_url: Option<Result<String, Rule>>,
-    /// The request's method.
-    pub http_method: Option<HttpMethod>,
-    /// Which header carries the body's signature.
-    pub signature_header: Option<String>,
-    /// Merged into the present ones; `None` removes one.
-    pub custom_headers: Vec<(String, Option<String>)>,
-    /// 5…300.
-    pub timeout_seconds: Option<u32>,
-    /// Whether 307 and 308 are followed.
-    pub follow_redirects: Option<bool>,
-    /// Whether certificates are verified.
-    pub verify_ssl: Option<bool>,
-    /// 0…10.
-    pub max_retry_attempts: Option<u32>,
-    /// 1…3600.
-    pub retry_backoff_seconds: Option<u32>,
-    /// 1.0…5.0.
-    pub retry_backoff_multiplier: Option<f64>,
-    /// As by activate and deactivate.
-    pub is_active: Option<bool>,
-}
-
-impl fmt::Debug for EndpointPatch {
-    /// Without headers: their values can be credentials.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndpointPatch").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
 impl Endpoint {
-    /// Applies changes and checks every rule.
-    pub fn patched(
-        mut self,
-        patch: EndpointPatch,
-        now: Timestamp,
-        limits: EndpointLimits,
-    ) -> Result<Self, Violations> {
-        let mut faults = Faults::new();
-        if let Some(name) = patch.name {
-            self.name = faults.name("/name", &name, NAME_CHARS_MAX);
-        }
-        if let Some(description) = patch.description {
-            self.description =
-                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
-        }
-        if let Some(url) = patch.endpoint_url.and_then(|judged| faults.take("/endpoint_url", judged)) {
-            self.change_url(url);
-        }
-        if !patch.custom_headers.is_empty() {
-            self.custom_headers = self.custom_headers.merged(&patch.custom_headers, &mut faults);
-        }
-        set(&mut self.http_method, patch.http_method);
-        set(&mut self.signature_header, patch.signature_header);
-        set(&mut self.timeout_seconds, patch.timeout_seconds);
-        set(&mut self.follow_redirects, patch.follow_redirects);
-        set(&mut self.verify_ssl, patch.verify_ssl);
-        set(&mut self.retry.max_retry_attempts, patch.max_retry_attempts);
-        set(&mut self.retry.backoff_seconds, patch.retry_backoff_seconds);
-        set(&mut self.retry.backoff_multiplier, patch.retry_backoff_multiplier);
-        self.check_settings(limits, &mut faults);
-        faults.found()?;
-        Ok(match patch.is_active {
-            Some(true) => self.activated(now),
-            Some(false) => self.deactivated(now),
-            None => self.touched(now),
-        })
-    }
-
     /// Takes new deliveries, and its held ones go on.
     #[must_use]
     pub fn activated(self, now: Timestamp) -> Self {
@@ -483,15 +238,10 @@ pub fn previous_signature_header(signature_header: &str) -> String {
     format!("{signature_header}-Previous")
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::violation::Violations;
 
     const LIMITS: EndpointLimits = Profile::Production.endpoint_limits();
 

@@ -13,6 +13,7 @@ pub mod id;
 pub mod json;
 pub mod matching;
 pub mod payload;
+pub mod profile;
 pub mod request;
 pub mod retry;
 pub mod signing;

@@ -1,0 +1,92 @@
+//! Changes to an endpoint, and what it is after them.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::{DESCRIPTION_CHARS_MAX, Endpoint, EndpointLimits, HttpMethod, NAME_CHARS_MAX};
+use crate::violation::{Faults, Rule, Violations};
+
+/// Changes to an endpoint. Absent fields stay; `Some(None)` clears a field that may be empty.
+#[derive(Clone, Default)]
+pub struct EndpointPatch {
+    /// 1…255 characters after trimming.
+    pub name: Option<String>,
+    /// ≤ 1000 characters.
+    pub description: Option<Option<String>>,
+    /// As the address policy judged it; drops verification if it differs.
+    pub endpoint_url: Option<Result<String, Rule>>,
+    /// The request's method.
+    pub http_method: Option<HttpMethod>,
+    /// Which header carries the body's signature.
+    pub signature_header: Option<String>,
+    /// Merged into the present ones; `None` removes one.
+    pub custom_headers: Vec<(String, Option<String>)>,
+    /// 5…300.
+    pub timeout_seconds: Option<u32>,
+    /// Whether 307 and 308 are followed.
+    pub follow_redirects: Option<bool>,
+    /// Whether certificates are verified.
+    pub verify_ssl: Option<bool>,
+    /// 0…10.
+    pub max_retry_attempts: Option<u32>,
+    /// 1…3600.
+    pub retry_backoff_seconds: Option<u32>,
+    /// 1.0…5.0.
+    pub retry_backoff_multiplier: Option<f64>,
+    /// As by activate and deactivate.
+    pub is_active: Option<bool>,
+}
+
+impl fmt::Debug for EndpointPatch {
+    /// Without headers: their values can be credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointPatch").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Endpoint {
+    /// Applies changes and checks every rule.
+    pub fn patched(
+        mut self,
+        patch: EndpointPatch,
+        now: Timestamp,
+        limits: EndpointLimits,
+    ) -> Result<Self, Violations> {
+        let mut faults = Faults::new();
+        if let Some(name) = patch.name {
+            self.name = faults.name("/name", &name, NAME_CHARS_MAX);
+        }
+        if let Some(description) = patch.description {
+            self.description =
+                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
+        }
+        if let Some(url) = patch.endpoint_url.and_then(|judged| faults.take("/endpoint_url", judged)) {
+            self.change_url(url);
+        }
+        if !patch.custom_headers.is_empty() {
+            self.custom_headers = self.custom_headers.merged(&patch.custom_headers, &mut faults);
+        }
+        set(&mut self.http_method, patch.http_method);
+        set(&mut self.signature_header, patch.signature_header);
+        set(&mut self.timeout_seconds, patch.timeout_seconds);
+        set(&mut self.follow_redirects, patch.follow_redirects);
+        set(&mut self.verify_ssl, patch.verify_ssl);
+        set(&mut self.retry.max_retry_attempts, patch.max_retry_attempts);
+        set(&mut self.retry.backoff_seconds, patch.retry_backoff_seconds);
+        set(&mut self.retry.backoff_multiplier, patch.retry_backoff_multiplier);
+        self.check_settings(limits, &mut faults);
+        faults.found()?;
+        Ok(match patch.is_active {
+            Some(true) => self.activated(now),
+            Some(false) => self.deactivated(now),
+            None => self.touched(now),
+        })
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}

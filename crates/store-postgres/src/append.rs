@@ -1,5 +1,5 @@
 //! Appending events: what many publishers bring at once is one statement, with the deliveries or the rows that owe the
-//! dispatches. What was matched is tried as a whole first (module `wholes`).
+//! dispatches. What was matched is tried optimistically first (module `optimistic`).
 //!
 //! Where the database refuses a statement because of one publisher's events, each publisher's are stored alone. Where
 //! somebody's lock was in the way it may be one event's (an open transaction has inserted its id) or the whole table's.
@@ -40,9 +40,9 @@ use crate::{
     failure::{Failure, OneByOne},
     lease::{LeaseEnds, LeaseTerms},
     lost::{LostClaims, taken},
+    optimistic::OptimisticWrites,
     sessions::Session,
     tenants::TenantTerms,
-    wholes::Wholes,
 };
 
 /// Publishers wait for it.
@@ -175,7 +175,7 @@ impl Appends {
         let mut conn = connections.work().await?;
         let tx = conn.begin().await?;
         let created_at = self.clock.not_before_the_last(terms.now);
-        let on_tx = Appender { conn: &tx, terms, created_at, owes: false, wholes: None };
+        let on_tx = Appender { conn: &tx, terms, created_at, owes: false, optimistic: None };
         let written = on_tx.one_by_one(&[event]).await?;
         let appended = written.into_iter().next().ok_or(Failure::Closed)?.appended;
         if let Appended::Stored { .. } = appended {
@@ -195,7 +195,7 @@ pub(crate) struct Writer {
     pub(crate) session: Arc<Session>,
     pub(crate) lease_ends: Arc<LeaseEnds>,
     pub(crate) lost: Arc<LostClaims>,
-    pub(crate) wholes: Arc<Wholes>,
+    pub(crate) optimistic: Arc<OptimisticWrites>,
 }
 
 impl Writer {
@@ -268,7 +268,8 @@ impl Writer {
         let conn = self.connections.work_since(first.came_at).await?;
         let terms = TenantTerms { schema: &first.schema, tenant_no: first.tenant_no, now };
         let created_at = self.clock.not_before_the_last(now);
-        let appender = Appender { conn: &conn, terms, created_at, owes: true, wholes: Some(&self.wholes) };
+        let appender =
+            Appender { conn: &conn, terms, created_at, owes: true, optimistic: Some(&self.optimistic) };
         appender.together(&events, &dispatches).await
     }
 
@@ -322,7 +323,7 @@ impl Writer {
         let created_at = self.clock.not_before_the_last(append.now);
         let tx = conn.begin_waiting(lock_wait).await?;
         let events: Vec<&NewEvent> = append.events().collect();
-        let appender = Appender { conn: &tx, terms, created_at, owes: true, wholes: None };
+        let appender = Appender { conn: &tx, terms, created_at, owes: true, optimistic: None };
         let written = appender.one_by_one(&events).await?;
         if written.iter().any(|written| matches!(written.appended, Appended::Stored { .. })) {
             tx.commit().await?;

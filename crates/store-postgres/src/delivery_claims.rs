@@ -18,7 +18,7 @@ use neo_events_store::{DeliveryWork, EndpointClaim, EndpointQuota, Lease};
 use tokio_postgres::Row;
 
 use crate::{
-    ailing::may_be_one_rows,
+    backed_off_tenants::may_be_one_rows,
     columns::{Columns, int},
     conn::{Connection, Param},
     endpoints, events,
@@ -109,12 +109,12 @@ async fn load_all(
     Ok(claims)
 }
 
-/// Those that can be asked. A tenant that is not there has no endpoints; one that ails is left alone.
+/// Those that can be asked. A tenant that is not there has no endpoints; one that is backed off from is left alone.
 async fn known<'a>(store: &PostgresStore, quotas: &'a [EndpointQuota]) -> Result<Vec<Asked<'a>>, Failure> {
     let mut known = Vec::with_capacity(quotas.len());
     for quota in quotas {
         let tenant_no = match store.tenant_no(&quota.schema).await {
-            Ok(no) if store.inner.ailing.deliveries.has(no) => continue,
+            Ok(no) if store.inner.backed_off.deliveries.has(no) => continue,
             Ok(no) => no,
             Err(Failure::Schema(_)) => continue,
             Err(failure) => return Err(failure),
@@ -166,7 +166,7 @@ async fn load(
         Ok(loaded) => loaded,
         Err(failure) if failure.is_one_tenants() => {
             tracing::error!(%schema, %failure, "what this tenant owes cannot be read");
-            store.inner.ailing.deliveries.note(tenant_no);
+            store.inner.backed_off.deliveries.note(tenant_no);
             // Else it waits for the end of its leases, so that what stands behind it has its turn.
             if !may_be_one_rows(&failure) {
                 give_back_all(store, conn, tenant_no, asked).await?;

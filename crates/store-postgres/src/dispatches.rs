@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::{
-    ailing::may_be_one_rows,
+    backed_off_tenants::may_be_one_rows,
     columns::{Columns, int, uuid_array},
     conn::{Connection, Param},
     events,
@@ -77,8 +77,8 @@ impl Claimed {
 pub(crate) async fn claim(store: &PostgresStore, terms: ClaimTerms) -> Result<Vec<DispatchClaim>, Failure> {
     let conn = &store.inner.connections.work().await?;
     let view = store.inner.horizon.view(terms.now);
-    let ailing = store.inner.ailing.dispatches.nos();
-    let look = Look { store, conn, view, terms, ailing, began: Instant::now() };
+    let backed_off = store.inner.backed_off.dispatches.nos();
+    let look = Look { store, conn, view, terms, backed_off, began: Instant::now() };
     let (snapshot, younger) = look.at_younger().await?;
     let further = async {
         let claimed = look.at_older(snapshot?, younger).await?;
@@ -104,7 +104,7 @@ struct Look<'a> {
     view: View,
     terms: ClaimTerms,
     /// Tenants that are left alone: when they are well again, the next look at everything finds what they owe.
-    ailing: Vec<i32>,
+    backed_off: Vec<i32>,
     began: Instant,
 }
 
@@ -119,7 +119,7 @@ impl Look<'_> {
         let ClaimTerms { now, until, limit } = self.terms;
         let (session, limit) = (self.store.inner.session.no(), i64::from(limit));
         let (from_xid, from_no) = self.view.from;
-        let params: [Param<'_>; 7] = [&session, &from_xid, &until, &now, &limit, &from_no, &self.ailing];
+        let params: [Param<'_>; 7] = [&session, &from_xid, &until, &now, &limit, &from_no, &self.backed_off];
         let younger = conn.query(sql::DISPATCHES_CLAIM, &admin, &params);
         // Each is a transaction of its own: the claim may happen though the other was refused.
         let (snapshot, rows) = futures_util::future::join(snapshot, younger).await;
@@ -181,7 +181,7 @@ async fn load(
     let (mut claims, mut handed_out) = (Vec::with_capacity(by_tenant.len()), Vec::new());
     for (no, rows) in by_tenant {
         let Some(schema) = store.inner.tenants.schema(no) else {
-            store.inner.ailing.dispatches.note(no);
+            store.inner.backed_off.dispatches.note(no);
             give_back(conn, &rows).await?;
             continue;
         };
@@ -191,7 +191,7 @@ async fn load(
             // Others have nothing to do with it.
             Err(failure) if failure.is_one_tenants() => {
                 tracing::error!(%schema, %failure, "the events of this tenant cannot be read");
-                store.inner.ailing.dispatches.note(no);
+                store.inner.backed_off.dispatches.note(no);
                 // Else it waits for the end of its leases, so that what stands behind it has its turn.
                 if !may_be_one_rows(&failure) {
                     give_back(conn, &rows).await?;

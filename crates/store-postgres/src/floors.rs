@@ -1,4 +1,4 @@
-//! Where to begin in each endpoint's queue.
+//! Where to begin in each endpoint's queue: a low-water mark for each, here called its floor.
 //!
 //! What was delivered lies dead at the head of the queue, and beside a transaction that stays open somewhere it cannot
 //! be removed: every claim would walk over all of it. So a claim remembers what it has seen taken or gone, and the next

@@ -21,17 +21,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Least time between two words of this node on the same matter.
+/// Least time between two words of this node on the same topic.
 const PACE: Duration = Duration::from_millis(10);
 /// How long to wait before listening is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Listening makes no other statement, and none of these takes long.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The channel; its payload is the matter.
+/// The channel; its payload is the topic.
 const LISTEN: &str = "listen neo_events";
 
 /// One kind of work: who waits for it here, and who was told elsewhere.
-pub(crate) struct Matter {
+pub(crate) struct Topic {
     payload: &'static str,
     woken: Notify,
     /// Somebody here waits for this work, or did.
@@ -39,7 +39,7 @@ pub(crate) struct Matter {
     said: Notify,
 }
 
-impl Matter {
+impl Topic {
     const fn new(payload: &'static str) -> Self {
         Self {
             payload,
@@ -90,14 +90,14 @@ impl Matter {
 /// What nodes tell each other about.
 pub(crate) struct Hints {
     /// Events may owe their dispatch.
-    pub(crate) dispatches: Matter,
+    pub(crate) dispatches: Topic,
     /// Deliveries may be due.
-    pub(crate) deliveries: Matter,
+    pub(crate) deliveries: Topic,
 }
 
 impl Hints {
     pub(crate) const fn new() -> Self {
-        Self { dispatches: Matter::new("dispatches"), deliveries: Matter::new("deliveries") }
+        Self { dispatches: Topic::new("dispatches"), deliveries: Topic::new("deliveries") }
     }
 
     /// Tells and listens, until it is dropped.
@@ -133,9 +133,9 @@ impl Hints {
     }
 
     fn hear(&self, payload: &str) {
-        for matter in [&self.dispatches, &self.deliveries] {
-            if matter.payload == payload {
-                matter.woken.notify_one();
+        for topic in [&self.dispatches, &self.deliveries] {
+            if topic.payload == payload {
+                topic.woken.notify_one();
             }
         }
     }

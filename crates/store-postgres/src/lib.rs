@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 
-mod ailing;
 mod api_keys;
 mod append;
 mod attempts;
+mod backed_off_tenants;
 mod batch;
 mod cache;
 mod catalogue;
@@ -27,6 +27,7 @@ mod lease;
 mod lost;
 mod migrate;
 mod open;
+mod optimistic;
 mod page;
 mod publishing;
 mod queue;
@@ -39,7 +40,6 @@ mod subscriptions;
 mod tenants;
 mod tend;
 mod tls;
-mod wholes;
 
 pub use doctor::{Backlog, Encryption, OldTransaction, ServerFacts, inspect};
 pub use open::{OpenError, PLANNING_OF_WORK, PostgresOptions, migrate, migration_status};

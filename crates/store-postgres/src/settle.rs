@@ -1,8 +1,8 @@
 //! Settling deliveries: attempts, what they mean, and the end of their leases.
 //!
-//! What ends at the same time is one statement or two: first attempts that succeeded are tried as a whole (module
-//! `wholes`), and the others go together. Where one of them may be at fault that it fails, each is settled alone, as
-//! events are stored alone (module `append`).
+//! What ends at the same time is one statement or two: first attempts that succeeded are tried optimistically (module
+//! `optimistic`), and the others go together. Where one of them may be at fault that it fails, each is settled alone,
+//! as events are stored alone (module `append`).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ use crate::{
     endpoints,
     failure::{Failure, OneByOne},
     lease::{due_at, token},
+    optimistic::OptimisticWrites,
     sql::{self, Sql},
-    wholes::Wholes,
 };
 
 /// Nobody waits for a settlement: its receiver has answered, and its endpoint is free for the next. But what is not
@@ -64,7 +64,7 @@ impl Settlements {
         left_behind_max: usize,
         workers: &mut JoinSet<()>,
     ) -> Self {
-        let recorder = Recorder { connections: connections.clone(), wholes: Arc::default() };
+        let recorder = Recorder { connections: connections.clone(), optimistic: Arc::default() };
         let run = move |group, trip| recorder.clone().settle_group(group, trip);
         Self(Batcher::start(left_behind_max, RHYTHM, workers, run))
     }
@@ -97,8 +97,8 @@ impl Settlements {
 #[derive(Clone)]
 struct Recorder {
     connections: Connections,
-    /// First attempts that succeeded.
-    wholes: Arc<Wholes>,
+    /// For first attempts that succeeded.
+    optimistic: Arc<OptimisticWrites>,
 }
 
 impl Recorder {
@@ -154,11 +154,11 @@ impl Recorder {
         let schema = &first.settlement.lease.work().schema;
         let settlements = || group.iter().map(|ended| &ended.settlement);
         let as_expected: Vec<&Settlement> = settlements().filter(|one| is_as_expected(one)).collect();
-        if !as_expected.is_empty() && self.wholes.next(first.tenant_no) {
+        if !as_expected.is_empty() && self.optimistic.may_try(first.tenant_no) {
             if succeed(&conn, schema, first.tenant_no, &as_expected).await? {
                 states.extend(as_expected.iter().map(|settlement| (key(settlement), DeliveryState::Success)));
             } else {
-                self.wholes.refused(first.tenant_no);
+                self.optimistic.refused(first.tenant_no);
             }
         }
         // Lost, or its row was moved by hand at the very moment: looked at again, the latter are found.

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    ailing::Ailing,
     append::{Appends, Writer},
+    backed_off_tenants::BackedOff,
     batch::Places,
     cache::EventCache,
     catalogue::CatalogueReads,
@@ -67,7 +67,7 @@ pub(crate) struct Inner {
     pub(crate) cache: Arc<EventCache>,
     pub(crate) horizon: Horizon,
     pub(crate) floors: Floors,
-    pub(crate) ailing: Ailing,
+    pub(crate) backed_off: BackedOff,
     /// Leases that may be on their way back at once.
     pub(crate) releases: Semaphore,
     pub(crate) lost_dispatches: LostClaims<()>,
@@ -108,7 +108,7 @@ impl PostgresStore {
             session: Arc::clone(&session),
             lease_ends: Arc::default(),
             lost: Arc::clone(&lost_deliveries),
-            wholes: Arc::default(),
+            optimistic: Arc::default(),
         };
         let left_behind_max = options.work_connections / LEFT_BEHIND_SHARE;
         let inner = Inner {
@@ -123,7 +123,7 @@ impl PostgresStore {
             tenants: TenantList::default(),
             horizon: Horizon::default(),
             floors: Floors::default(),
-            ailing: Ailing::default(),
+            backed_off: BackedOff::default(),
             releases: Semaphore::new(RELEASES_MAX),
             lost_dispatches: LostClaims::default(),
             lost_deliveries,

@@ -17,9 +17,9 @@ use crate::{
     direct::{self, Dispatches, Done, Stored},
     events,
     failure::Failure,
+    optimistic::OptimisticWrites,
     sql::{self, Sql},
     tenants::TenantTerms,
-    wholes::Wholes,
 };
 
 /// What became of one event.
@@ -36,8 +36,8 @@ pub(super) struct Appender<'a> {
     pub(super) created_at: Timestamp,
     /// Whether a dispatch is owed.
     pub(super) owes: bool,
-    /// Outside of transactions, which an error would end: whether events may be tried as a whole.
-    pub(super) wholes: Option<&'a Wholes>,
+    /// Outside of transactions, which an error would end: whether events may be tried optimistically.
+    pub(super) optimistic: Option<&'a OptimisticWrites>,
 }
 
 impl Appender<'_> {
@@ -58,8 +58,8 @@ impl Appender<'_> {
         Ok(written)
     }
 
-    /// One statement, if all goes well; a second one if they could not be stored as a whole, and another one if something
-    /// was there already.
+    /// One statement, if all goes well; a second one if the optimistic one was refused, and another one if something was
+    /// there already.
     pub(super) async fn together(
         &self,
         events: &[&NewEvent],
@@ -134,13 +134,13 @@ impl Appender<'_> {
         dispatches: &Dispatches<'_>,
     ) -> Result<Stored, Failure> {
         let rows = Rows { events, versions, dispatches };
-        if let (Some(wholes), Some(catalogue)) = (self.wholes, dispatches.of_one_catalogue())
-            && wholes.next(self.terms.tenant_no)
+        if let (Some(optimistic), Some(catalogue)) = (self.optimistic, dispatches.of_one_catalogue())
+            && optimistic.may_try(self.terms.tenant_no)
         {
             if let Some(stored) = self.insert_whole(&rows, catalogue).await? {
                 return Ok(stored);
             }
-            wholes.refused(self.terms.tenant_no);
+            optimistic.refused(self.terms.tenant_no);
         }
         let catalogues = dispatches.catalogue_versions(events.len());
         let stored = self.insert_with(sql::EVENTS_APPEND, &rows, [&self.owes, &catalogues]).await?;

@@ -1,5 +1,5 @@
-//! Tenants that claims leave alone for a moment, since what they owe could not be read: somebody has locked a table of
-//! theirs, renamed or dropped it, or it is damaged. Meeting it again with every claim would take the others' time, and
+//! Tenants that claims back off from for a moment, since what they owe could not be read: somebody has locked a table
+//! of theirs, renamed or dropped it, or it is damaged. Meeting it again with every claim would take the others' time, and
 //! would be reported five times a second. Kept in memory alone: whoever forgets it meets it again.
 
 use std::{
@@ -13,28 +13,28 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 
 /// How long a tenant is left alone after one failed there: much longer than failing took.
-const AILING: Duration = Duration::from_secs(5);
+const BACK_OFF: Duration = Duration::from_secs(5);
 /// Tenants that are remembered at once. Of more, whatever comes then is met with every claim.
 const TENANTS_MAX: usize = 1000;
 
 /// Tenants to be left alone, by kind of work: what one kind needs may be there where what the other needs is not.
 #[derive(Default)]
-pub(crate) struct Ailing {
-    pub(crate) dispatches: AilingTenants,
-    pub(crate) deliveries: AilingTenants,
+pub(crate) struct BackedOff {
+    pub(crate) dispatches: BackedOffTenants,
+    pub(crate) deliveries: BackedOffTenants,
 }
 
 /// Tenants, by number, and until when they are left alone.
 #[derive(Default)]
-pub(crate) struct AilingTenants(Mutex<HashMap<i32, Instant>>);
+pub(crate) struct BackedOffTenants(Mutex<HashMap<i32, Instant>>);
 
-impl AilingTenants {
+impl BackedOffTenants {
     /// A claim failed there: the next ones leave it alone for a while.
     pub(crate) fn note(&self, tenant_no: i32) {
         let (mut until, now) = (self.until(), Instant::now());
         until.retain(|_, until| *until > now);
         if until.len() < TENANTS_MAX {
-            until.insert(tenant_no, now + AILING);
+            until.insert(tenant_no, now + BACK_OFF);
         }
     }
 

@@ -3,7 +3,9 @@
 //!
 //! Ledgers are kept at both ends: publishers choose the ids of their events and note which were acknowledged, and each
 //! endpoint's receiver notes and verifies what arrives. There are two tenants, and three endpoints: one for everything in
-//! each, and one whose filter lets a part through and which refuses a request now and then. A seed, which is printed,
+//! each, and one whose filter lets a part through and which refuses a request now and then. On
+//! PostgreSQL a shop publishes from its own transactions beside them: what it committed arrives, and nothing that it rolled
+//! back. A seed, which is printed,
 //! decides when who is killed and for how long.
 //!
 //! Ten minutes, as the README claims it, each:
@@ -31,6 +33,8 @@ mod process;
 mod random;
 #[path = "crash/receivers.rs"]
 mod receivers;
+#[path = "crash/shop.rs"]
+mod shop;
 #[path = "crash/world.rs"]
 mod world;
 

@@ -20,6 +20,7 @@ use crate::{
     },
     random::Random,
     setting,
+    shop::{self, Shop},
 };
 
 /// How soon after a restart everything has arrived that had been acknowledged, in a release build.
@@ -49,6 +50,14 @@ impl Data {
             Self::File(url) => url.clone(),
             Self::Shared(database) => database.url(),
             Self::Own(cluster) => cluster.url(),
+        }
+    }
+
+    /// Where others can publish from their own transactions.
+    fn database(&self) -> Option<String> {
+        match self {
+            Self::File(_) => None,
+            Self::Shared(_) | Self::Own(_) => Some(self.url()),
         }
     }
 
@@ -85,7 +94,12 @@ impl Tenant {
     }
 
     /// What was published arrives where it is wanted, all of it and nothing else.
-    async fn settle_accounts(&self, mut client: Client, (acknowledged, refused): (Acknowledged, Refused)) {
+    async fn settle_accounts(
+        &self,
+        mut client: Client,
+        (acknowledged, refused): (Acknowledged, Refused),
+        orders: &HashSet<String>,
+    ) {
         let unanswered = refused.publish_again(&mut client).await.len();
         println!(
             "  tenant {}: {} acknowledged; {:?} not acknowledged, of which {unanswered} had been stored",
@@ -93,7 +107,10 @@ impl Tenant {
             acknowledged.len(),
             refused.by_code
         );
-        let published: HashSet<String> = acknowledged.all().union(&refused.ids).cloned().collect();
+        let mut published: HashSet<String> = acknowledged.all().union(&refused.ids).cloned().collect();
+        if self.slug == Some(shop::TENANT) {
+            published.extend(orders.iter().cloned());
+        }
         for endpoint in &self.endpoints {
             endpoint.settle(&mut client, &published).await;
         }
@@ -121,14 +138,14 @@ impl World {
             servers.push(ServerProcess::start_on(folder.path(), &data.url(), &[]).await);
         }
         let mut client = Client::connect(servers[0].address).await.unwrap();
-        client.create("/v1/tenants", json!({"slug": "acme"})).await;
+        client.create("/v1/tenants", json!({"slug": shop::TENANT})).await;
         let everything = Endpoint::for_everything(&mut client, "everything").await;
         let part = Endpoint::for_a_part(&mut client, "a part, refused now and then").await;
-        let mut client = client.acting_in("acme");
+        let mut client = client.acting_in(shop::TENANT);
         let theirs = Endpoint::for_everything(&mut client, "everything of acme").await;
         let tenants = vec![
             Tenant { slug: None, publishers: 12, batch_events: 5, endpoints: vec![everything, part] },
-            Tenant { slug: Some("acme"), publishers: 4, batch_events: 1, endpoints: vec![theirs] },
+            Tenant { slug: Some(shop::TENANT), publishers: 4, batch_events: 1, endpoints: vec![theirs] },
         ];
         let addresses = Addresses::of(servers.iter().map(|server| server.address).collect());
         let nodes = servers.into_iter().map(Some).collect();
@@ -209,7 +226,7 @@ impl World {
     }
 
     /// The ledgers of all endpoints are as they must be, and enough is in them.
-    async fn settle_accounts(&mut self, publishers: Vec<Publishers>, lasting: Duration) {
+    async fn settle_accounts(&mut self, publishers: Vec<Publishers>, shop: Option<Shop>, lasting: Duration) {
         let mut ledgers = vec![];
         for publishers in publishers {
             let (acknowledged, refused) = publishers.end().await;
@@ -220,8 +237,9 @@ impl World {
         }
         let mut client = Client::connect(self.addresses.get(0).unwrap()).await.unwrap();
         until("it is ready", async || client.get("/readyz").await.unwrap().0 == 200).await;
+        let orders = if let Some(shop) = shop { shop.close().await } else { HashSet::new() };
         for (tenant, ledgers) in self.tenants.iter().zip(ledgers) {
-            tenant.settle_accounts(tenant.client(&self.addresses).await, ledgers).await;
+            tenant.settle_accounts(tenant.client(&self.addresses).await, ledgers, &orders).await;
         }
         if !matches!(self.data, Data::File(_)) {
             let line = "a node died; others take over its work";
@@ -241,8 +259,12 @@ impl World {
             Publishers::at(Work { addresses, tenant: slug, publishers, pace: PACE, batch_events })
         };
         let publishers: Vec<_> = self.tenants.iter().map(start).collect();
+        let mut shop = None;
+        if let Some(database) = self.data.database() {
+            shop = Some(Shop::open(database).await);
+        }
         self.kill_again_and_again(lasting, &publishers).await;
-        self.settle_accounts(publishers, lasting).await;
+        self.settle_accounts(publishers, shop, lasting).await;
         for endpoint in self.tenants.iter().flat_map(|tenant| &tenant.endpoints) {
             self.casualties.judge(endpoint);
         }

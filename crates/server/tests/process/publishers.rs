@@ -221,7 +221,7 @@ impl Shared {
     }
 }
 
-fn new_id(sources: &Sources) -> String {
+pub(crate) fn new_id(sources: &Sources) -> String {
     let id: EventId = Id::new(sources.now(), sources.bytes());
     id.to_string()
 }

@@ -18,7 +18,7 @@ use crate::{
     columns::{Columns, Micros, headers_json, key},
     endpoints::{self, RequestLook},
     failure::Failure,
-    scope::{Kept, Scope},
+    scope::{KeptStatement, Scope},
     sql,
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn insert(
     let response_headers = response.map(|response| headers_json(&response.headers)).transpose()?;
     let signatures = attempt.signatures.as_ref();
     let response_time_ms = i64::try_from(attempt.response_time.as_millis()).unwrap_or(i64::MAX);
-    scope.statement(Kept::AttemptsInsert)?.execute(params![
+    scope.statement(KeptStatement::AttemptsInsert)?.execute(params![
         delivery_seq * SLOTS_PER_DELIVERY + i64::from(attempt.attempt_number),
         key(attempt.request_id),
         attempt.endpoint_revision,

@@ -16,21 +16,21 @@ use crate::{
     endpoints,
     failure::Failure,
     page::{Span, Timeline, keys},
-    scope::{Kept, Newest, Scope},
+    scope::{KeptStatement, Newest, Scope},
     sql,
 };
 
 pub(crate) const TIMELINE: Timeline =
     Timeline { bounds: sql::DELIVERIES_BOUNDS, created_at: sql::DELIVERIES_CREATED_AT };
 
-/// The right edge of the table, as one transaction sees it.
-pub(crate) struct Edge {
+/// The end of the table, where new deliveries are inserted, as one transaction sees it.
+pub(crate) struct TableEnd {
     newest_seq: i64,
     created_at: Micros,
     due_at: Micros,
 }
 
-impl Edge {
+impl TableEnd {
     pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
         let now = Micros::from(now);
         let newest = scope.newest_delivery()?;
@@ -51,7 +51,7 @@ impl Edge {
             Trigger::Test => before_all(scope.connection(), endpoint_no, self.due_at)?,
         };
         let subscriptions: Vec<u8> = delivery.subscription_ids.iter().flat_map(|id| key(*id)).collect();
-        let inserted = scope.statement(Kept::DeliveriesInsert)?.execute(params![
+        let inserted = scope.statement(KeptStatement::DeliveriesInsert)?.execute(params![
             seq,
             key(delivery.id),
             event_seq,
@@ -106,7 +106,7 @@ impl Standing {
                 cancel_requested: columns.take()?,
             })
         };
-        Ok(scope.statement(Kept::DeliveriesStanding)?.query_row([seq], standing).optional()?)
+        Ok(scope.statement(KeptStatement::DeliveriesStanding)?.query_row([seq], standing).optional()?)
     }
 
     pub(crate) const fn is_final(&self) -> bool {
@@ -148,7 +148,7 @@ pub(crate) fn change(
         DeliveryState::Failed { max_attempts_reached } => (None, None, *max_attempts_reached),
         DeliveryState::Cancelled { reason } => (None, Some(reason), false),
     };
-    scope.statement(Kept::DeliveriesUpdate)?.execute(params![
+    scope.statement(KeptStatement::DeliveriesUpdate)?.execute(params![
         seq,
         change.state.status().as_str(),
         due_at,
@@ -211,7 +211,7 @@ fn requeue(
         return Ok(());
     }
     if let Some(before) = before.due_at.map(|at| params_of(before.endpoint_no, at, seq)) {
-        scope.statement(Kept::DeliveryQueueDelete)?.execute(before)?;
+        scope.statement(KeptStatement::DeliveryQueueDelete)?.execute(before)?;
     }
     if let Some(due_at) = due_at {
         enqueue(scope, before.endpoint_no, due_at, seq)?;
@@ -220,7 +220,7 @@ fn requeue(
 }
 
 fn enqueue(scope: &mut Scope<'_>, endpoint_no: i64, due_at: Micros, seq: i64) -> Result<(), Failure> {
-    scope.statement(Kept::DeliveryQueueInsert)?.execute(params_of(endpoint_no, due_at, seq))?;
+    scope.statement(KeptStatement::DeliveryQueueInsert)?.execute(params_of(endpoint_no, due_at, seq))?;
     Ok(())
 }
 

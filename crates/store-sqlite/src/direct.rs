@@ -83,22 +83,22 @@ impl Step for AppendArrivals {
         // What a run before this one granted was rolled back.
         self.granted.clear();
         let version = self.version(scope)?;
-        let mut edge = events::Edge::of(scope, self.now)?;
+        let mut end = events::TableEnd::of(scope, self.now)?;
         let mut writer = DeliveryWriter::of(scope, self.now)?;
         let mut answer = AppendAnswer { appended: Vec::new(), owes_dispatch: false };
         for Arrival { event, dispatch } in &self.arrivals {
-            let appended = edge.append(scope, event)?;
+            let appended = end.append(scope, event)?;
             answer.appended.push(appended);
             let dispatch = dispatch.as_ref().filter(|dispatch| Some(dispatch.catalogue_version) == version);
             self.granted.push(match (appended, dispatch) {
                 (Appended::Stored { created_at, aggregate_version }, Some(dispatch)) => {
                     let event = Arc::new(event.stored(created_at, aggregate_version, self.now));
-                    scope.dispatch_is_settled(edge.newest_seq, self.now);
-                    Some(self.dispatch((scope, &mut writer), (edge.newest_seq, event), dispatch)?)
+                    scope.dispatch_is_settled(end.newest_seq, self.now);
+                    Some(self.dispatch((scope, &mut writer), (end.newest_seq, event), dispatch)?)
                 }
                 (Appended::Stored { .. }, None) => {
                     answer.owes_dispatch = true;
-                    dispatches::owe(scope, edge.newest_seq)?;
+                    dispatches::owe(scope, end.newest_seq)?;
                     None
                 }
                 _ => None,

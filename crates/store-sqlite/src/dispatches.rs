@@ -13,7 +13,7 @@ use crate::{
     failure::Failure,
     leases::{Leases, Pin},
     readers::snapshot,
-    scope::{Kept, Scope},
+    scope::{KeptStatement, Scope},
     sql,
     tenant_file::TenantFile,
     writer::Step,
@@ -21,13 +21,13 @@ use crate::{
 
 /// The event owes its dispatch.
 pub(crate) fn owe(scope: &mut Scope<'_>, event_seq: i64) -> Result<(), Failure> {
-    scope.statement(Kept::DispatchesOwe)?.execute([event_seq])?;
+    scope.statement(KeptStatement::DispatchesOwe)?.execute([event_seq])?;
     Ok(())
 }
 
 /// Ends what the event owes; `false` if it owed nothing.
 pub(crate) fn settle(scope: &mut Scope<'_>, event_seq: i64) -> Result<bool, Failure> {
-    Ok(scope.statement(Kept::DispatchesSettle)?.execute([event_seq])? == 1)
+    Ok(scope.statement(KeptStatement::DispatchesSettle)?.execute([event_seq])? == 1)
 }
 
 /// Notes when the dispatches of these events, in order, were settled: one row per run of consecutive ones.
@@ -135,13 +135,13 @@ impl Step for SettleDispatches {
 
 /// Writes new deliveries in one step.
 pub(crate) struct DeliveryWriter {
-    edge: deliveries::Edge,
+    end: deliveries::TableEnd,
     written: u64,
 }
 
 impl DeliveryWriter {
     pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
-        Ok(Self { edge: deliveries::Edge::of(scope, now)?, written: 0 })
+        Ok(Self { end: deliveries::TableEnd::of(scope, now)?, written: 0 })
     }
 
     /// Answers the delivery's key. One to an endpoint that was deleted meanwhile is not written; one that is there
@@ -153,7 +153,7 @@ impl DeliveryWriter {
         delivery: &NewDelivery,
     ) -> Result<Option<i64>, Failure> {
         let Some(endpoint_no) = scope.endpoint_no(delivery.endpoint_id)? else { return Ok(None) };
-        let seq = self.edge.insert(scope, (event_seq, endpoint_no), delivery)?;
+        let seq = self.end.insert(scope, (event_seq, endpoint_no), delivery)?;
         self.written += u64::from(seq.is_some());
         Ok(seq)
     }

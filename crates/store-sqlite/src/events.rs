@@ -20,7 +20,7 @@ use crate::{
     dispatches,
     failure::Failure,
     page::{Span, Timeline, keys, limit_of, page, page_by},
-    scope::{Kept, Newest, Scope},
+    scope::{KeptStatement, Newest, Scope},
     sql,
     store::SqliteStore,
     writer::Scoped,
@@ -147,11 +147,11 @@ pub(crate) fn append(
     now: Timestamp,
 ) -> Result<Vec<Appended>, Failure> {
     let scope = &mut Scope::of(conn);
-    let mut edge = Edge::of(scope, now)?;
+    let mut end = TableEnd::of(scope, now)?;
     let mut append = |event| {
-        let appended = edge.append(scope, event)?;
+        let appended = end.append(scope, event)?;
         if let Appended::Stored { .. } = appended {
-            dispatches::owe(scope, edge.newest_seq)?;
+            dispatches::owe(scope, end.newest_seq)?;
         }
         Ok(appended)
     };
@@ -164,8 +164,8 @@ pub(crate) fn are_there(conn: &Connection, query: &EventQuery) -> Result<bool, F
     Ok(!seqs(conn, list_statement(query), query, (span, 1))?.is_empty())
 }
 
-/// The right edge of the log, as one transaction sees it.
-pub(crate) struct Edge {
+/// The end of the log, where new events are appended, as one transaction sees it.
+pub(crate) struct TableEnd {
     /// The newest event's.
     pub(crate) newest_seq: i64,
     /// What the next event's `created_at` will be: now, or the newest event's if the clock was set back.
@@ -173,7 +173,7 @@ pub(crate) struct Edge {
     now: Timestamp,
 }
 
-impl Edge {
+impl TableEnd {
     pub(crate) fn of(scope: &mut Scope<'_>, now: Timestamp) -> Result<Self, Failure> {
         let (newest, now) = (scope.newest_event()?, to_micros(now));
         let created_at = now.max(newest.created_at.timestamp());
@@ -183,7 +183,7 @@ impl Edge {
     /// Stores one event, or says why not.
     pub(crate) fn append(&mut self, scope: &mut Scope<'_>, event: &NewEvent) -> Result<Appended, Failure> {
         if event.id_is_given
-            && let Some((_, stored)) = by_id(scope.statement(Kept::EventsById)?, event.id)?
+            && let Some((_, stored)) = by_id(scope.statement(KeptStatement::EventsById)?, event.id)?
         {
             let DomainEvent { created_at, aggregate_version, .. } = stored;
             let repeats = event.repeats(&stored);
@@ -210,7 +210,7 @@ impl Edge {
     }
 
     fn insert(&self, scope: &mut Scope<'_>, event: &NewEvent, version: u32) -> Result<(), Failure> {
-        scope.statement(Kept::EventsInsert)?.execute(params![
+        scope.statement(KeptStatement::EventsInsert)?.execute(params![
             self.newest_seq,
             key(event.id),
             event.event_type.as_str(),
@@ -235,7 +235,8 @@ impl Edge {
 /// The version that a guarded publish gets, or why it is refused.
 fn guard(scope: &mut Scope<'_>, event: &NewEvent, expected: u32) -> Result<Result<u32, Appended>, Failure> {
     let (aggregate_id, aggregate_type) = (event.aggregate_id_or_default(), event.aggregate_type_or_default());
-    let newest = newest_version(scope.statement(Kept::EventsNewestVersion)?, aggregate_id, aggregate_type)?;
+    let newest =
+        newest_version(scope.statement(KeptStatement::EventsNewestVersion)?, aggregate_id, aggregate_type)?;
     if newest >= AGGREGATE_VERSION_MAX {
         return Ok(Err(Appended::VersionsExhausted));
     }
@@ -243,7 +244,7 @@ fn guard(scope: &mut Scope<'_>, event: &NewEvent, expected: u32) -> Result<Resul
         return Ok(Err(Appended::StaleVersion { newest }));
     }
     let head = params![aggregate_id.into_bytes(), aggregate_type, newest + 1];
-    scope.statement(Kept::StreamHeadsAdvance)?.execute(head)?;
+    scope.statement(KeptStatement::StreamHeadsAdvance)?.execute(head)?;
     Ok(Ok(newest + 1))
 }
 

@@ -211,11 +211,11 @@ fn append_directed(
     delivery: &NewDelivery,
     now: Timestamp,
 ) -> Result<Appended, Failure> {
-    let mut edge = events::Edge::of(scope, now)?;
-    let appended = edge.append(scope, event)?;
+    let mut end = events::TableEnd::of(scope, now)?;
+    let appended = end.append(scope, event)?;
     if let Appended::Stored { .. } = appended {
-        DeliveryWriter::of(scope, now)?.write(scope, edge.newest_seq, delivery)?;
-        scope.dispatch_is_settled(edge.newest_seq, now);
+        DeliveryWriter::of(scope, now)?.write(scope, end.newest_seq, delivery)?;
+        scope.dispatch_is_settled(end.newest_seq, now);
     }
     Ok(appended)
 }

@@ -33,7 +33,7 @@ const ENTRIES_KEPT: usize = 1024;
 
 /// A statement that is kept.
 #[derive(Clone, Copy)]
-pub(crate) enum Kept {
+pub(crate) enum KeptStatement {
     AttemptsInsert,
     Begin,
     CatalogueVersion,
@@ -56,7 +56,7 @@ pub(crate) enum Kept {
     StreamHeadsAdvance,
 }
 
-impl Kept {
+impl KeptStatement {
     const COUNT: usize = Self::StreamHeadsAdvance as usize + 1;
     /// Those that hold what others sent.
     const LARGE: [Self; 2] = [Self::AttemptsInsert, Self::EventsInsert];
@@ -87,7 +87,7 @@ impl Kept {
     }
 }
 
-/// A table's right edge: key and time of its newest row.
+/// A table's end: key and time of its newest row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Newest {
     pub(crate) seq: i64,
@@ -126,7 +126,7 @@ impl Memory {
 /// A connection that writes, with what its transaction shares.
 pub(crate) struct Scope<'c> {
     conn: &'c Connection,
-    statements: [Option<CachedStatement<'c>>; Kept::COUNT],
+    statements: [Option<CachedStatement<'c>>; KeptStatement::COUNT],
     memory: Memory,
     /// Events whose dispatches this transaction settled, and when it last did.
     settled: Vec<i64>,
@@ -138,7 +138,7 @@ impl<'c> Scope<'c> {
     pub(crate) fn of(conn: &'c Connection) -> Self {
         Self {
             conn,
-            statements: [const { None }; Kept::COUNT],
+            statements: [const { None }; KeptStatement::COUNT],
             memory: Memory::default(),
             settled: Vec::new(),
             settled_at: None,
@@ -151,7 +151,7 @@ impl<'c> Scope<'c> {
         self.conn
     }
 
-    pub(crate) fn statement(&mut self, kept: Kept) -> Result<&mut CachedStatement<'c>, Failure> {
+    pub(crate) fn statement(&mut self, kept: KeptStatement) -> Result<&mut CachedStatement<'c>, Failure> {
         let place = &mut self.statements[kept as usize];
         match place {
             Some(statement) => Ok(statement),
@@ -164,7 +164,8 @@ impl<'c> Scope<'c> {
         if let Some(version) = self.memory.catalogue_version {
             return Ok(version);
         }
-        let version = self.statement(Kept::CatalogueVersion)?.query_row([], catalogue::version_of)?;
+        let version =
+            self.statement(KeptStatement::CatalogueVersion)?.query_row([], catalogue::version_of)?;
         self.memory.catalogue_version = Some(version);
         Ok(version)
     }
@@ -174,7 +175,7 @@ impl<'c> Scope<'c> {
         if let Some(is_disabled) = self.memory.disabled_types.get(event_type) {
             return Ok(*is_disabled);
         }
-        let asked = self.statement(Kept::EventTypesIsDisabled)?;
+        let asked = self.statement(KeptStatement::EventTypesIsDisabled)?;
         let is_disabled = asked.query_row([event_type.as_str()], |row| row.get(0))?;
         self.memory.disabled_types.insert(event_type.clone(), is_disabled);
         Ok(is_disabled)
@@ -185,7 +186,7 @@ impl<'c> Scope<'c> {
         if let Some(no) = self.memory.endpoint_nos.get(&id) {
             return Ok(*no);
         }
-        let asked = self.statement(Kept::EndpointsNoById)?;
+        let asked = self.statement(KeptStatement::EndpointsNoById)?;
         let no = asked.query_row([key(id)], |row| row.get(0)).optional()?;
         self.memory.endpoint_nos.insert(id, no);
         Ok(no)
@@ -195,7 +196,7 @@ impl<'c> Scope<'c> {
         if let Some(newest) = self.memory.newest_event {
             return Ok(newest);
         }
-        let newest = self.newest(Kept::EventsNewest)?;
+        let newest = self.newest(KeptStatement::EventsNewest)?;
         self.memory.newest_event = Some(newest);
         Ok(newest)
     }
@@ -209,7 +210,7 @@ impl<'c> Scope<'c> {
         if let Some(newest) = self.memory.newest_delivery {
             return Ok(newest);
         }
-        let newest = self.newest(Kept::DeliveriesNewest)?;
+        let newest = self.newest(KeptStatement::DeliveriesNewest)?;
         self.memory.newest_delivery = Some(newest);
         Ok(newest)
     }
@@ -219,7 +220,7 @@ impl<'c> Scope<'c> {
         self.memory.newest_delivery = Some(newest);
     }
 
-    fn newest(&mut self, of: Kept) -> Result<Newest, Failure> {
+    fn newest(&mut self, of: KeptStatement) -> Result<Newest, Failure> {
         let newest = self.statement(of)?.query_row([], Newest::read).optional()?;
         Ok(newest.unwrap_or(Newest::NONE))
     }
@@ -233,7 +234,7 @@ impl<'c> Scope<'c> {
 
     /// Begins a transaction that writes; waits for those of other connections.
     pub(crate) fn begin(&mut self) -> Result<(), Failure> {
-        self.statement(Kept::Begin)?.execute([])?;
+        self.statement(KeptStatement::Begin)?.execute([])?;
         self.memory.forget();
         self.settled.clear();
         self.settled_at = None;
@@ -243,7 +244,7 @@ impl<'c> Scope<'c> {
     /// Ends the transaction. After an error it may still be open.
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
         self.record_runs()?;
-        self.statement(Kept::Commit)?.execute([])?;
+        self.statement(KeptStatement::Commit)?.execute([])?;
         self.let_go();
         Ok(())
     }
@@ -252,7 +253,7 @@ impl<'c> Scope<'c> {
         let Some(at) = self.settled_at.take() else { return Ok(()) };
         let mut settled = std::mem::take(&mut self.settled);
         settled.sort_unstable();
-        dispatches::record_runs(self.statement(Kept::DispatchesRecordRun)?, &settled, at)?;
+        dispatches::record_runs(self.statement(KeptStatement::DispatchesRecordRun)?, &settled, at)?;
         settled.clear();
         settled.shrink_to(ENTRIES_KEPT);
         self.settled = settled;
@@ -271,7 +272,7 @@ impl<'c> Scope<'c> {
 
     /// The values last written need not be held until the next ones come, which may be long.
     fn let_go(&mut self) {
-        for kept in Kept::LARGE {
+        for kept in KeptStatement::LARGE {
             if let Some(statement) = &mut self.statements[kept as usize] {
                 statement.clear_bindings();
             }
@@ -297,7 +298,7 @@ mod tests {
     use crate::{
         dispatches::DeliveryWriter,
         endpoints, event_types,
-        events::Edge,
+        events::TableEnd,
         leases::{Leases, Tokens},
         open::migrated,
         tend::DeleteEndpoint,
@@ -338,7 +339,7 @@ mod tests {
 
     /// A step that publishes one event.
     fn append(scope: &mut Scope<'_>, event: &NewEvent, now: i64) -> Result<Appended, Failure> {
-        Edge::of(scope, at(now))?.append(scope, event)
+        TableEnd::of(scope, at(now))?.append(scope, event)
     }
 
     /// A step that writes one delivery.
@@ -376,7 +377,7 @@ mod tests {
         let conn = migrated();
         let mut scope = Scope::of(&conn);
         let held = |scope: &mut Scope<'_>| {
-            scope.statement(Kept::EventsInsert).unwrap().get_status(StatementStatus::MemUsed)
+            scope.statement(KeptStatement::EventsInsert).unwrap().get_status(StatementStatus::MemUsed)
         };
         let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(100_000));
         let large = EventDraft::new("user.created", large).validate(at(0), [1; 10]).unwrap();

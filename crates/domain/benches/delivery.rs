@@ -1,5 +1,5 @@
-//! What one delivery costs beside the network and the database: its event read and judged, its body and headers built, its
-//! signatures made. Each grows with the event's size, so it is measured at two of them.
+//! What one delivery costs beside the network and the database: its event read and judged, its body and headers built,
+//! its signatures made. Each grows with the event's size, so it is measured at two of them.
 //!
 //! `cargo bench -p neo-events-domain --bench delivery`
 

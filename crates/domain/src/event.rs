@@ -153,8 +153,8 @@ impl EventDraft {
         self.validate_by_either(now, now, random)
     }
 
-    /// The same where the clock may read `wall` while it is taken to be `now`, which never goes back: a given id that is
-    /// timely by either is accepted. One wrong reading, which `now` goes on from, then keeps nobody's ids out.
+    /// The same where the clock may read `wall` while it is taken to be `now`, which never goes back: a given id that
+    /// is timely by either is accepted. One wrong reading, which `now` goes on from, then keeps nobody's ids out.
     pub fn validate_by_either(
         self,
         now: Timestamp,

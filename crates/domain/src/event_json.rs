@@ -81,8 +81,8 @@ impl DomainEvent {
         json
     }
 
-    /// Reads what [`DomainEvent::to_json`] wrote, or the API answered; `processed_at`, which is no part of the event, is
-    /// passed over.
+    /// Reads what [`DomainEvent::to_json`] wrote, or the API answered; `processed_at`, which is no part of the event,
+    /// is passed over.
     pub fn from_json(text: &str) -> Result<Self, Violations> {
         let mut fields = Fields::read(text)?;
         fields.take("processed_at");

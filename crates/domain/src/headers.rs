@@ -59,8 +59,8 @@ impl CustomHeaders {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// These, with others added or replaced, and removed where the new value is `None`; checks what is new. A credential
-    /// whose new value is what is shown of it stays: an endpoint may be written back as it was read.
+    /// These, with others added or replaced, and removed where the new value is `None`; checks what is new. A
+    /// credential whose new value is what is shown of it stays: an endpoint may be written back as it was read.
     #[must_use]
     pub fn merged(&self, changes: &[(String, Option<String>)], faults: &mut Faults) -> Self {
         let mut merged = self.clone();

@@ -1,14 +1,14 @@
 //! Times: read from text as RFC 3339 has them and nothing more, kept to the microsecond, and never beyond the calendar.
 //!
-//! The parser beneath reads further forms (without seconds, with a time zone's name, with a sign before the year), which
-//! whoever sends them means otherwise or did not mean at all, and which the next program refuses.
+//! The parser beneath reads further forms (without seconds, with a time zone's name, with a sign before the year),
+//! which whoever sends them means otherwise or did not mean at all, and which the next program refuses.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::violation::Rule;
 
-/// Reads a time of RFC 3339 §5.6: `2026-11-21T12:00:00.5+01:00`. As there, `T` and `Z` may be lower case, and a space may
-/// stand for `T`. The 60th second is refused: no store's calendar has it.
+/// Reads a time of RFC 3339 §5.6: `2026-11-21T12:00:00.5+01:00`. As there, `T` and `Z` may be lower case, and a space
+/// may stand for `T`. The 60th second is refused: no store's calendar has it.
 pub fn parse(text: &str) -> Result<Timestamp, Rule> {
     let malformed = Rule::Malformed { expected: "an RFC 3339 time such as 2026-11-21T12:00:00Z" };
     if !has_form(text.as_bytes()) {

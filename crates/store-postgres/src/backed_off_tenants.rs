@@ -1,6 +1,6 @@
 //! Tenants that claims back off from for a moment, since what they owe could not be read: somebody has locked a table
-//! of theirs, renamed or dropped it, or it is damaged. Meeting it again with every claim would take the others' time, and
-//! would be reported five times a second. Kept in memory alone: whoever forgets it meets it again.
+//! of theirs, renamed or dropped it, or it is damaged. Meeting it again with every claim would take the others' time,
+//! and would be reported five times a second. Kept in memory alone: whoever forgets it meets it again.
 
 use std::{
     collections::HashMap,

@@ -6,12 +6,12 @@
 //! database has answered, before the callers of the one before are told ([`Trip::is_answered`]). Where nobody is kept
 //! waiting by it, a batch also keeps a distance from the one before ([`Rhythm::distance`]).
 //!
-//! What holds up one tenant's groups, a lock on its tables perhaps, holds up nobody else's. A worker waits for the groups
-//! of its batch, and after [`PATIENCE`] leaves those behind that are not back. Each of them keeps a connection, so there is
-//! a limit to how many may be left behind; beyond it, workers wait for theirs. A tenant has at most [`GROUPS_MAX`] groups
-//! on their way, and after one that came to a lock a single one, until one gets through. What comes for it meanwhile is
-//! put aside until one of its groups has ended. When [`WAITING_MAX`] of a tenant's jobs wait, here or there, its callers
-//! have to, and only they.
+//! What holds up one tenant's groups, a lock on its tables perhaps, holds up nobody else's. A worker waits for the
+//! groups of its batch, and after [`PATIENCE`] leaves those behind that are not back. Each of them keeps a connection,
+//! so there is a limit to how many may be left behind; beyond it, workers wait for theirs. A tenant has at most
+//! [`GROUPS_MAX`] groups on their way, and after one that came to a lock a single one, until one gets through. What
+//! comes for it meanwhile is put aside until one of its groups has ended. When [`WAITING_MAX`] of a tenant's jobs wait,
+//! here or there, its callers have to, and only they.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -86,8 +86,8 @@ struct Waiting<J> {
 }
 
 impl<J: Job> Batcher<J> {
-    /// Starts workers, each of which runs a batch at a time: `run` a group of it, which says when the database has answered
-    /// ([`Trip::is_answered`]). So many groups may be left behind.
+    /// Starts workers, each of which runs a batch at a time: `run` a group of it, which says when the database has
+    /// answered ([`Trip::is_answered`]). So many groups may be left behind.
     pub(crate) fn start<F>(
         left_behind_max: usize,
         rhythm: Rhythm,

@@ -7,8 +7,9 @@
 //! long as it takes. Nobody is given a connection whose answer somebody did not wait for, that was left in a
 //! transaction, or on which the server has said that it ends it.
 //!
-//! The server is not asked to cancel the statement. A commit that is cancelled while it waits for a standby is done, for
-//! everybody to see: whoever publishes the same id again would be told that it is stored, and a failover would lose it.
+//! The server is not asked to cancel the statement. A commit that is cancelled while it waits for a standby is done,
+//! for everybody to see: whoever publishes the same id again would be told that it is stored, and a failover would lose
+//! it.
 
 use std::{
     num::NonZeroUsize,
@@ -340,9 +341,9 @@ impl Connection {
     }
 }
 
-/// A connection that has not answered yet. If nobody waits for that any more it is given up: whoever was given it next would
-/// wait in their place. Whoever has it may go on with it, for of two statements that were sent together the other is left
-/// when one fails.
+/// A connection that has not answered yet. If nobody waits for that any more it is given up: whoever was given it next
+/// would wait in their place. Whoever has it may go on with it, for of two statements that were sent together the other
+/// is left when one fails.
 struct Unanswered<'a>(Option<&'a Connection>);
 
 impl Drop for Unanswered<'_> {

@@ -23,8 +23,8 @@ const CHANGES_OF_TENANT_MAX: usize = 2;
 /// How long a transaction of ours may stand still: a node that hangs in the middle of one must not hold its locks.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Pools of their own, so that no list of a user stands in front of a pass, and no lock on a tenant's tables before what
-/// all tenants wait for.
+/// Pools of their own, so that no list of a user stands in front of a pass, and no lock on a tenant's tables before
+/// what all tenants wait for.
 #[derive(Clone)]
 pub(crate) struct Connections {
     work: Pool,

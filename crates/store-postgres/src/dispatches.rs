@@ -112,7 +112,8 @@ impl Look<'_> {
     /// Claims what lies behind a place, after a snapshot was taken.
     async fn at_younger(&self) -> Result<(Result<Snapshot, Failure>, Vec<Claimed>), Failure> {
         let (conn, admin) = (self.conn, Schema::admin());
-        // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in order.
+        // The snapshot comes first: what is committed by then, the claims after it see. Sent together, answered in
+        // order.
         conn.prepare(sql::DISPATCHES_SNAPSHOT, &admin).await?;
         conn.prepare(sql::DISPATCHES_CLAIM, &admin).await?;
         let snapshot = conn.query_one(sql::DISPATCHES_SNAPSHOT, &admin, &[]);
@@ -168,8 +169,9 @@ fn by_tenant(mut claimed: Vec<Claimed>) -> BTreeMap<i32, Vec<Claimed>> {
     by_tenant
 }
 
-/// Adds the events, and what the matchers must know. A tenant that cannot be served, or whose events cannot be read, has
-/// no claim, and is left alone for a while: its oldest, claimed in vain over and over, would keep all others waiting.
+/// Adds the events, and what the matchers must know. A tenant that cannot be served, or whose events cannot be read,
+/// has no claim, and is left alone for a while: its oldest, claimed in vain over and over, would keep all others
+/// waiting.
 async fn load(
     store: &PostgresStore,
     (conn, brief): (&Connection, &Connection),

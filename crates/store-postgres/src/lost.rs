@@ -3,9 +3,9 @@
 //! A claim that failed may have happened all the same: the connection broke after the commit, or what follows a claim
 //! failed. Its rows are then leased by this session, which lives, and nobody works on them until the time of the lease
 //! is over, minutes later. So what a claim leased until is remembered if it failed, for that is how its rows are found,
-//! and they are given back before the next one; and again for a while, since a server that has lost its client may still
-//! be at the statement. Of deliveries it is remembered, too, whose they may be: searching the queue of all endpoints for a
-//! handful of rows would take longer than everything else.
+//! and they are given back before the next one; and again for a while, since a server that has lost its client may
+//! still be at the statement. Of deliveries it is remembered, too, whose they may be: searching the queue of all
+//! endpoints for a handful of rows would take longer than everything else.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -27,9 +27,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections that stand before nobody's lock for long: for claiming deliveries, for claiming dispatches, for tending.
 pub(crate) const BRIEF_CONNECTIONS: usize = 3;
-/// How statements of the passes are planned: once, for whatever values, and so that each reaches a few rows through keys
-/// also where the planner was told that a table is empty and would rather read it whole; it is full by the time the plan is
-/// used. Left to itself the server plans the longest of them anew each time, which takes longer than carrying them out.
+/// How statements of the passes are planned: once, for whatever values, and so that each reaches a few rows through
+/// keys also where the planner was told that a table is empty and would rather read it whole; it is full by the time
+/// the plan is used. Left to itself the server plans the longest of them anew each time, which takes longer than
+/// carrying them out.
 #[doc(hidden)]
 pub const PLANNING_OF_WORK: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("enable_mergejoin", "off")];
@@ -90,8 +91,8 @@ impl PostgresOptions {
         }
     }
 
-    /// Most connections that the node will have: these, three that stand before nobody's lock, the one by which it is heard,
-    /// and the one by which it hears.
+    /// Most connections that the node will have: these, three that stand before nobody's lock, the one by which it is
+    /// heard, and the one by which it hears.
     pub const fn connections_max(&self) -> usize {
         self.work_connections + self.read_connections + BRIEF_CONNECTIONS + 2
     }

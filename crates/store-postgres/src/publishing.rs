@@ -1,8 +1,8 @@
 //! Publishing on a connection that is the caller's, so that its commit decides.
 //!
 //! Connections are of one driver or another, and this is what they have in common: the statement and its parameters,
-//! what a row of its answer means, and what a refusal means. Sending it is a driver's few lines. The statement calls the
-//! tenant's function `record_event`, as the caller's role, which needs no other right.
+//! what a row of its answer means, and what a refusal means. Sending it is a driver's few lines. The statement calls
+//! the tenant's function `record_event`, as the caller's role, which needs no other right.
 
 use jiff::Timestamp;
 use neo_events_domain::{

@@ -5,8 +5,8 @@
 //! within five seconds its work goes on elsewhere. A node that was only asleep learns of it by its next beat, begins a
 //! new session, and cannot settle what it no longer holds, for the tokens on those rows are gone.
 //!
-//! A beat is a time by the database's clock, and that may be set. So it only says that there was a beat; since when there
-//! was no other one is measured by who listens, with a clock that is never set.
+//! A beat is a time by the database's clock, and that may be set. So it only says that there was a beat; since when
+//! there was no other one is measured by who listens, with a clock that is never set.
 
 use std::{
     collections::HashMap,
@@ -76,8 +76,8 @@ impl Others {
         self.0 = beats.iter().map(heard).collect();
     }
 
-    /// Who has been silent for too long, and its last beat; in an order, so that nodes that bury the same ones do not wait
-    /// for each other.
+    /// Who has been silent for too long, and its last beat; in an order, so that nodes that bury the same ones do not
+    /// wait for each other.
     fn silent(&self, now: Instant) -> (Vec<i64>, Vec<Timestamp>) {
         let silent = self.0.iter().filter(|(_, heard)| now - heard.since >= SILENCE_MAX);
         let mut silent: Vec<_> = silent.map(|(no, heard)| (*no, heard.beat_at)).collect();

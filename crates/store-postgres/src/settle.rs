@@ -84,8 +84,8 @@ impl Settlements {
         if let Err(refused) = left {
             return Err(Unsettled { work: refused.settlement, error: Failure::Closed.into() });
         }
-        // No reply comes if the group panicked (module `batch`), or if the store was closed before its turn. What was not
-        // recorded by then stays leased until the lease expires or the session ends, and is then attempted again.
+        // No reply comes if the group panicked (module `batch`), or if the store was closed before its turn. What was
+        // not recorded by then stays leased until the lease expires or the session ends, and is then attempted again.
         match answer.await {
             Ok(answer) => answer,
             Err(_) => Ok(Settled::LeaseLost),
@@ -308,8 +308,8 @@ async fn succeed(
     }
 }
 
-/// Whether `deliveries/succeed.sql` found one not as its holder knew it: by the division at its end, by an attempt that is
-/// there already, or because somebody who changes one of them at this moment stood before its locks.
+/// Whether `deliveries/succeed.sql` found one not as its holder knew it: by the division at its end, by an attempt that
+/// is there already, or because somebody who changes one of them at this moment stood before its locks.
 fn is_a_refusal(failure: &Failure) -> bool {
     let is_the_division = failure.code() == Some(&SqlState::DIVISION_BY_ZERO);
     is_the_division || failure.is_a_key_twice() || failure.is_a_deadlock()

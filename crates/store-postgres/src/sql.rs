@@ -50,8 +50,8 @@ impl Sql {
         Self { asked: Asked::Count, ..self }
     }
 
-    /// The same list, ended by the row after the one with which a page is full ([`PAGE_BYTES_MAX`]): what would be cut off
-    /// is not sent.
+    /// The same list, ended by the row after the one with which a page is full ([`PAGE_BYTES_MAX`]): what would be cut
+    /// off is not sent.
     pub(crate) const fn filling_a_page(self, weight: &'static str) -> Self {
         Self { asked: Asked::Page(weight), ..self }
     }

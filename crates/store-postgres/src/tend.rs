@@ -104,8 +104,8 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
     Ok(more)
 }
 
-/// Answers whether somebody was buried. Where that fails, because what the dead held cannot be found in time perhaps, it is
-/// tried again with the next step, and what else there is to do does not wait for it.
+/// Answers whether somebody was buried. Where that fails, because what the dead held cannot be found in time perhaps,
+/// it is tried again with the next step, and what else there is to do does not wait for it.
 async fn bury_others(store: &PostgresStore) -> bool {
     let buried = async {
         let mut conn = store.inner.connections.work().await?;

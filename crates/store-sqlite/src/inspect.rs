@@ -72,8 +72,8 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
     }))
 }
 
-/// Which tenants have lost their file, and whether a master key was noted or anybody has a secret. Of files whose tables are not all there nothing is
-/// asked: they will be brought up to date first.
+/// Which tenants have lost their file, and whether a master key was noted or anybody has a secret. Of files whose
+/// tables are not all there nothing is asked: they will be brought up to date first.
 fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<(Vec<PathBuf>, bool), OpenError> {
     let is_ready = |schema: &Schema| {
         migrations.iter().any(|status| status.scope == schema.as_str() && status.applied >= status.known)

@@ -202,7 +202,8 @@ impl Drop for Claiming<'_> {
     }
 }
 
-/// A lease on a row that is being written. Dropping it without [`Grant::keep`] takes it back: the row was not committed.
+/// A lease on a row that is being written. Dropping it without [`Grant::keep`] takes it back: the row was not
+/// committed.
 pub(crate) struct Grant {
     leases: Arc<Leases>,
     row: i64,

@@ -216,8 +216,8 @@ fn prepare_file(path: &Path) -> io::Result<(PathBuf, File)> {
     Ok((path, lock))
 }
 
-/// Makes the directory and those that it is in, as far as they are not there. SQLite sees to it that its files are in the
-/// directory after a loss of power; that the directory is where it is, nobody else would.
+/// Makes the directory and those that it is in, as far as they are not there. SQLite sees to it that its files are in
+/// the directory after a loss of power; that the directory is where it is, nobody else would.
 fn make_directory(directory: &Path) -> io::Result<()> {
     let made: Vec<_> = directory.ancestors().take_while(|part| !part.exists()).collect();
     let mut builder = DirBuilder::new();
@@ -240,8 +240,8 @@ pub(crate) fn sync_directory(_: &Path) -> io::Result<()> {
 }
 
 /// Makes the file unless it is there. One that is there is not opened: closing it again would end all locks that this
-/// process has on it (`fcntl(2)`), those of the embedding program's own connections among them, which SQLite takes to be
-/// held as long as any of them is open. Another program would then take itself for the last one, and remove the log.
+/// process has on it (`fcntl(2)`), those of the embedding program's own connections among them, which SQLite takes to
+/// be held as long as any of them is open. Another program would then take itself for the last one, and remove the log.
 fn make_file(path: &Path) -> io::Result<()> {
     let create = |options: &mut OpenOptions| private_file(options.write(true)).open(path).map(drop);
     match create(OpenOptions::new().create_new(true)) {
@@ -324,10 +324,10 @@ fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> Result<(), OpenE
 
 /// Moves the log's content into the file, and empties the log.
 ///
-/// Of a process before this one a sync may have failed. The system then takes for written what may never have reached the
-/// disk, and the next sync does not try it again. Such a commit was refused, but lies at the end of the log and looks whole:
-/// what is written behind it would be lost with it in a power loss, though it was synced itself. Where somebody else has the
-/// file open, the log's end is known, and what lies behind it is overwritten.
+/// Of a process before this one a sync may have failed. The system then takes for written what may never have reached
+/// the disk, and the next sync does not try it again. Such a commit was refused, but lies at the end of the log and
+/// looks whole: what is written behind it would be lost with it in a power loss, though it was synced itself. Where
+/// somebody else has the file open, the log's end is known, and what lies behind it is overwritten.
 ///
 /// What a failed sync leaves behind: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
 fn empty_log(conn: &Connection) -> rusqlite::Result<()> {

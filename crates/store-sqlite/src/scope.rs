@@ -1,5 +1,5 @@
-//! What the steps of one transaction share: the connection, the statements that every event, delivery and attempt takes,
-//! and what one of them has asked that the next need not ask again.
+//! What the steps of one transaction share: the connection, the statements that every event, delivery and attempt
+//! takes, and what one of them has asked that the next need not ask again.
 //!
 //! The driver's own cache of statements hashes the whole text of a statement twice for each use, and copies it. What
 //! runs a dozen times for an event is therefore fetched from it once and kept: by the writer as long as its connection
@@ -7,9 +7,9 @@
 //! transaction where they may be large.
 //!
 //! What is remembered holds for one transaction, for nobody else writes meanwhile, and only until a step takes the bare
-//! connection, through which anything may change. Two of the kept statements change it as well, those that insert events
-//! and deliveries, and each is followed by a note of what is newest now. A transaction begins without a memory, whatever
-//! became of the one before.
+//! connection, through which anything may change. Two of the kept statements change it as well, those that insert
+//! events and deliveries, and each is followed by a note of what is newest now. A transaction begins without a memory,
+//! whatever became of the one before.
 //!
 //! That dispatches were settled is noted once, with the commit: neighbouring steps publish neighbouring events, whose
 //! run is then one row.

@@ -103,8 +103,8 @@ impl TenantFiles {
         self.lock().listed.contains_key(schema)
     }
 
-    /// The file of a tenant, opened if it is not. However many ask for one that takes long, one of the threads that may block
-    /// waits for it: they are all tenants'. Whoever asked while it was opened in vain hears what came of that.
+    /// The file of a tenant, opened if it is not. However many ask for one that takes long, one of the threads that may
+    /// block waits for it: they are all tenants'. Whoever asked while it was opened in vain hears what came of that.
     pub(crate) async fn file(self: &Arc<Self>, schema: &Schema) -> Result<Arc<TenantFile>, StoreError> {
         if let Some(file) = self.lock().used(schema) {
             return Ok(file);

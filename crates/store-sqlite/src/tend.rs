@@ -77,8 +77,8 @@ impl Step for Tend {
 }
 
 /// How far a file was looked through, in the order of ids, for deliveries that were never attempted and are not due at
-/// once. Its only process decides by a time that never goes back, so they are of an earlier opening, and looking through
-/// them once is enough.
+/// once. Its only process decides by a time that never goes back, so they are of an earlier opening, and looking
+/// through them once is enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum LookedAhead {
     #[default]

@@ -96,8 +96,8 @@ async fn a_file_has_one_store_at_a_time() {
     next.ping().await.unwrap();
 }
 
-/// Whether this process has a lock on a file, as every connection to a database with a write-ahead log must as long as it
-/// lives: who closes such a file and finds nobody else's lock removes the log.
+/// Whether this process has a lock on a file, as every connection to a database with a write-ahead log must as long as
+/// it lives: who closes such a file and finds nobody else's lock removes the log.
 #[cfg(target_os = "linux")]
 fn is_locked_by_us(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

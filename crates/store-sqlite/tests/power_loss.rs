@@ -92,8 +92,8 @@ async fn moving_the_log_into_the_file_loses_nothing() {
     assert_eq!(contradiction, None);
 }
 
-/// A device that fails now and then: what it did not take is refused, what was answered survives a power loss all the same,
-/// and nothing is there by halves. A sync that failed is not made up for by the next one that succeeds.
+/// A device that fails now and then: what it did not take is refused, what was answered survives a power loss all the
+/// same, and nothing is there by halves. A sync that failed is not made up for by the next one that succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_by_a_failing_device_survives() {
     for (failing, one_in) in [(Failing::Syncs, 3), (Failing::Anything, 8), (Failing::Anything, 50)] {

@@ -49,9 +49,9 @@ pub struct CatalogueVersion(pub u64);
 /// What changed since a version: enough to bring a matcher up to date.
 #[derive(Debug, Clone, Default)]
 pub struct CatalogueChanges {
-    /// The version that these changes lead to. If it is less than the one that was asked about, the catalogue may not be the
-    /// one of that version any more, since the database has gone back to an earlier state, in a failover perhaps: then
-    /// everything is to be forgotten and read again from the beginning.
+    /// The version that these changes lead to. If it is less than the one that was asked about, the catalogue may not
+    /// be the one of that version any more, since the database has gone back to an earlier state, in a failover
+    /// perhaps: then everything is to be forgotten and read again from the beginning.
     pub version: CatalogueVersion,
     /// Whether more changes follow after `version`.
     pub more: bool,

@@ -200,8 +200,9 @@ pub trait WorkQueue {
     }
 
     /// Claims up to `limit` owed dispatches until `lease_until`, each schema's oldest first, in one claim per
-    /// schema. One whose data cannot be read is left out. Whether schemas take turns, so that one's backlog does not keep
-    /// another's waiting, is the backend's to say: SQLite's do, PostgreSQL's are served in the order of their events.
+    /// schema. One whose data cannot be read is left out. Whether schemas take turns, so that one's backlog does not
+    /// keep another's waiting, is the backend's to say: SQLite's do, PostgreSQL's are served in the order of their
+    /// events.
     async fn claim_dispatches(
         &self,
         now: Timestamp,
@@ -260,14 +261,14 @@ pub trait WorkQueue {
     async fn release_dispatches(&self, leases: Vec<Lease<OwedEvent>>) -> Result<(), StoreError>;
 
     /// Finishes what was begun, a bounded step at a time: cancels deliveries of deleted endpoints and those whose
-    /// cancellation waited for an attempt that never ended, and brings back what a clock that ran ahead put off: whatever
-    /// waits longer than any policy says ([`WAIT_MAX`](neo_events_domain::retry::WAIT_MAX)), and what was never attempted
-    /// and is not due at once ([`FIRST_WAIT_MAX`](neo_events_domain::retry::FIRST_WAIT_MAX)). The latter may be looked for
-    /// only when a clock may have been set: as a store is opened, and now and then where others write, too. Answers whether
-    /// more is left.
+    /// cancellation waited for an attempt that never ended, and brings back what a clock that ran ahead put off:
+    /// whatever waits longer than any policy says ([`WAIT_MAX`](neo_events_domain::retry::WAIT_MAX)), and what was
+    /// never attempted and is not due at once ([`FIRST_WAIT_MAX`](neo_events_domain::retry::FIRST_WAIT_MAX)). The
+    /// latter may be looked for only when a clock may have been set: as a store is opened, and now and then where
+    /// others write, too. Answers whether more is left.
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError>;
 }
 
-/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to wait for its turn before and to
-/// settle after that.
+/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to wait for its turn before and
+/// to settle after that.
 pub const DELIVERY_LEASE: SignedDuration = SignedDuration::from_secs(300 + 60);

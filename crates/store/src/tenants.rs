@@ -52,8 +52,8 @@ pub trait Tenants {
 
     /// The fingerprint of the master key that secrets are sealed under, if one was noted.
     async fn master_key(&self) -> Result<Option<MasterKeyFingerprint>, StoreError>;
-    /// Notes a fingerprint in place of the one that the caller knows. `false`, and nothing is changed, if another one is
-    /// there: of several callers who know the same, one succeeds.
+    /// Notes a fingerprint in place of the one that the caller knows. `false`, and nothing is changed, if another one
+    /// is there: of several callers who know the same, one succeeds.
     async fn note_master_key(
         &self,
         known: Option<MasterKeyFingerprint>,

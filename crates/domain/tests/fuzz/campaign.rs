@@ -80,8 +80,8 @@ const ODDITIES: [&str; 58] = [
 /// Bytes beyond which an edited text no longer grows.
 const TEXT_BYTES_MAX: usize = 24 * 1024;
 
-/// Runs a case so many times unless somebody says otherwise, each with choices of its own. A case says whether its input was accepted: where nearly all or
-/// nearly none are, they prove little.
+/// Runs a case so many times unless somebody says otherwise, each with choices of its own. A case says whether its
+/// input was accepted: where nearly all or nearly none are, they prove little.
 pub(crate) fn campaign(name: &str, cases: u64, mut is_accepted: impl FnMut(&mut Random) -> bool) {
     let first = number("NEO_EVENTS_SEED");
     let usual = cases;

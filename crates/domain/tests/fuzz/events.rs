@@ -16,8 +16,8 @@ fn now() -> Timestamp {
     Timestamp::from_millisecond(NOW_MILLIS).expect("a time")
 }
 
-/// What another reader makes of a text; `None` where it cannot tell, since it stops at a number beyond `f64`, which is no
-/// fault of the text.
+/// What another reader makes of a text; `None` where it cannot tell, since it stops at a number beyond `f64`, which is
+/// no fault of the text.
 fn is_json_object(text: &str) -> Option<bool> {
     if serde_json::from_str::<&serde_json::value::RawValue>(text).is_err() {
         return Some(false);

@@ -4,8 +4,9 @@
 -- is when it is changed: asked for a moment ago, it counts, and another try does not come.
 --
 -- Every table is reached from the rows given, through its key: by look-ups of one row after the other, by places
--- (`ctid`) and by arrays that are made once. The planner, who may believe that a queue is empty, must never come to read
--- a whole one, nor to sort an array anew for each row. What succeeded is changed together, for it is changed alike.
+-- (`ctid`) and by arrays that are made once. The planner, who may believe that a queue is empty, must never come to
+-- read a whole one, nor to sort an array anew for each row. What succeeded is changed together, for it is changed
+-- alike.
 with done as (
     select *
     from unnest(

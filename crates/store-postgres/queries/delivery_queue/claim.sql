@@ -1,6 +1,7 @@
 -- As many of each endpoint as there is room for, due first, and one more to know when the next is due, from its floor
--- on: what lies before that was seen to be taken or gone. What somebody else holds or is about to take is passed over. Endpoints that are held are left out. The session is locked against
--- removal, so that nobody claims in the name of one whose leases were already freed.
+-- on: what lies before that was seen to be taken or gone. What somebody else holds or is about to take is passed over.
+-- Endpoints that are held are left out. The session is locked against removal, so that nobody claims in the name of one
+-- whose leases were already freed.
 with me as (
     select no, pg_current_xact_id()::text::bigint as token from admin.sessions where no = $1 for key share
 ),

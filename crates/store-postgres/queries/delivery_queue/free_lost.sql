@@ -1,5 +1,5 @@
--- What claims and publishes of this session leased whose answers were lost: found by the time until which they leased it,
--- among what the endpoints are owed that they may have leased of.
+-- What claims and publishes of this session leased whose answers were lost: found by the time until which they leased
+-- it, among what the endpoints are owed that they may have leased of.
 with held as materialized (
     select place.ctid
     from unnest($3::integer[], $4::uuid[]) as owner (tenant_no, endpoint_id)

@@ -1,5 +1,5 @@
--- Tenants with a delivery that is due after a time, found at the far end of each endpoint's queue, from endpoint to endpoint
--- along the key.
+-- Tenants with a delivery that is due after a time, found at the far end of each endpoint's queue, from endpoint to
+-- endpoint along the key.
 with recursive owing as (
     (
         select tenant_no, endpoint_id

@@ -1,12 +1,12 @@
 -- Events that were all matched with the same catalogue, and their deliveries: all of them; or none, and no row is
--- answered, if the catalogue has changed since or has disabled one of the types. An id that is there already is an error.
--- What is stored here is what `append.sql` would have stored, at three quarters of the cost: nothing is asked for each
--- event, and no part reads another's rows. Arrays are taken apart in the list of what is selected, where a value is
--- made when its row is; a function in `from` would first put all of its values aside.
+-- answered, if the catalogue has changed since or has disabled one of the types. An id that is there already is an
+-- error. What is stored here is what `append.sql` would have stored, at three quarters of the cost: nothing is asked
+-- for each event, and no part reads another's rows. Arrays are taken apart in the list of what is selected, where a
+-- value is made when its row is; a function in `from` would first put all of its values aside.
 --
 -- The events come first, because what is selected at the end asks for them: an id that is there already ends the
--- statement before anything else is locked or written. The parts that nobody asks for would be carried out from the last
--- to the first.
+-- statement before anything else is locked or written. The parts that nobody asks for would be carried out from the
+-- last to the first.
 with stands as materialized (
     -- As of this statement's snapshot: whatever was changed before the events were published is counted in it, and was
     -- known to whoever matched with this number.

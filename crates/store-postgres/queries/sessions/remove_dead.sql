@@ -1,5 +1,6 @@
 -- Those of whom nothing was heard for as long as a session may be silent. How long that was is measured by whoever
--- listens, for the database's clock may be set. Who has beaten since is not touched, and who is gone takes nobody along.
+-- listens, for the database's clock may be set. Who has beaten since is not touched, and who is gone takes nobody
+-- along.
 delete from admin.sessions silent
 using unnest($2::bigint[], $3::timestamptz[]) as heard (no, beat_at)
 where silent.no = heard.no

@@ -58,8 +58,8 @@ impl Appender<'_> {
         Ok(written)
     }
 
-    /// One statement, if all goes well; a second one if the optimistic one was refused, and another one if something was
-    /// there already.
+    /// One statement, if all goes well; a second one if the optimistic one was refused, and another one if something
+    /// was there already.
     pub(super) async fn together(
         &self,
         events: &[&NewEvent],

@@ -47,7 +47,8 @@ async fn claim_of_both(
 }
 
 /// A lock that somebody takes on one tenant's table for a moment, to change it, delays that tenant's deliveries by a
-/// moment too: what was claimed of it is free at once, and the tenant is left alone for a while, but not until leases end.
+/// moment too: what was claimed of it is free at once, and the tenant is left alone for a while, but not until leases
+/// end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_one_tenants_table_parks_nothing() {
     let scene = Scene::of(1).await;
@@ -85,8 +86,8 @@ async fn a_lock_on_one_tenants_table_parks_nothing() {
     invariants::check(&beside).await;
 }
 
-/// A tenant whose events cannot be read, however many they are, takes one turn of the others' every few seconds; and once
-/// they can be read, they are dispatched long before their leases would have ended.
+/// A tenant whose events cannot be read, however many they are, takes one turn of the others' every few seconds; and
+/// once they can be read, they are dispatched long before their leases would have ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_cannot_be_read_keep_no_others_waiting() {
     const MANY: usize = 300;

@@ -61,8 +61,8 @@ impl Follower {
     }
 }
 
-/// A failover may lose the newest changes, and a restored backup more of them: the next change must not look as if it was
-/// one of those.
+/// A failover may lose the newest changes, and a restored backup more of them: the next change must not look as if it
+/// was one of those.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_after_a_lost_one_is_told_to_whoever_knows_the_lost_one() {
     let scene = Scene::of(1).await;

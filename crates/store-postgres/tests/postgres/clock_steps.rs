@@ -11,8 +11,8 @@ use crate::{
     scene::{PATIENCE, Scene, at, claim, dispatch, settlement},
 };
 
-/// The clock goes ahead by an hour, and one of the nodes beats first; and then it stays first, so that the moment in which
-/// the other one's beat looks an hour old is not missed.
+/// The clock goes ahead by an hour, and one of the nodes beats first; and then it stays first, so that the moment in
+/// which the other one's beat looks an hour old is not missed.
 const STEP: &str = "
     create function admin.step() returns trigger language plpgsql
     as 'begin new.beat_at := new.beat_at + interval ''1 hour''; return new; end';

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::scene::{Scene, at, draft, event, open};
 
-/// An event is stored and its publisher told so, or the publisher is told that the store is closed and it is not stored:
-/// who publishes it again, somewhere else, does so rightly.
+/// An event is stored and its publisher told so, or the publisher is told that the store is closed and it is not
+/// stored: who publishes it again, somewhere else, does so rightly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_told_that_the_store_is_closed_has_stored_nothing() {
     const ROUNDS: usize = 10;

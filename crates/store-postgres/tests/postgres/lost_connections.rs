@@ -275,7 +275,8 @@ async fn whoever_reads_does_not_wait_for_a_read_that_was_left() {
     holding.batch_execute("rollback").await.unwrap();
 }
 
-/// A transaction that was left is over when its statement is, though nobody asks for its connection, and its locks are free.
+/// A transaction that was left is over when its statement is, though nobody asks for its connection, and its locks are
+/// free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_publishes_does_not_wait_for_a_publish_that_was_left() {
     let scene = Scene::of(1).await;

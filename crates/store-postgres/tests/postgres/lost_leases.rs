@@ -1,5 +1,5 @@
-//! Leases that nobody knows of, since the answer to their claim was lost, and what looking for them may cost: one search
-//! now and then, only if there may be something, and never anybody's turn.
+//! Leases that nobody knows of, since the answer to their claim was lost, and what looking for them may cost: one
+//! search now and then, only if there may be something, and never anybody's turn.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::{
 /// The statements that look for lost leases, by what they say of themselves.
 const LOOKS: &str = "whose answers were lost";
 
-/// Counts, from now on, how often statements that say this change a table; and refuses them, if wanted. A sequence counts
-/// also what is rolled back.
+/// Counts, from now on, how often statements that say this change a table; and refuses them, if wanted. A sequence
+/// counts also what is rolled back.
 async fn watch(beside: &Beside, (table, verb): (&str, &str), says: &str, refuses: bool) {
     let end = if refuses { "raise exception ''not now''" } else { "return null" };
     beside
@@ -123,7 +123,8 @@ async fn lose_a_claim(scene: &Scene, quota: EndpointQuota) {
     lock.rollback().await.unwrap();
 }
 
-/// Dispatches that could not be given back are given back by the next claims, long before their leases would have ended.
+/// Dispatches that could not be given back are given back by the next claims, long before their leases would have
+/// ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_given_back_is_found_again() {
     let scene = Scene::of(1).await;

@@ -68,7 +68,8 @@ async fn ten_nodes_open_an_empty_database_at_once() {
     invariants::check(&beside).await;
 }
 
-/// Tenants that an earlier version made are brought up to date by whoever opens the database, all at once or one by one.
+/// Tenants that an earlier version made are brought up to date by whoever opens the database, all at once or one by
+/// one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants_that_are_behind_are_brought_up_when_opening() {
     let database = database().await;
@@ -94,7 +95,8 @@ async fn tenants_that_are_behind_are_brought_up_when_opening() {
     }
 }
 
-/// A node of an earlier version may make a tenant after this one migrated all it found: it is brought up at first sight.
+/// A node of an earlier version may make a tenant after this one migrated all it found: it is brought up at first
+/// sight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_made_by_an_earlier_version_is_brought_up_at_first_sight() {
     let database = database().await;
@@ -207,7 +209,8 @@ async fn the_right_to_create_schemas_is_enough() {
     assert!(matches!(refused, OpenError::Rights(_)), "{refused:?}");
 }
 
-/// A schema `admin` may be there already: other tables in it stay as they are. If one has a name of ours, nothing is done.
+/// A schema `admin` may be there already: other tables in it stay as they are. If one has a name of ours, nothing is
+/// done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_of_the_platform_is_shared_or_left_alone() {
     let database = database().await;

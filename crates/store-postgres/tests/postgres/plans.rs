@@ -1,8 +1,8 @@
-//! How the statements reach their rows, in a tenant with a million events: through an index, wherever a table grows with
-//! what is published or delivered.
+//! How the statements reach their rows, in a tenant with a million events: through an index, wherever a table grows
+//! with what is published or delivered.
 //!
-//! `plans.txt` is what they did when somebody looked. It changes when statements or indexes do, and is then to be looked
-//! at again.
+//! `plans.txt` is what they did when somebody looked. It changes when statements or indexes do, and is then to be
+//! looked at again.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
@@ -15,8 +15,8 @@ use crate::scene::{Beside, open};
 const SMALL: [&str; 6] =
     ["tenants", "sessions", "held_endpoints", "cancel_requests", "endpoint_removals", "migrations"];
 
-/// Statements that read a table whole that may be large, and say why: what is owed is little or listed whole anyway; of a
-/// type's subscribers nobody knows how many endpoints they are.
+/// Statements that read a table whole that may be large, and say why: what is owed is little or listed whole anyway; of
+/// a type's subscribers nobody knows how many endpoints they are.
 const READ_WHOLE: [(&str, &str); 2] =
     [("events/list_owed", "owed_dispatches"), ("endpoints/list", "subscriptions")];
 
@@ -186,8 +186,8 @@ fn node_of(line: &str) -> Option<String> {
     Some(format!("{kind} Scan on {table}"))
 }
 
-/// `Index Cond: ((id = done.id) AND (id = ANY ($2)))`: the array is sorted anew for each row of the other table, so that a
-/// batch twice as large takes four times as long.
+/// `Index Cond: ((id = done.id) AND (id = ANY ($2)))`: the array is sorted anew for each row of the other table, so
+/// that a batch twice as large takes four times as long.
 fn sorts_an_array_for_each_row(line: &str) -> bool {
     let Some(conditions) = line.trim().strip_prefix("Index Cond: ") else { return false };
     let conditions: Vec<&str> = conditions.split(" AND ").map(|one| one.trim_matches(['(', ')'])).collect();

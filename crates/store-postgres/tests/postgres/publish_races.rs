@@ -121,8 +121,8 @@ async fn an_id_is_stored_once_whoever_publishes_it() {
     invariants::check(&beside).await;
 }
 
-/// Somebody publishes again what is there, with its dispatch, while another session is about to write its deliveries: no
-/// lock of that session is waited for, and nothing was written before it was found out that the event is there.
+/// Somebody publishes again what is there, with its dispatch, while another session is about to write its deliveries:
+/// no lock of that session is waited for, and nothing was written before it was found out that the event is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_event_is_found_out_before_anything_else_is_written() {
     let scene = Scene::of(1).await;

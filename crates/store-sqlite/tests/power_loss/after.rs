@@ -155,8 +155,8 @@ impl Judge<'_> {
         faults
     }
 
-    /// Deliveries that come with their event are there with it; others once it was asked for them, and surely once that was
-    /// answered. Until then the event owes them.
+    /// Deliveries that come with their event are there with it; others once it was asked for them, and surely once that
+    /// was answered. Until then the event owes them.
     fn of_dispatch(&self, deliveries: usize) -> Option<String> {
         let owes = self.left.owed_dispatches.contains(&self.known.id);
         let (may_owe, must_owe) = match &self.known.dispatch {

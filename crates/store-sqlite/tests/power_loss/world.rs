@@ -1,5 +1,5 @@
-//! A store at work on a disk that takes notes, and what its callers were told when: publishers in two schemas, whose events
-//! come with two deliveries each, or owe their dispatch for a while; some deliveries are attempted.
+//! A store at work on a disk that takes notes, and what its callers were told when: publishers in two schemas, whose
+//! events come with two deliveries each, or owe their dispatch for a while; some deliveries are attempted.
 
 use std::{
     ops::Range,
@@ -30,7 +30,8 @@ const OWING_ONE_IN: u64 = 4;
 const ATTEMPTED_ONE_IN: u64 = 3;
 
 impl Device {
-    /// What the store answered. An error is one of the device, which may be gone next time, and only if the device fails.
+    /// What the store answered. An error is one of the device, which may be gone next time, and only if the device
+    /// fails.
     fn expects<T>(self, answer: Result<T, StoreError>) -> Option<T> {
         match (answer, self) {
             (Ok(answer), _) => Some(answer),
@@ -150,9 +151,9 @@ impl World {
             world.dispatch(&store, 10).await;
             world.publish(&store, versions, load).await;
             if life == 1 {
-                store.close().await
+                store.close().await;
             } else {
-                drop(store)
+                drop(store);
             }
             world.recording.heal();
         }
@@ -252,8 +253,8 @@ struct Desk {
 }
 
 impl Desk {
-    /// Publishes the n-th event, and attempts its first delivery if it is that one's turn. The disk's moment is read here,
-    /// as soon as the answer is.
+    /// Publishes the n-th event, and attempts its first delivery if it is that one's turn. The disk's moment is read
+    /// here, as soon as the answer is.
     async fn publish(self, n: u64, data_bytes: usize, place: &Place, version: CatalogueVersion) -> Known {
         let (new, deliveries) = (event(n, data_bytes), deliveries(n, place));
         let mut known = Known {

@@ -306,8 +306,8 @@ pub async fn nothing_waits_longer_than_any_policy_says(store: &dyn Store) {
     assert_eq!(world.claim(&endpoint, 5000, 100).await.len(), pending.len() + 1 - 3);
 }
 
-/// A clock that ran ahead for a few minutes puts off what was never attempted no longer than until it is right; what was
-/// attempted may wait as long by its policy, and keeps waiting.
+/// A clock that ran ahead for a few minutes puts off what was never attempted no longer than until it is right; what
+/// was attempted may wait as long by its policy, and keeps waiting.
 pub async fn what_was_never_attempted_waits_for_no_clock(store: &dyn Store) {
     const AHEAD: i64 = 30 * 60;
     let world = World::new(store);

@@ -87,13 +87,17 @@ bugs! {
     ResetAsRefusal = "reset-as-refusal",
     /// The HTTP client panics at an answer of 410.
     ClientPanics = "client-panics",
+    /// A cache of secrets does not hear that one was rotated.
+    StaleSecret = "stale-secret",
+    /// A cache of targets does not hear that one was moved.
+    StaleTarget = "stale-target",
     /// A claim of deliveries takes it for granted that each endpoint has an answer, and panics if one is gone.
     ClaimPanics = "claim-panics",
     /// The HTTP client loses the header `Retry-After`.
     RetryAfterLost = "retry-after-lost",
     /// The HTTP client cuts long bodies.
     BodyCut = "body-cut",
-    /// The HTTP client gives up after a second, and lets the request go on by itself.
+    /// The HTTP client gives up before the timeout, and lets the request go on by itself.
     RequestLeaked = "request-leaked",
     /// Tending makes deliveries due again that have failed for good.
     FailedBroughtBack = "failed-brought-back",

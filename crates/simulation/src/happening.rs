@@ -94,6 +94,8 @@ happenings! {
     CancelledInFlight = "cancelled-in-flight",
     /// Somebody retried what was over.
     RetriedByHand = "retried-by-hand",
+    /// A request was signed by a secret and by the one before it.
+    SignedTwice = "signed-twice",
     /// A receiver asked for no more.
     EndpointGone = "endpoint-gone",
     /// What somebody asked for was not done.

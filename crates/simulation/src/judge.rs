@@ -9,6 +9,7 @@ mod catalogue;
 mod deliveries;
 mod end;
 mod receivers;
+mod signatures;
 mod stops;
 mod trace;
 mod wishes;
@@ -39,6 +40,7 @@ use crate::{
     property::{Property, Violation},
 };
 pub(crate) use receivers::Sent;
+use signatures::{Form, KnownSecret};
 pub(crate) use trace::Trace;
 pub(crate) use trace::short;
 pub(crate) use wishes::Wish;
@@ -57,6 +59,10 @@ pub(crate) struct Account {
     calm_since: Option<Timestamp>,
     tally: Tally,
     endpoints: BTreeMap<EndpointId, KnownEndpoint>,
+    /// What each endpoint is to be sent, first form first.
+    forms: BTreeMap<EndpointId, Vec<Form>>,
+    /// What each endpoint's requests are signed with, newest first.
+    secrets: BTreeMap<EndpointId, Vec<KnownSecret>>,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     events: BTreeMap<EventId, KnownEvent>,
     deliveries: BTreeMap<DeliveryId, KnownDelivery>,
@@ -106,6 +112,8 @@ struct KnownDelivery {
     /// Since when it is due, as long as it was not claimed since.
     due_at: Option<Timestamp>,
     lease: Option<Grant>,
+    /// Who was granted which attempt, and when first.
+    granted_at: BTreeMap<(Holder, u32), Duration>,
     /// Who lost it, and may not know yet.
     losers: BTreeSet<Holder>,
 }
@@ -210,6 +218,8 @@ impl Account {
             calm_since: None,
             tally,
             endpoints: BTreeMap::new(),
+            forms: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             events: BTreeMap::new(),
             deliveries: BTreeMap::new(),

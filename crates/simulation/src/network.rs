@@ -147,7 +147,9 @@ impl Transport for SimulatedTransport {
     async fn send(&self, request: TransportRequest<'_>) -> TransportReport {
         self.life.go_on().await;
         let began = Instant::now();
-        let Some(sent) = Sent::read(&request) else { return report(Err(FailureCode::ProtocolError), began) };
+        let Some(sent) = self.judge.read(&request) else {
+            return report(Err(FailureCode::ProtocolError), began);
+        };
         let on_its_way = self.judge.leaves(&self.life, &sent);
         let result = self.exchange(&sent, request.timeout).await;
         self.life.go_on().await;

@@ -44,6 +44,11 @@ properties! {
     TenantsApart = "no_row_crosses_tenants",
     /// The body is the event's, byte for byte.
     BodiesArriveWhole = "bodies_arrive_whole",
+    /// A request goes to its endpoint's URL as it is, or was at some time since its attempt was claimed.
+    TargetsAreCurrent = "requests_go_where_their_endpoint_is",
+    /// A request is signed by the secrets that were its endpoint's at some time since its attempt was claimed, and are valid as
+    /// it leaves; and it says when it leaves.
+    RequestsAreSigned = "every_request_is_signed_with_a_valid_secret",
     /// The verdict's time is the policy's: not before the backoff or what the receiver asked for, not after a tenth more.
     DelaysFollowThePolicy = "delays_follow_the_policy",
     /// No attempt before it is due.

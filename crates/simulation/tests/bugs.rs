@@ -39,6 +39,8 @@ const CAUGHT_BY: &[(Bug, &[Property])] = &[
     (Bug::ResetAsRefusal, &[Property::OutcomesAreKept]),
     // What panics is recorded as a failure, and a receiver knows that it answered.
     (Bug::ClientPanics, &[Property::OutcomesAreKept]),
+    (Bug::StaleSecret, &[Property::RequestsAreSigned]),
+    (Bug::StaleTarget, &[Property::TargetsAreCurrent]),
     (Bug::ClaimPanics, &[Property::NothingPanics]),
     (Bug::RetryAfterLost, &[Property::DelaysFollowThePolicy]),
     (Bug::BodyCut, &[Property::BodiesArriveWhole]),

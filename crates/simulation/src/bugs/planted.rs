@@ -3,14 +3,17 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use neo_events_domain::{SignedDuration, Timestamp, event::NewEvent, retry::Verdict, tenant::Schema};
+use neo_events_domain::{
+    SignedDuration, Timestamp, endpoint::Endpoint, event::NewEvent, id::EndpointId, retry::Verdict,
+    tenant::Schema,
+};
 use neo_events_store::{
     Appended, Arrival, CatalogueVersion, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
     EndpointQuota, Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
@@ -34,6 +37,8 @@ pub(crate) struct Planted {
     is_woken_to_dispatch: AtomicBool,
     is_woken_to_deliver: AtomicBool,
     swept_at: Mutex<Option<Instant>>,
+    /// Each endpoint as it was when it was claimed of first.
+    endpoints: Mutex<BTreeMap<EndpointId, Arc<Endpoint>>>,
     /// What each tenant's first claim said of its catalogue.
     catalogues: Mutex<BTreeMap<Schema, CatalogueVersion>>,
 }
@@ -48,6 +53,7 @@ impl Planted {
             is_woken_to_dispatch: to_dispatch,
             is_woken_to_deliver: to_deliver,
             swept_at: Mutex::default(),
+            endpoints: Mutex::default(),
             catalogues: Mutex::default(),
         }
     }
@@ -115,7 +121,21 @@ impl Planted {
         regrant(lease, work)
     }
 
+    /// The endpoint, but for what a cache still has of it.
+    fn with_what_is_cached(&self, endpoint: &Arc<Endpoint>) -> Endpoint {
+        let mut known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = known.entry(endpoint.id).or_insert_with(|| Arc::clone(endpoint));
+        let endpoint = Endpoint::clone(endpoint);
+        match self.bug {
+            Bug::StaleSecret => Endpoint { secrets: first.secrets.clone(), ..endpoint },
+            _ => Endpoint { endpoint_url: first.endpoint_url.clone(), ..endpoint },
+        }
+    }
+
     fn spoilt(&self, mut claim: EndpointClaim) -> EndpointClaim {
+        if let Bug::StaleSecret | Bug::StaleTarget = self.bug {
+            claim.endpoint = Arc::new(self.with_what_is_cached(&claim.endpoint));
+        }
         for lease in &mut claim.work {
             let work = lease.work();
             match self.bug {

@@ -21,6 +21,7 @@ impl Account {
         let id = endpoint.id;
         let before = self.endpoints.get(&id).filter(|known| known.endpoint.is_active);
         let active_since = before.map_or_else(|| self.clock.wall(), |known| known.active_since);
+        self.takes_form(&endpoint);
         let known = KnownEndpoint { schema: schema.clone(), endpoint, active_since, is_deleted: false };
         self.endpoints.insert(id, known);
         self.changed(id);

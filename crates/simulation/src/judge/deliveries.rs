@@ -1,6 +1,6 @@
 //! Deliveries: written once, claimed by one, ended for good.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use neo_events_domain::{
     Timestamp,
@@ -60,13 +60,16 @@ impl Account {
             retry: new.retry,
             due_at: Some(self.clock.wall()),
             lease: None,
+            granted_at: BTreeMap::new(),
             losers: BTreeSet::new(),
         };
         self.deliveries.insert(id, known);
     }
 
     pub(super) fn claimed(&mut self, id: DeliveryId, attempt: u32, grant: Grant) {
+        let at = self.elapsed();
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        delivery.granted_at.entry((grant.holder, attempt)).or_insert(at);
         let (before, due_at) = (delivery.lease.replace(grant), delivery.due_at.take());
         delivery.losers.extend(before.map(|before| before.holder));
         let (state, recorded, max) = (delivery.state.clone(), delivery.recorded, delivery.max_attempts);

@@ -1,14 +1,15 @@
 //! Receivers: what reaches them, and how much at a time.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use neo_events_domain::{
+    Timestamp,
     delivery::ReceivedResponse,
     id::{EndpointId, EventId, RequestId},
     payload,
     tenant::Schema,
 };
-use neo_events_engine::TransportRequest;
+use neo_events_engine::{Clock, TransportRequest};
 
 use super::{Account, InFlight, Judge, trace::short};
 use crate::{life::Life, property::Property};
@@ -23,27 +24,37 @@ const BOUND_MAX: u32 = 64;
 pub(crate) struct Sent {
     pub(crate) request_id: RequestId,
     pub(crate) to: EndpointId,
+    /// By the wall.
+    pub(super) left_at: Timestamp,
+    pub(super) url: String,
     event_id: EventId,
     attempt: u32,
     tenant: String,
-    body: Vec<u8>,
+    /// With names in lower case.
+    headers: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Sent {
-    /// Reads a request; `None` if it is not one of ours.
-    pub(crate) fn read(request: &TransportRequest<'_>) -> Option<Self> {
-        let header = |name: &str| {
-            let found = request.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.as_ref())
-        };
+    /// Reads a request that leaves at this time; `None` if it is not one of ours.
+    fn read(request: &TransportRequest<'_>, left_at: Timestamp) -> Option<Self> {
+        let in_lower_case = request.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let headers: BTreeMap<_, _> = in_lower_case.map(|(name, value)| (name, value.to_string())).collect();
         Some(Self {
-            request_id: header("x-neo-request-id")?.parse().ok()?,
+            request_id: headers.get("x-neo-request-id")?.parse().ok()?,
             to: request.url.rsplit('/').next()?.parse().ok()?,
-            event_id: header("webhook-id")?.parse().ok()?,
-            attempt: header("x-neo-attempt")?.parse().ok()?,
-            tenant: header("x-neo-tenant-id")?.to_owned(),
+            left_at,
+            url: request.url.to_string(),
+            event_id: headers.get("webhook-id")?.parse().ok()?,
+            attempt: headers.get("x-neo-attempt")?.parse().ok()?,
+            tenant: headers.get("x-neo-tenant-id")?.clone(),
             body: request.body.to_vec(),
+            headers,
         })
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(&name.to_ascii_lowercase()).map(String::as_str)
     }
 }
 
@@ -62,6 +73,11 @@ impl Drop for OnItsWay {
 }
 
 impl Judge {
+    /// What a request says that leaves now; `None` if it is not one of ours.
+    pub(crate) fn read(&self, request: &TransportRequest<'_>) -> Option<Sent> {
+        Sent::read(request, self.account().clock.wall())
+    }
+
     /// A request leaves its node.
     pub(crate) fn leaves(&self, life: &Life, sent: &Sent) -> OnItsWay {
         let key = (life.holder, sent.to);
@@ -138,7 +154,9 @@ impl Account {
             return self.violated(Property::NothingUnwanted, what);
         };
         let Some(delivery) = self.deliveries.get(&id) else { return };
-        let next = delivery.recorded + 1;
+        let (next, granted_at) =
+            (delivery.recorded + 1, delivery.granted_at.get(&(life.holder, sent.attempt)));
+        let granted_at = granted_at.copied().unwrap_or(Duration::MAX);
         let is_held = delivery.lease.is_some_and(|lease| lease.holder == life.holder)
             && !delivery.losers.contains(&life.holder);
         // Who lost the lease meanwhile may come late, with a number that was used.
@@ -146,5 +164,6 @@ impl Account {
         self.require(fits, Property::AttemptsCountByOne, || {
             format!("delivery {} was sent as attempt {} and is to be {next}", short(id), sent.attempt)
         });
+        self.is_in_form(sent, granted_at);
     }
 }

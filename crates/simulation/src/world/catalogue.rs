@@ -1,7 +1,7 @@
 //! Endpoints and subscriptions come, change and go.
 
 use neo_events_domain::{
-    Uuid,
+    SignedDuration, Uuid,
     endpoint::{Endpoint, EndpointDraft, EndpointPatch, Profile, SealedSecret},
     id::{EndpointId, SubscriptionId},
     signing::SigningSecret,
@@ -16,6 +16,10 @@ use crate::{judge::Wish, memory::MemoryStore, random::Dice};
 const PATTERNS: [&str; 5] = ["*", "user.*", "user.created", "user.deleted", "order.placed"];
 const FILTERS: [Option<&str>; 4] =
     [None, None, Some(r#"{"n":{"$gte":5}}"#), Some(r#"{"plan":["pro","team"],"n":{"$lt":8}}"#)];
+/// Where signatures of bodies may go.
+const SIGNATURE_HEADERS: [Option<&str>; 3] = [None, None, Some("X-Hub-Signature-256")];
+/// For how long the secret before a rotated one still signs, in seconds.
+const OVERLAPS: [i64; 4] = [0, 3, 60, 86_400];
 /// Contexts that events and endpoints may be of.
 pub(super) const CONTEXTS: [Option<Uuid>; 4] = [None, None, None, Some(Uuid::from_u128(0xc0))];
 
@@ -31,18 +35,29 @@ impl World {
             retry_backoff_seconds: Some(u32::try_from(dice.between(1, 3)).unwrap_or(1)),
             retry_backoff_multiplier: Some([1.0, 1.5, 2.0][usize::try_from(dice.below(3)).unwrap_or(0)]),
             context_id: *dice.pick(&CONTEXTS).unwrap_or(&None),
+            signature_header: dice.pick(&SIGNATURE_HEADERS).copied().flatten().map(ToOwned::to_owned),
             ..EndpointDraft::standard("receiver", format!("https://receiver.example/{id}"))
         };
         let url = Ok(draft.endpoint_url.clone());
         let limits = Profile::Production.endpoint_limits();
         let mut endpoint = draft.validate(id, self.wall(), limits, url).expect("a valid draft");
-        let secret = SigningSecret::generate(dice.bytes());
-        let sealed = self.keyring.seal(schema, id, secret.reveal_token());
+        let sealed = self.new_secret(schema, id, SignedDuration::ZERO, dice);
         endpoint.secrets = vec![SealedSecret { sealed, expires_at: None }];
         self.memory.insert_endpoint(schema, &endpoint).await.expect(NEVER_FAILS);
         for _ in 0..dice.between(1, 2) {
             self.add_subscription(schema, &endpoint, dice).await;
         }
+    }
+
+    /// A secret that we generate, or one that somebody made up.
+    fn new_secret(&self, schema: &Schema, id: EndpointId, overlap: SignedDuration, dice: &Dice) -> Vec<u8> {
+        let token = if dice.per_mille(700) {
+            SigningSecret::generate(dice.bytes()).reveal_token().to_owned()
+        } else {
+            format!("open sesame {:016x}", dice.draw())
+        };
+        self.judge.is_to_sign_with(id, &token, self.wall(), overlap);
+        self.keyring.seal(schema, id, &token)
     }
 
     async fn add_subscription(&self, schema: &Schema, endpoint: &Endpoint, dice: &Dice) {
@@ -65,7 +80,7 @@ impl World {
         }
         let endpoints = endpoints(&self.memory, schema).await;
         let Some(endpoint) = dice.pick(&endpoints) else { return self.add_endpoint(schema, dice).await };
-        match dice.below(12) {
+        match dice.below(16) {
             0 => self.add_endpoint(schema, dice).await,
             1 => {
                 // What it is owed ends with it, some of it later.
@@ -76,6 +91,8 @@ impl World {
             4..=6 => self.change_subscription(schema, dice).await,
             7 => self.change_policy(schema, endpoint, dice).await,
             8 | 9 => self.set_active(schema, endpoint, false).await,
+            10..=12 => self.rotate_secret(schema, endpoint, dice).await,
+            13 => self.move_target(schema, endpoint, dice).await,
             _ => self.set_active(schema, endpoint, true).await,
         }
         if let Some(running) = running
@@ -103,6 +120,22 @@ impl World {
         self.memory.update_endpoint(schema, &changed).await.expect(NEVER_FAILS);
     }
 
+    async fn rotate_secret(&self, schema: &Schema, endpoint: &Endpoint, dice: &Dice) {
+        let overlap = SignedDuration::from_secs(dice.pick(&OVERLAPS).copied().unwrap_or(0));
+        let sealed = self.new_secret(schema, endpoint.id, overlap, dice);
+        let rotated = endpoint.clone().with_rotated_secret(sealed, overlap, self.wall());
+        self.memory.update_endpoint(schema, &rotated).await.expect(NEVER_FAILS);
+    }
+
+    /// The receiver moves, and is told by its id all the same.
+    async fn move_target(&self, schema: &Schema, endpoint: &Endpoint, dice: &Dice) {
+        let url = format!("https://receiver.example/{}/{}", dice.below(1000), endpoint.id);
+        let patch = EndpointPatch { endpoint_url: Some(Ok(url)), ..EndpointPatch::default() };
+        let limits = Profile::Production.endpoint_limits();
+        let moved = endpoint.clone().patched(patch, self.wall(), limits).expect("a valid patch");
+        self.memory.update_endpoint(schema, &moved).await.expect(NEVER_FAILS);
+    }
+
     async fn change_subscription(&self, schema: &Schema, dice: &Dice) {
         let all = self
             .memory
@@ -115,8 +148,14 @@ impl World {
             return drop(self.memory.delete_subscription(schema, subscription.id).await);
         }
         let pattern = dice.per_mille(500).then(|| dice.pick(&PATTERNS).copied().unwrap_or("*").to_owned());
-        let is_active = Some(pattern.is_some() || !subscription.is_active);
-        let patch = SubscriptionPatch { event_type: pattern, is_active, ..SubscriptionPatch::default() };
+        let filter = dice.pick(&FILTERS).copied().flatten().map(ToOwned::to_owned);
+        let is_active = Some(pattern.is_some() || filter.is_some() || !subscription.is_active);
+        let patch = SubscriptionPatch {
+            event_type: pattern,
+            event_filters: filter,
+            is_active,
+            ..SubscriptionPatch::default()
+        };
         let changed = subscription.clone().patched(patch, self.wall()).expect("a valid patch");
         self.memory.update_subscription(schema, &changed).await.expect(NEVER_FAILS);
     }

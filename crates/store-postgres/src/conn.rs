@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
-    config::{Host, SslMode},
+    config::{Host, SslMode, TargetSessionAttrs},
     types::ToSql,
 };
 
@@ -51,6 +51,8 @@ const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// How long a server that was a primary is taken for one by whoever only reads.
 const PRIMARY_FOR: Duration = Duration::from_secs(2);
+/// How long the answer to that is waited for before another connection is made.
+const RECYCLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
@@ -90,7 +92,10 @@ impl Pool {
         size: usize,
     ) -> Result<Self, Failure> {
         let answer_timeout = statement_timeout + ANSWER_SLACK;
-        Self::of(Manager { config, tls, answer_timeout, only_reads: false }, size)
+        Self::of(
+            Manager { config, tls, answer_timeout, only_reads: false, silent_at: Mutex::default() },
+            size,
+        )
     }
 
     /// The same, of connections that only read: from time to time their server is asked whether it is a primary still.
@@ -101,7 +106,7 @@ impl Pool {
         size: usize,
     ) -> Result<Self, Failure> {
         let answer_timeout = statement_timeout + ANSWER_SLACK;
-        Self::of(Manager { config, tls, answer_timeout, only_reads: true }, size)
+        Self::of(Manager { config, tls, answer_timeout, only_reads: true, silent_at: Mutex::default() }, size)
     }
 
     fn of(manager: Manager, size: usize) -> Result<Self, Failure> {
@@ -145,6 +150,8 @@ pub(crate) struct Manager {
     tls: Tls,
     answer_timeout: Duration,
     only_reads: bool,
+    /// When a connection was last asked in vain whether its server is the primary.
+    silent_at: Mutex<Option<Instant>>,
 }
 
 impl managed::Manager for Manager {
@@ -152,7 +159,10 @@ impl managed::Manager for Manager {
     type Error = Failure;
 
     async fn create(&self) -> Result<Connection, Failure> {
-        let connection = Connection::open(&self.config, &self.tls).await?;
+        let connection = match Connection::open(&self.config, &self.tls).await {
+            Err(failure) if failure.is_for_want_of_writes() => self.of_a_read_only_server(failure).await?,
+            opened => opened?,
+        };
         Ok(Connection { answer_timeout: Some(self.answer_timeout), ..connection })
     }
 
@@ -162,12 +172,45 @@ impl managed::Manager for Manager {
             return Err(RecycleError::message("it is closed, or given up"));
         }
         if self.only_reads && connection.asked_at.elapsed() >= PRIMARY_FOR {
-            if connection.is_of_a_standby().await.map_err(RecycleError::Backend)? {
+            if self.fell_silent_since(connection.asked_at) {
+                return Err(RecycleError::message("another one had no answer"));
+            }
+            let Ok(is_of_a_standby) = timeout(RECYCLE_WAIT, connection.is_of_a_standby()).await else {
+                *self.silent_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                return Err(RecycleError::message("its server says no word"));
+            };
+            if is_of_a_standby.map_err(RecycleError::Backend)? {
                 return Err(RecycleError::message("its server is not the primary any more"));
             }
             connection.asked_at = Instant::now();
         }
         Ok(())
+    }
+}
+
+impl Manager {
+    /// A server takes no writes. A standby is not what was asked for; a primary that somebody has made read-only can be read
+    /// all the same.
+    async fn of_a_read_only_server(&self, failure: Failure) -> Result<Connection, Failure> {
+        let mut config = self.config.clone();
+        config.target_session_attrs(TargetSessionAttrs::Any);
+        let connection = Connection::open(&config, &self.tls).await?;
+        if connection.is_of_a_standby().await? {
+            Err(failure)
+        } else if self.only_reads {
+            Ok(connection)
+        } else {
+            Err(Failure::ReadOnly)
+        }
+    }
+
+    /// Whether a connection was asked in vain since this one answered: its server is the same most likely, and whoever waits
+    /// for a connection does not wait for each that lies there.
+    fn fell_silent_since(&self, asked_at: Instant) -> bool {
+        self.silent_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|silent_at| silent_at > asked_at)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong inside, and what it is called outside.
 
+use std::{error::Error, io};
+
 use neo_events_domain::tenant::Schema;
 use neo_events_store::{Cause, StoreError};
 use tokio_postgres::error::{DbError, Severity, SqlState};
@@ -21,6 +23,8 @@ pub(crate) enum Failure {
     NoConnectionFree,
     #[error("no connection to the database: {0}")]
     Pool(String),
+    #[error("the database takes no writes: its sessions are read-only (default_transaction_read_only)")]
+    ReadOnly,
     #[error("schema {0} is not up to date, and this node does not migrate: run neo-events migrate up")]
     Outdated(Schema),
     #[error("the database says no word")]
@@ -53,6 +57,14 @@ pub(crate) fn is_of_a_standby(error: &tokio_postgres::Error) -> bool {
 }
 
 impl Failure {
+    /// Whether a connection was not made because the server takes no writes: a standby, or a primary made read-only. The
+    /// driver says so by itself.
+    pub(crate) fn is_for_want_of_writes(&self) -> bool {
+        let Self::Sql(error) = self else { return false };
+        let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// The server's code, if it was the server that refused.
     pub(crate) fn code(&self) -> Option<&SqlState> {
         match self {
@@ -101,7 +113,7 @@ impl Failure {
     pub(crate) fn may_have_happened(&self) -> bool {
         match self {
             Self::Sql(error) => error.code().is_none() || is_the_last_word(error),
-            Self::NoConnectionFree | Self::Pool(_) => false,
+            Self::NoConnectionFree | Self::Pool(_) | Self::ReadOnly => false,
             _ => true,
         }
     }
@@ -114,6 +126,7 @@ impl Failure {
             Self::Cursor => Self::Cursor,
             Self::Closed => Self::Closed,
             Self::NoConnectionFree => Self::NoConnectionFree,
+            Self::ReadOnly => Self::ReadOnly,
             other => match other.code() {
                 // What somebody must mend is told to all.
                 Some(code) if is_for_people(code) => {
@@ -181,6 +194,7 @@ impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match &failure {
             Failure::Cursor => Self::BadCursor,
+            Failure::ReadOnly => Self::ReadOnly(failure.into()),
             Failure::Schema(schema) => Self::UnknownSchema(schema.clone()),
             Failure::Closed
             | Failure::Outdated(_)

@@ -175,10 +175,18 @@ async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Resul
         let mut columns = Columns::of(row);
         let (no, ids): (i32, Vec<Uuid>) = (columns.take()?, columns.take()?);
         let Some(schema) = schema_of(store, conn, no).await? else { continue };
-        let moved = conn.execute(sql::DELIVERIES_BRING_BACK, &schema, &[&no, &ids, &latest, &now]).await?;
+        let params: [Param<'_>; 4] = [&no, &ids, &latest, &now];
+        let moved = conn.execute(sql::DELIVERIES_BRING_BACK, &schema, &params).await;
+        let moved: u64 = moved.unwrap_or_else(|failure| not_brought_back(&failure, &schema));
         more |= moved > 0 && ids.len() >= STEP_MAX;
     }
     Ok(more)
+}
+
+/// Others have nothing to do with it.
+fn not_brought_back<T: Default>(failure: &Failure, schema: &Schema) -> T {
+    tracing::error!(%failure, %schema, "deliveries that a clock put off were not brought back");
+    T::default()
 }
 
 /// Makes due now what was never attempted and is not due at once. Answers whether there may be more.
@@ -189,11 +197,8 @@ async fn bring_back_ahead(store: &PostgresStore, conn: &Conn, now: Timestamp) ->
     for row in &tenants {
         let no = Columns::of(row).take()?;
         let Some(schema) = schema_of(store, conn, no).await? else { continue };
-        more |= bring_back_ahead_of(conn, (&schema, no), at_once, now).await.unwrap_or_else(|failure| {
-            // Others have nothing to do with it.
-            tracing::error!(%failure, %schema, "deliveries that a clock put off were not brought back");
-            false
-        });
+        let moved = bring_back_ahead_of(conn, (&schema, no), at_once, now).await;
+        more |= moved.unwrap_or_else(|failure| not_brought_back(&failure, &schema));
     }
     Ok(more)
 }

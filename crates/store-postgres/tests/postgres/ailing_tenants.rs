@@ -86,6 +86,37 @@ async fn a_lock_on_one_tenants_table_parks_nothing() {
     invariants::check(&beside).await;
 }
 
+/// What a clock put off is brought back for everybody whose tables can be reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_on_one_tenants_table_keeps_nobodys_deliveries_put_off() {
+    let scene = Scene::of(1).await;
+    let beside = scene.beside().await;
+    for name in ["tenant_first", "tenant_locked", "tenant_last"] {
+        let (schema, endpoint) = tenant(&scene, name).await;
+        scene.store().append(&schema, vec![event(draft())], at(0)).await.unwrap();
+        dispatch(scene.store(), 0, 1, &[endpoint]).await.unwrap();
+        let late = format!("update {name}.deliveries set due_at = '2100-01-01'");
+        beside.batch_execute(&late).await.unwrap();
+    }
+    beside.batch_execute("update admin.delivery_queue set due_at = '2100-01-01'").await.unwrap();
+    let mut locking = scene.beside().await;
+    let lock = locking.transaction().await;
+    lock.batch_execute("lock table tenant_locked.deliveries in access exclusive mode").await.unwrap();
+
+    let late = "select count(*) from admin.delivery_queue where due_at >= '2100-01-01'";
+    scene.store().tend(at(1)).await.unwrap();
+    assert_eq!(beside.number(late).await, 1, "others have nothing to do with it");
+
+    lock.rollback().await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(late).await > 0 {
+        assert!(Instant::now() < deadline, "it is never brought back");
+        scene.store().tend(at(1)).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    invariants::check(&beside).await;
+}
+
 /// A tenant whose events cannot be read, however many they are, takes one turn of the others' every few seconds; and
 /// once they can be read, they are dispatched long before their leases would have ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

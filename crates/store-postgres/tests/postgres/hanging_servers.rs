@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use neo_events_domain::{
     event::{EventDraft, NewEvent},
     tenant::Schema,
@@ -84,6 +85,36 @@ async fn a_server_whose_processes_hang_is_not_waited_for_for_ever() {
     assert!(store.event(&schema, events[2].id).await.unwrap().is_some());
     let beside = Beside::connect(&cluster.url()).await;
     assert_eq!(beside.number("select count(*) from admin.events").await, 3);
+}
+
+/// However many connections lie there, only one is asked in vain: who reads is told in the time that one read takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_does_not_wait_for_each_connection_of_a_server_that_hangs() {
+    let cluster = Cluster::start(&[("fsync", "off")]).await;
+    let store = open(&cluster).await;
+    let new = chosen();
+    publish_at_last(&store, &new).await;
+    // Reads at once, until each has a connection of its own, and until those have not been used for a while.
+    let schema = Schema::admin();
+    let read = || store.event(&schema, new.id);
+    let beside = Beside::connect(&cluster.url()).await;
+    let idle = "select count(*) from pg_stat_activity where query like '%where e.id = $1%' and pid <> pg_backend_pid() \
+                and state = 'idle' and state_change < clock_timestamp() - interval '2 s'";
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(idle).await < 3 {
+        assert!(Instant::now() < deadline, "there are never several connections");
+        let used_together = (0..8).map(|_| read()).collect::<Vec<_>>();
+        join_all(used_together).await.into_iter().for_each(|read| assert!(read.unwrap().is_some()));
+        sleep(Duration::from_millis(2100)).await;
+    }
+
+    cluster.pause();
+    let began = Instant::now();
+    let error = read().await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let took = began.elapsed();
+    cluster.resume();
+    assert!(took < ANSWER / 2, "{took:?}");
 }
 
 /// A commit that waits for a standby is beyond the time limits of the server.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use neo_events_domain::{
     endpoint::Endpoint, event::EventDraft, id::DeliveryId, retry::Verdict, tenant::Schema,
 };
@@ -297,4 +298,44 @@ async fn whoever_publishes_does_not_wait_for_a_publish_that_was_left() {
     let again = timeout(OTHERS_TIME, store.append(schema, left, at(1))).await.expect("the lock is free");
     assert!(matches!(again.as_deref(), Ok([Appended::Stored { .. }])), "{again:?}");
     invariants::check(&beside).await;
+}
+
+/// A primary that somebody has made read-only is no standby: it is read as ever, who publishes is told what is the matter,
+/// and once it takes writes again nobody has to do anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_made_read_only_can_be_read() {
+    let scene = Scene::of(1).await;
+    let stored = event(draft());
+    scene.store().append(&scene.schema, vec![stored.clone()], at(0)).await.unwrap();
+    let beside = scene.beside().await;
+    let name = scene.database.name();
+    let read_only = format!("alter database {name} set default_transaction_read_only = on");
+    beside.batch_execute(&read_only).await.unwrap();
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity \
+               where datname = current_database() and pid <> pg_backend_pid()";
+    beside.batch_execute(cut).await.unwrap();
+
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "who publishes is not told that it is read-only");
+        let refused = scene.store().append(&scene.schema, vec![event(draft())], at(1)).await.unwrap_err();
+        if matches!(refused, StoreError::ReadOnly(_)) {
+            break;
+        }
+        assert!(refused.is_transient(), "{refused:?}");
+    }
+    for _ in 0..8 {
+        let reads = (0..8).map(|_| scene.store().event(&scene.schema, stored.id));
+        join_all(reads).await.into_iter().for_each(|read| assert!(read.unwrap().is_some()));
+    }
+
+    let writable = format!(
+        "set default_transaction_read_only = off; alter database {name} reset default_transaction_read_only"
+    );
+    beside.batch_execute(&writable).await.unwrap();
+    let later = event(draft());
+    while scene.store().append(&scene.schema, vec![later.clone()], at(2)).await.is_err() {
+        assert!(Instant::now() < deadline, "it never takes writes again");
+        sleep(Duration::from_millis(20)).await;
+    }
 }

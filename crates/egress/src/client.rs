@@ -198,8 +198,8 @@ impl Shared {
         let begun = Instant::now();
         let sent = match connection.send(message, &target).await {
             Err(Undelivered::Unsent(message, _)) if progress.connection_reused => {
-                if let Connection::Http2(http2) = &connection {
-                    self.pool.retire(&place, http2);
+                if let Connection::Http2(exchange) = &connection {
+                    self.pool.retire(&place, exchange.connection());
                 }
                 connection = self.acquire(&dial, Reuse::Never, progress).await?;
                 connection.send(*message, &target).await
@@ -212,10 +212,10 @@ impl Shared {
         progress.timings.response = Some(begun.elapsed());
         progress.status = Some(response.status());
         let reply = self.read_reply(&mut connection, response).await?;
-        if let Connection::Http2(http2) = &connection
-            && http2.hoards()
+        if let Connection::Http2(exchange) = &connection
+            && exchange.connection().hoards()
         {
-            self.pool.retire(&place, http2);
+            self.pool.retire(&place, exchange.connection());
         }
         self.release(&place, connection, &reply.body);
         Ok(reply)
@@ -292,9 +292,9 @@ impl Shared {
         let connection = self.connector.connect(dial.target, verify_tls, dial.total_timeout, way);
         let connection = Box::pin(connection).await?;
         Ok(match connection {
-            Connection::Http2(http2) => {
+            Connection::Http2(exchange) => {
                 self.keep_swept();
-                Connection::Http2(self.pool.share(dial.place, http2))
+                Connection::Http2(self.pool.share(dial.place, exchange))
             }
             connection @ Connection::Http1(_) => connection,
         })

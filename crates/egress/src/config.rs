@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::policy::TargetPolicy;
 use crate::resolve::ResolveError;
 
+/// Less is too little to parse a head in.
+const HEAD_BYTES_MIN: usize = 8 * 1024;
+
 /// How an [`Egress`](crate::Egress) works. Start from [`EgressConfig::new`] and change fields.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -59,6 +62,15 @@ impl EgressConfig {
             response_headers_max: 100,
             connect_timeout_max: Duration::from_secs(10),
         }
+    }
+
+    pub(crate) fn head_bytes_max(&self) -> usize {
+        self.response_header_bytes_max.max(HEAD_BYTES_MIN)
+    }
+
+    /// What one exchange may cost to read: head and body, and the same again for framing.
+    pub(crate) fn exchange_bytes_max(&self) -> u64 {
+        2 * (self.head_bytes_max() + self.response_bytes_max) as u64
     }
 }
 

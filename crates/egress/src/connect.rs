@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{EgressConfig, EgressError};
-use crate::connection::{Connection, Http1, Http2};
+use crate::connection::{Connection, Http1};
 use crate::failure::{FailureKind, Fault};
+use crate::http2::Http2;
 use crate::resolve::{Answer, DnsCache, Resolve, ResolveError};
 use crate::stats::{Counters, Timings};
 use crate::stream::{Allowance, MeteredTcp, Stream};
@@ -29,7 +30,7 @@ const FALLBACK_DELAY: Duration = Duration::from_millis(250);
 /// Addresses that are tried for one connection.
 const ATTEMPTS_MAX: usize = 6;
 /// Bytes that a peer may send before the first exchange: a TLS handshake with long certificate chains.
-const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
+const HANDSHAKE_BYTES_MAX: u64 = 256 * 1024;
 /// The kernel's receive buffer. Small, because what a flooding receiver can push at us is this and no more.
 const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 
@@ -105,7 +106,7 @@ impl Connector {
             }
         };
         let connection = if stream.chose_http2() {
-            Http2::open(stream, &allowance, &self.config).await.map(|http2| Connection::Http2(http2.into()))
+            Http2::open(stream, allowance, &self.config).await.map(Connection::Http2)
         } else {
             Http1::open(stream, allowance, &self.config).await.map(|http1| Connection::Http1(http1.into()))
         };

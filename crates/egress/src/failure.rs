@@ -209,7 +209,8 @@ impl Fault {
     }
 
     fn from_stream(error: &io::Error) -> Self {
-        if inner::<AllowanceSpent>(error).is_some() {
+        // HTTP/2 hands on the text alone of what is in an I/O error.
+        if error.to_string() == AllowanceSpent.to_string() {
             return Self::head_too_large();
         }
         if let Some(error) = inner::<rustls::Error>(error) {

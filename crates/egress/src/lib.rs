@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod connection;
 mod failure;
+mod http2;
 mod policy;
 mod pool;
 mod probe;

@@ -19,7 +19,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::EgressConfig;
-use crate::connection::{Connection, Http1, Http2};
+use crate::connection::{Connection, Http1};
+use crate::http2::{Exchange, Http2};
 use crate::stats::Counters;
 use crate::target::Origin;
 
@@ -107,7 +108,7 @@ impl Pool {
         let lane = lanes.lane(place.verify_tls);
         lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
         if let Some(http2) = lane.http2_with_room() {
-            return Found::Ready(Connection::Http2(http2));
+            return Found::Ready(Connection::Http2(http2.begin()));
         }
         while let Some(mut idle) = lane.idle.pop_back() {
             self.idle_total.fetch_sub(1, Ordering::Relaxed);
@@ -147,17 +148,20 @@ impl Pool {
         (0..count).for_each(|_| self.counters.pool_exhausted.increment());
     }
 
-    /// Lets others share an HTTP/2 connection. If there is one already that has room, that one is returned for use instead.
-    pub(crate) fn share(&self, place: &Place, connection: Arc<Http2>) -> Arc<Http2> {
+    /// Lets others share an HTTP/2 connection. If there is one already that has room, that one is used for the exchange
+    /// instead.
+    pub(crate) fn share(&self, place: &Place, exchange: Exchange) -> Exchange {
         let now = Instant::now();
         let mut shard = self.shard(&place.origin);
         let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
         lane.http2_gate.get_or_insert_default();
         lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
-        let in_use = lane.http2_with_room().unwrap_or_else(|| {
-            lane.http2.push(connection.clone());
-            connection
-        });
+        let in_use = if let Some(http2) = lane.http2_with_room() {
+            http2.begin()
+        } else {
+            lane.http2.push(exchange.connection().clone());
+            exchange
+        };
         let evicted = pop_unused_http2(&mut shard, self.limits.idle_total_max.div_ceil(SHARDS));
         drop(shard);
         if evicted.is_some() {
@@ -257,11 +261,11 @@ impl Lanes {
 impl Lane {
     /// A shared connection on which another exchange may begin; where there are as many as there are to be, the one with
     /// the fewest.
-    fn http2_with_room(&self) -> Option<Arc<Http2>> {
+    fn http2_with_room(&self) -> Option<&Arc<Http2>> {
         let with_room = self.http2.iter().find(|http2| exchanges_of(http2) < H2_EXCHANGES_MAX);
         let fewest = || self.http2.iter().min_by_key(|http2| exchanges_of(http2));
         let is_full = self.http2.len() >= H2_CONNECTIONS_MAX;
-        with_room.or_else(|| if is_full { fewest() } else { None }).cloned()
+        with_room.or_else(|| if is_full { fewest() } else { None })
     }
 
     fn idle_since(&mut self) -> Option<Instant> {

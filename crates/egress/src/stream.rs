@@ -1,13 +1,17 @@
 //! The byte stream under a connection: TCP, or TLS over TCP, with an allowance of bytes to read.
 //!
-//! Every exchange on HTTP/1.1 gets an allowance that covers the largest head and body that would be read. It is a
-//! second line behind the limits of the HTTP parser: endless informational responses or chunks that are all framing
-//! cost a receiver no more of our time than an honest large answer. HTTP/2 has flow control instead.
+//! Every exchange gets an allowance that covers the largest head and body that would be read. It is a second line
+//! behind the limits of the HTTP parser and the flow control of HTTP/2, which bounds bodies alone: endless
+//! informational responses or chunks that are all framing cost a receiver no more of our time than an honest large
+//! answer.
+//!
+//! What comes over HTTP/2 is read in turns. Its driver queues what it has decoded for the exchanges, and a compressed
+//! head is much larger when decoded, so they must get to run before there is more.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,32 +23,41 @@ use tokio_rustls::client::TlsStream;
 #[error("the peer sent more than would be read")]
 pub(crate) struct AllowanceSpent;
 
-/// How many more bytes may be read from a [`MeteredTcp`].
+/// Bytes that are read from an HTTP/2 connection before others get to run.
+const TURN_BYTES_MAX: usize = 16 * 1024;
+
+/// How many more bytes may be read from a [`MeteredTcp`]. The reader alone counts what was read; whoever owns the
+/// exchanges says how far it may go. So neither needs more than a load and a store.
 #[derive(Clone, Debug)]
-pub(crate) struct Allowance(Arc<AtomicUsize>);
+pub(crate) struct Allowance(Arc<Meter>);
+
+#[derive(Debug)]
+struct Meter {
+    read: AtomicU64,
+    read_max: AtomicU64,
+}
 
 impl Allowance {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self(Arc::new(Meter { read: AtomicU64::new(0), read_max: AtomicU64::new(bytes) }))
     }
 
-    pub(crate) fn set(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::Relaxed);
+    /// So many bytes may be read from now on.
+    pub(crate) fn set(&self, bytes: u64) {
+        self.0.read_max.store(self.read().saturating_add(bytes), Ordering::Relaxed);
     }
 
-    pub(crate) fn lift(&self) {
-        self.set(usize::MAX);
+    pub(crate) fn left(&self) -> u64 {
+        self.0.read_max.load(Ordering::Relaxed).saturating_sub(self.read())
     }
 
-    fn is_spent(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+    /// Bytes that were read so far.
+    pub(crate) fn read(&self) -> u64 {
+        self.0.read.load(Ordering::Relaxed)
     }
 
     fn spend(&self, bytes: usize) {
-        let left = self.0.load(Ordering::Relaxed);
-        if left != usize::MAX {
-            self.0.store(left.saturating_sub(bytes), Ordering::Relaxed);
-        }
+        self.0.read.store(self.read() + bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -53,11 +66,28 @@ impl Allowance {
 pub(crate) struct MeteredTcp {
     tcp: TcpStream,
     allowance: Allowance,
+    turn: Option<Turn>,
+}
+
+/// What was read since others got to run.
+#[derive(Debug, Default)]
+struct Turn {
+    bytes: usize,
 }
 
 impl MeteredTcp {
     pub(crate) fn new(tcp: TcpStream, allowance: Allowance) -> Self {
-        Self { tcp, allowance }
+        Self { tcp, allowance, turn: None }
+    }
+
+    /// Whether a turn is over now; the next one begins with the next call.
+    fn is_turn_over(&mut self) -> bool {
+        let Some(turn) = &mut self.turn else { return false };
+        let over = turn.bytes >= TURN_BYTES_MAX;
+        if over {
+            turn.bytes = 0;
+        }
+        over
     }
 }
 
@@ -67,12 +97,20 @@ impl AsyncRead for MeteredTcp {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.allowance.is_spent() {
+        if self.allowance.left() == 0 {
             return Poll::Ready(Err(io::Error::other(AllowanceSpent)));
+        }
+        if self.is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer))?;
-        self.allowance.spend(buffer.filled().len() - before);
+        let bytes = buffer.filled().len() - before;
+        self.allowance.spend(bytes);
+        if let Some(turn) = &mut self.turn {
+            turn.bytes += bytes;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -117,6 +155,15 @@ impl Stream {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
+    }
+
+    /// From now on it is read in turns.
+    pub(crate) fn read_in_turns(&mut self) {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_mut().0,
+        };
+        tcp.turn = Some(Turn::default());
     }
 }
 

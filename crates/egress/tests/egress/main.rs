@@ -2,6 +2,7 @@
 
 mod client;
 mod dns;
+mod http2;
 mod misbehaving;
 mod policy;
 mod redirects;

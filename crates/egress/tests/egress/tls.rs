@@ -23,13 +23,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{OK, PATIENCE, Receiver, Script, config, post, target};
 
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -38,7 +38,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
@@ -145,7 +145,7 @@ async fn echo(request: http::Request<Incoming>) -> Answer {
     Ok(response)
 }
 
-fn egress(ca: Option<&Authority>) -> Egress {
+pub(crate) fn egress(ca: Option<&Authority>) -> Egress {
     let mut config = config();
     config.ca_file_pem = ca.map(|authority| authority.pem.clone().into_bytes());
     let resolver = Script::new(&[&["127.0.0.1"]], PATIENCE);

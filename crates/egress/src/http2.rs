@@ -1,0 +1,237 @@
+//! An HTTP/2 connection, and the exchanges that share it.
+//!
+//! It has a task of its own; that task and every stream's task belong to a set which ends with the connection.
+//!
+//! Flow control bounds bodies alone: heads, informational responses and control frames cost a receiver nothing, and
+//! what it sends is decoded whether anybody waits for it or not. So each exchange brings an allowance of bytes to be
+//! read and takes it away when it ends. What is left then is enough for control frames and for what was on its way; a
+//! receiver that sends more loses the connection.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::EgressConfig;
+use crate::connection::{Message, Undelivered};
+use crate::failure::Fault;
+use crate::stream::{Allowance, Stream};
+
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+const STREAM_WINDOW_BYTES_MIN: u32 = 16 * 1024;
+/// What a receiver may send that belongs to no exchange: settings, pings, session tickets.
+const CONTROL_BYTES_MAX: u64 = 16 * 1024;
+/// A silent connection with requests in flight is asked for a sign of life this often …
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// … and given up without one after this time.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies that a connection may keep beyond the exchanges that it has.
+const BODIES_LEFT_MAX: usize = 8;
+
+pub(crate) struct Http2 {
+    sender: http2::SendRequest<Full<Bytes>>,
+    born: Instant,
+    streams: Arc<Streams>,
+    /// The driver and the streams. Dropped with the connection, and they with it.
+    _tasks: Tasks,
+}
+
+impl Http2 {
+    /// Opens a connection, and begins its first exchange.
+    pub(crate) async fn open(
+        mut stream: Stream,
+        allowance: Allowance,
+        config: &EgressConfig,
+    ) -> Result<Exchange, hyper::Error> {
+        let stream_window =
+            u32::try_from(config.response_bytes_max).unwrap_or(u32::MAX >> 1).max(STREAM_WINDOW_BYTES_MIN);
+        let head_bytes_max = u32::try_from(config.response_header_bytes_max).unwrap_or(u32::MAX);
+        stream.read_in_turns();
+        let tasks = Tasks::default();
+        let (sender, driver) = http2::Builder::new(tasks.executor())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES.max(stream_window))
+            .max_header_list_size(head_bytes_max)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let now = Instant::now();
+        let streams = Streams {
+            open: Mutex::new(Open { count: 0, used: now }),
+            allowance,
+            bytes_each: config.exchange_bytes_max(),
+            // Of a stream that is given up, the rest of its window may still be on its way, and what filled it again.
+            bytes_idle: CONTROL_BYTES_MAX + 2 * u64::from(stream_window),
+        };
+        streams.allowance.set(streams.bytes_idle);
+        tasks.spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "an HTTP/2 connection broke");
+            }
+        });
+        Ok(Arc::new(Self { sender, born: now, streams: Arc::new(streams), _tasks: tasks }).begin())
+    }
+
+    /// Begins another exchange.
+    pub(crate) fn begin(self: &Arc<Self>) -> Exchange {
+        self.streams.begin();
+        Exchange { connection: self.clone(), stream: Arc::new(OpenStream(self.streams.clone())) }
+    }
+
+    pub(crate) fn born(&self) -> Instant {
+        self.born
+    }
+
+    pub(crate) fn used(&self) -> Instant {
+        self.streams.lock().used
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Whether it holds more bodies than its exchanges account for. A receiver may answer without ever letting a
+    /// request's body come, and the connection then keeps it: the exchange is over, and the stream is not.
+    pub(crate) fn hoards(self: &Arc<Self>) -> bool {
+        self.streams.lock().count > Arc::strong_count(self) + BODIES_LEFT_MAX
+    }
+}
+
+/// An exchange on a shared connection.
+pub(crate) struct Exchange {
+    connection: Arc<Http2>,
+    stream: Arc<OpenStream>,
+}
+
+impl Exchange {
+    pub(crate) fn connection(&self) -> &Arc<Http2> {
+        &self.connection
+    }
+
+    pub(crate) async fn send(&self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
+        let mut sender = self.connection.sender.clone();
+        // Hyper gives back what it has not begun to write, and nothing of what was refused after that.
+        let kept = message.clone();
+        let watched = |bytes| Full::new(Bytes::from_owner(Watched { bytes, _stream: self.stream.clone() }));
+        sender.try_send_request(message.map(watched)).await.map_err(|error| {
+            if Fault::says_unprocessed(error.error()) {
+                Undelivered::Unsent(Box::new(kept), Fault::from_exchange(error.error()))
+            } else {
+                Undelivered::of(error, kept.into_body())
+            }
+        })
+    }
+
+    pub(crate) async fn next_frame(
+        &mut self,
+        body: &mut Incoming,
+    ) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+        poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+    }
+}
+
+/// A body of a request, whose stream is open until nobody has it any more.
+struct Watched {
+    bytes: Bytes,
+    _stream: Arc<OpenStream>,
+}
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The streams of a connection, and what may be read for them.
+struct Streams {
+    open: Mutex<Open>,
+    allowance: Allowance,
+    bytes_each: u64,
+    bytes_idle: u64,
+}
+
+struct Open {
+    count: usize,
+    /// When the last one began.
+    used: Instant,
+}
+
+impl Streams {
+    fn begin(&self) {
+        let mut open = self.lock();
+        open.count += 1;
+        open.used = Instant::now();
+        self.allowance.set((self.allowance.left() + self.bytes_each).min(self.bytes_max(&open)));
+    }
+
+    fn end(&self) {
+        let mut open = self.lock();
+        open.count -= 1;
+        self.allowance.set(self.allowance.left().min(self.bytes_max(&open)));
+    }
+
+    fn bytes_max(&self, open: &Open) -> u64 {
+        self.bytes_idle + self.bytes_each * open.count as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream, open for as long as the exchange lasts or the connection keeps its request's body.
+struct OpenStream(Arc<Streams>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// The tasks of one connection.
+#[derive(Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    /// The executor must not keep the set alive, or the tasks would own themselves.
+    fn executor(&self) -> TaskExecutor {
+        TaskExecutor(Arc::downgrade(&self.0))
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        spawn_in(&self.0, task);
+    }
+}
+
+#[derive(Clone)]
+struct TaskExecutor(Weak<Mutex<JoinSet<()>>>);
+
+impl<F> hyper::rt::Executor<F> for TaskExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        if let Some(tasks) = self.0.upgrade() {
+            spawn_in(&tasks, async move {
+                task.await;
+            });
+        }
+    }
+}
+
+fn spawn_in(tasks: &Mutex<JoinSet<()>>, task: impl Future<Output = ()> + Send + 'static) {
+    let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    while tasks.try_join_next().is_some() {}
+    tasks.spawn(task);
+}

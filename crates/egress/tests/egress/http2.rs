@@ -1,0 +1,265 @@
+//! HTTP/2, frame by frame: receivers that flood, fall silent, leave, or let little begin at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use neo_events_egress::{FailureKind, Request, Target};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
+
+use crate::support::{PATIENCE, post, target};
+use crate::tls::{Authority, egress};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// In HPACK's static table 8 is `:status: 200`.
+const STATUS_200: &[u8] = &[0x88];
+/// `:status: 103`, its value as a literal.
+const STATUS_103: &[u8] = b"\x08\x03103";
+/// What fits into the buffers of kernel and client on both sides, plus what is read.
+const BYTES_BOUND: usize = 2 * 1024 * 1024;
+
+/// One connection that a receiver has accepted, after both prefaces.
+struct Wire {
+    stream: TlsStream<TcpStream>,
+    seen: Arc<Seen>,
+}
+
+/// What a receiver has seen and done.
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    connections_ended: AtomicUsize,
+    requests: AtomicUsize,
+    bytes_sent: AtomicUsize,
+    changed: Notify,
+}
+
+impl Seen {
+    /// Waits until so many were counted.
+    async fn reach(&self, count: &AtomicUsize, least: usize) {
+        let reached = async {
+            loop {
+                let changed = self.changed.notified();
+                if count.load(Ordering::SeqCst) >= least {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("it happens in time");
+    }
+
+    fn count(&self, what: &AtomicUsize) -> usize {
+        let counted = what.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        counted
+    }
+}
+
+impl Wire {
+    /// Takes frames until a request is whole, acknowledges settings and pings on the way, and returns its stream.
+    /// `None` at the end of the connection.
+    async fn request(&mut self) -> Option<u32> {
+        loop {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await.ok()?;
+            let [a, b, c, kind, flags, stream @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            match kind {
+                SETTINGS | PING if flags & ACK == 0 => {
+                    let payload = if kind == PING { &payload[..] } else { &[] };
+                    self.write(&frame(kind, ACK, 0, payload)).await?;
+                }
+                HEADERS | DATA if flags & END_STREAM != 0 => {
+                    self.seen.count(&self.seen.requests);
+                    return Some(u32::from_be_bytes(stream));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn answer(&mut self, stream: u32) -> Option<()> {
+        self.write(&frame(HEADERS, END_STREAM | END_HEADERS, stream, STATUS_200)).await
+    }
+
+    /// Writes the same again and again, until the client is gone.
+    async fn repeat(&mut self, bytes: &[u8]) -> Option<()> {
+        loop {
+            self.write(bytes).await?;
+        }
+    }
+
+    /// Writes, and counts what the kernel took. `None` once the client is gone.
+    async fn write(&mut self, bytes: &[u8]) -> Option<()> {
+        self.stream.write_all(bytes).await.ok()?;
+        self.stream.flush().await.ok()?;
+        self.seen.bytes_sent.fetch_add(bytes.len(), Ordering::SeqCst);
+        Some(())
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A receiver; it ends with the value.
+struct Receiver {
+    port: u16,
+    seen: Arc<Seen>,
+    _tasks: JoinSet<()>,
+}
+
+impl Receiver {
+    /// `settings` is the payload of its first frame.
+    async fn start<S, F, T>(authority: &Authority, settings: &[u8], serve: S) -> Self
+    where
+        S: Fn(Wire) -> F + Send + Sync + 'static,
+        F: Future<Output = Option<T>> + Send + 'static,
+        T: Send,
+    {
+        let acceptor = authority.acceptor("hooks.example", &["h2"]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound socket").port();
+        let (seen, mut tasks, serve) = (Arc::new(Seen::default()), JoinSet::new(), Arc::new(serve));
+        let (seen_there, greeting) = (seen.clone(), frame(SETTINGS, 0, 0, settings));
+        tasks.spawn(async move {
+            let mut peers = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                seen_there.count(&seen_there.connections);
+                let (acceptor, greeting) = (acceptor.clone(), greeting.clone());
+                let (seen, serve) = (seen_there.clone(), serve.clone());
+                peers.spawn(async move {
+                    if let Ok(mut stream) = acceptor.accept(tcp).await
+                        && stream.read_exact(&mut [0; 24]).await.is_ok()
+                        && stream.write_all(&greeting).await.is_ok()
+                        && stream.flush().await.is_ok()
+                    {
+                        serve(Wire { stream, seen: seen.clone() }).await;
+                    }
+                    seen.count(&seen.connections_ended);
+                });
+            }
+        });
+        Self { port, seen, _tasks: tasks }
+    }
+
+    fn target(&self) -> Target {
+        target(&format!("https://hooks.example:{}/hook", self.port))
+    }
+
+    fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    async fn connections_ended(&self, least: usize) {
+        self.seen.reach(&self.seen.connections_ended, least).await;
+    }
+
+    fn assert_little_was_taken(&self) {
+        let sent = self.seen.bytes_sent.load(Ordering::SeqCst);
+        assert!(sent < BYTES_BOUND, "{sent} bytes were taken");
+    }
+}
+
+/// A head of one informational response, small on the wire and large when decoded.
+fn early_hints(stream: u32) -> Vec<u8> {
+    // The first entry of HPACK's dynamic table, again and again.
+    let fields = [STATUS_103, &[0xbe; 1900]].concat();
+    frame(HEADERS, END_HEADERS, stream, &fields)
+}
+
+#[tokio::test]
+async fn endless_informational_responses_are_cut_off() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+        let stream = wire.request().await?;
+        // `a` without a value, which goes into the table.
+        wire.write(&frame(HEADERS, END_HEADERS, stream, &[STATUS_103, b"\x40\x01a\x00"].concat())).await?;
+        wire.repeat(&early_hints(stream)).await
+    })
+    .await;
+    let failure = egress(Some(&authority)).send(post(&receiver.target())).await.unwrap_err();
+    assert_eq!((failure.kind, failure.status), (FailureKind::ResponseHeadersTooLarge, None), "{failure}");
+    receiver.connections_ended(1).await;
+    receiver.assert_little_was_taken();
+}
+
+#[tokio::test]
+async fn what_belongs_to_no_exchange_is_cut_off() {
+    let authority = Authority::new("ours");
+    for control in [frame(PING, ACK, 0, &[0; 8]), frame(0xbb, 0, 0, &[]), frame(SETTINGS, 0, 0, &[])] {
+        let receiver = Receiver::start(&authority, &[], move |mut wire| {
+            let control = control.repeat(100);
+            async move {
+                let stream = wire.request().await?;
+                wire.answer(stream).await?;
+                wire.repeat(&control).await
+            }
+        })
+        .await;
+        let egress = egress(Some(&authority));
+        egress.send(post(&receiver.target())).await.unwrap();
+        receiver.connections_ended(1).await;
+        receiver.assert_little_was_taken();
+    }
+}
+
+#[tokio::test]
+async fn a_flood_ends_with_its_attempt() {
+    let authority = Authority::new("ours");
+    let given_up = Arc::new(Notify::new());
+    let go_on = given_up.clone();
+    let receiver = Receiver::start(&authority, &[], move |mut wire| {
+        let go_on = go_on.clone();
+        async move {
+            let stream = wire.request().await?;
+            go_on.notified().await;
+            wire.repeat(&frame(HEADERS, END_HEADERS, stream, STATUS_103).repeat(100)).await
+        }
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    let request = Request { total_timeout: Duration::from_millis(500), ..post(&receiver.target()) };
+    assert_eq!(egress.send(request).await.unwrap_err().kind, FailureKind::TimeoutTotal);
+    given_up.notify_one();
+    receiver.connections_ended(1).await;
+    receiver.assert_little_was_taken();
+}
+
+/// The allowance is for one exchange, not for the connection.
+#[tokio::test]
+async fn honest_answers_never_use_a_connection_up() {
+    const BODY_BYTES: usize = 60_000;
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+        while let Some(stream) = wire.request().await {
+            wire.write(&frame(HEADERS, END_HEADERS, stream, STATUS_200)).await?;
+            for _ in 0..BODY_BYTES / 10_000 {
+                wire.write(&frame(DATA, 0, stream, &[b'x'; 10_000])).await?;
+            }
+            wire.write(&frame(DATA, END_STREAM, stream, &[])).await?;
+        }
+        Some(())
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    for _ in 0..100 {
+        let response = egress.send(post(&receiver.target())).await.unwrap();
+        assert_eq!((response.status, response.body.len()), (StatusCode::OK, BODY_BYTES));
+    }
+    assert_eq!(receiver.connections(), 1);
+}

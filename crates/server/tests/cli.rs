@@ -127,6 +127,32 @@ fn a_given_key_takes_the_place_of_what_an_earlier_start_left() {
 }
 
 #[test]
+fn a_given_key_leaves_the_key_of_another_database_in_the_same_folder() {
+    let folder = Folder::new();
+    let file = folder.path("two/credentials.json");
+    let serve = |database: &str, key: &[&str]| {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--database", database];
+        let mut server = folder.start(&[&serve, key].concat());
+        server.until_shown("admin key");
+        server
+    };
+    let kept = || serde_json::from_slice::<Value>(&fs::read(&file).unwrap()).unwrap()["key"].clone();
+    let given: &[&str] = &["--admin-key", "0123456789abcdef"];
+    assert_eq!(serve("sqlite:two/a.db", &[]).terminate(), Some(DONE));
+    let key = kept();
+    assert_eq!(serve("sqlite:two/b.db", given).terminate(), Some(DONE));
+    assert_eq!(kept(), key);
+    // With one key for both, the second database's start with another still leaves it.
+    assert_eq!(serve("sqlite:two/b.db", &[]).terminate(), Some(DONE));
+    assert_eq!(serve("sqlite:two/b.db", given).terminate(), Some(DONE));
+    assert_eq!(kept(), key);
+    assert_eq!(serve("sqlite:two/a.db", &[]).terminate(), Some(DONE));
+    assert_eq!(kept(), key, "the first database's key is still what it was");
+    assert_eq!(serve("sqlite:two/a.db", given).terminate(), Some(DONE));
+    assert!(!file.exists(), "nobody has it any more");
+}
+
+#[test]
 fn a_second_signal_ends_at_once_and_the_log_can_be_json() {
     let folder = Folder::new();
     let mut server = folder.start(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);

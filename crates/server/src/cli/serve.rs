@@ -176,7 +176,7 @@ fn judge_levels(filter: &str) -> Result<(), Failure> {
 /// What is told once the server is ready.
 struct Notice {
     profile: &'static str,
-    database: String,
+    database: Database,
     key: KeyNotice,
 }
 
@@ -184,7 +184,7 @@ enum KeyNotice {
     /// This node has no API to show one to, and is not the one that other commands should find.
     Unneeded,
     /// Somebody gave it and knows it. What an earlier start on the same data left in the file opens nothing now.
-    Given { stale: Option<PathBuf> },
+    Given { file: PathBuf },
     /// Made up, in this start or an earlier one.
     Generated { key: String, file: PathBuf, is_new: bool },
 }
@@ -192,16 +192,14 @@ enum KeyNotice {
 impl Notice {
     /// A key that was made up in an earlier start on the same data is used again.
     fn prepare(settings: ServeSettings) -> Result<(ServeSettings, Self), Failure> {
-        let database = settings.database.shown();
+        let database = settings.database.clone();
         let profile = settings.profile.as_str();
         if !settings.roles.api {
             return Ok((settings, Self { profile, database, key: KeyNotice::Unneeded }));
         }
-        let file = credentials::in_folder(settings.database.folder());
+        let file = credentials::in_folder(database.folder());
         let AdminKey::Generated(made) = &settings.admin_key else {
-            // Beside a file lies its own; what lies here with a database server may be of other data.
-            let stale = matches!(settings.database, Database::Sqlite(_)).then_some(file);
-            return Ok((settings, Self { profile, database, key: KeyNotice::Given { stale } }));
+            return Ok((settings, Self { profile, database, key: KeyNotice::Given { file } }));
         };
         let kept = Credentials::read(&file)?;
         let is_new = kept.is_none();
@@ -218,14 +216,15 @@ impl Notice {
         };
         match &self.key {
             KeyNotice::Generated { key, file, .. } => {
-                Credentials { url: url.clone(), key: key.clone() }.write(file)?;
+                let credentials = Credentials { url: url.clone(), key: key.clone(), databases: Vec::new() };
+                credentials.leave(file, &self.database)?;
             }
-            KeyNotice::Given { stale: Some(file) } => Credentials::remove(file)?,
-            KeyNotice::Given { stale: None } | KeyNotice::Unneeded => {}
+            KeyNotice::Given { file } => Credentials::forget(file, &self.database)?,
+            KeyNotice::Unneeded => {}
         }
         line("serving", &style.bold(&url))?;
         line("profile", self.profile)?;
-        line("database", &self.database)?;
+        line("database", &self.database.shown())?;
         match &self.key {
             KeyNotice::Unneeded => line("API", "not here: only /livez and /readyz are answered")?,
             KeyNotice::Given { .. } => line("admin key", "as given")?,

@@ -337,7 +337,11 @@ mod tests {
             let key_setting = key.map(|_| "NEO_EVENTS_KEY");
             let given =
                 ClientSettings { url: url.map(str::to_owned), key: key.map(str::to_owned), key_setting };
-            let left = left.map(|(url, key)| Credentials { url: url.to_owned(), key: key.to_owned() });
+            let left = left.map(|(url, key)| Credentials {
+                url: url.to_owned(),
+                key: key.to_owned(),
+                databases: Vec::new(),
+            });
             let found = find_server(given, path, left).unwrap();
             assert_eq!((found.url.as_str(), found.key.as_deref()), expected);
             let source = found.key_source.to_string();

@@ -166,7 +166,7 @@ impl KeySource {
         let unusable = |source| StartError::KeyFile { path: path.to_owned(), source };
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && any_key_will_do => {
-                make_key_file(path, sources).map_err(unusable)?
+                make_key_file(path, sources, |from, to| fs::hard_link(from, to)).map_err(unusable)?
             }
             text => text.map_err(unusable)?,
         };
@@ -176,27 +176,48 @@ impl KeySource {
 
 /// Makes a key and its file, whole or not at all: a key cut short by a crash would make every secret unreadable. Answers
 /// what is in the file: of several who make it at once, one has made it.
-fn make_key_file(path: &Path, sources: &Sources) -> io::Result<String> {
+fn make_key_file(path: &Path, sources: &Sources, link: Link) -> io::Result<String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
+    let key = MasterKey::generate(sources).reveal();
     // A name of its own, so that nobody else's draft is taken for it. What a crash leaves has a key that nobody uses.
     let draft = path.with_extension(format!("key.{:032x}", u128::from_ne_bytes(sources.bytes())));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(MasterKey::generate(sources).reveal().as_bytes())?;
-    file.sync_all()?;
+    write_new(&draft, &key)?;
     // Unlike a renaming, it leaves alone what is there.
-    let linked = fs::hard_link(&draft, path);
+    let linked = link(&draft, path);
     fs::remove_file(&draft)?;
-    match linked {
+    let made = match linked {
+        Err(error) if has_no_links(&error) => write_new(path, &key),
+        linked => linked,
+    };
+    match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => fs::File::open(folder)?.sync_all()?,
     }
     fs::read_to_string(path)
 }
 
+/// How a file gets a second name.
+type Link = fn(&Path, &Path) -> io::Result<()>;
+
+/// What is said where the file system has no links, as FAT and some that machines share have none.
+fn has_no_links(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
+}
+
+/// Writes a file that must not be there yet; what cannot be written is not left cut short, but for a crash.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        fs::remove_file(path)?;
+    }
+    written
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{sync::Barrier, thread};
+    use std::{os::unix::fs::PermissionsExt, sync::Barrier, thread};
 
     use super::*;
 
@@ -223,5 +244,28 @@ mod tests {
             let files = fs::read_dir(path.parent().unwrap()).unwrap();
             assert_eq!(files.count(), 1, "no draft is left");
         }
+    }
+
+    #[test]
+    fn a_key_file_is_made_where_the_file_system_has_no_links() {
+        const NO_LINKS: [Link; 2] = [
+            |_, _| Err(io::ErrorKind::PermissionDenied.into()),
+            |_, _| Err(io::ErrorKind::Unsupported.into()),
+        ];
+        let sources = Sources::system();
+        for link in NO_LINKS {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("master.key");
+            let made = make_key_file(&path, &sources, link).unwrap();
+            assert!(MasterKey::parse(&made).is_ok());
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let again = make_key_file(&path, &sources, link).unwrap();
+            assert_eq!(again, made, "what is there is left alone");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let full: Link = |_, _| Err(io::ErrorKind::StorageFull.into());
+        assert!(make_key_file(&folder.path().join("master.key"), &sources, full).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no draft is left");
     }
 }

@@ -41,6 +41,11 @@ pub struct EgressConfig {
     pub response_headers_max: usize,
     /// The longest that connecting may take, whatever the total timeout. 10 s.
     pub connect_timeout_max: Duration,
+    /// A receiver with requests in flight over HTTP/2 that says nothing is asked for a sign of life this often. Less
+    /// than the shortest timeout, so that a dead connection is told from a slow answer. 3 s.
+    pub http2_ping_interval: Duration,
+    /// The connection is given up, with what is in flight, without one after this time. 10 s.
+    pub http2_ping_timeout: Duration,
 }
 
 impl EgressConfig {
@@ -61,6 +66,8 @@ impl EgressConfig {
             response_header_bytes_max: 64 * 1024,
             response_headers_max: 100,
             connect_timeout_max: Duration::from_secs(10),
+            http2_ping_interval: Duration::from_secs(3),
+            http2_ping_timeout: Duration::from_secs(10),
         }
     }
 

@@ -171,6 +171,9 @@ impl Fault {
         if error.is_parse() {
             return Self::protocol();
         }
+        if error.is_timeout() {
+            return Self::new(FailureKind::ConnectionClosed, "the receiver gave no sign of life");
+        }
         if error.is_user() {
             return Self::new(FailureKind::RequestInvalid, "the request cannot be sent");
         }

@@ -6,9 +6,14 @@
 //! what it sends is decoded whether anybody waits for it or not. So each exchange brings an allowance of bytes to be
 //! read and takes it away when it ends. What is left then is enough for control frames and for what was on its way; a
 //! receiver that sends more loses the connection.
+//!
+//! A connection may die without a word. A receiver that says nothing is asked for a sign of life well before any
+//! endpoint's timeout; if an exchange ends without one, the connection takes no others, so that the next attempt does
+//! not wait in vain as well.
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -29,10 +34,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const STREAM_WINDOW_BYTES_MIN: u32 = 16 * 1024;
 /// What a receiver may send that belongs to no exchange: settings, pings, session tickets.
 const CONTROL_BYTES_MAX: u64 = 16 * 1024;
-/// A silent connection with requests in flight is asked for a sign of life this often …
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// … and given up without one after this time.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bodies that a connection may keep beyond the exchanges that it has.
 const BODIES_LEFT_MAX: usize = 8;
 
@@ -40,6 +41,10 @@ pub(crate) struct Http2 {
     sender: http2::SendRequest<Full<Bytes>>,
     born: Instant,
     streams: Arc<Streams>,
+    /// An exchange that goes without a sign of life for this long …
+    silence_max: Duration,
+    /// … has found the connection dead.
+    fell_silent: AtomicBool,
     /// The driver and the streams. Dropped with the connection, and they with it.
     _tasks: Tasks,
 }
@@ -61,8 +66,8 @@ impl Http2 {
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES.max(stream_window))
             .max_header_list_size(head_bytes_max)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(config.http2_ping_interval)
+            .keep_alive_timeout(config.http2_ping_timeout)
             .handshake(TokioIo::new(stream))
             .await?;
         let now = Instant::now();
@@ -79,13 +84,23 @@ impl Http2 {
                 tracing::debug!(error = &error as &dyn std::error::Error, "an HTTP/2 connection broke");
             }
         });
-        Ok(Arc::new(Self { sender, born: now, streams: Arc::new(streams), _tasks: tasks }).begin())
+        let connection = Self {
+            sender,
+            born: now,
+            streams: Arc::new(streams),
+            // Time to answer belongs to it.
+            silence_max: config.http2_ping_interval * 4 / 3,
+            fell_silent: AtomicBool::new(false),
+            _tasks: tasks,
+        };
+        Ok(Arc::new(connection).begin())
     }
 
     /// Begins another exchange.
     pub(crate) fn begin(self: &Arc<Self>) -> Exchange {
         self.streams.begin();
-        Exchange { connection: self.clone(), stream: Arc::new(OpenStream(self.streams.clone())) }
+        let stream = Arc::new(OpenStream(self.streams.clone()));
+        Exchange { connection: self.clone(), stream, sent: None }
     }
 
     pub(crate) fn born(&self) -> Instant {
@@ -97,7 +112,7 @@ impl Http2 {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        !self.sender.is_closed()
+        !self.sender.is_closed() && !self.fell_silent.load(Ordering::Relaxed)
     }
 
     /// Whether it holds more bodies than its exchanges account for. A receiver may answer without ever letting a
@@ -111,6 +126,13 @@ impl Http2 {
 pub(crate) struct Exchange {
     connection: Arc<Http2>,
     stream: Arc<OpenStream>,
+    sent: Option<Sent>,
+}
+
+/// When a request was sent, and what had been read by then.
+struct Sent {
+    at: Instant,
+    bytes_read: u64,
 }
 
 impl Exchange {
@@ -118,7 +140,8 @@ impl Exchange {
         &self.connection
     }
 
-    pub(crate) async fn send(&self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
+    pub(crate) async fn send(&mut self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
+        self.sent = Some(Sent { at: Instant::now(), bytes_read: self.connection.streams.allowance.read() });
         let mut sender = self.connection.sender.clone();
         // Hyper gives back what it has not begun to write, and nothing of what was refused after that.
         let kept = message.clone();
@@ -137,6 +160,17 @@ impl Exchange {
         body: &mut Incoming,
     ) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(sent) = &self.sent
+            && sent.bytes_read == self.connection.streams.allowance.read()
+            && sent.at.elapsed() >= self.connection.silence_max
+        {
+            self.connection.fell_silent.store(true, Ordering::Relaxed);
+        }
     }
 }
 

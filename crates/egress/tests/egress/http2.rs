@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use neo_events_egress::{FailureKind, Request, Target};
+use neo_events_egress::{Egress, FailureKind, Request, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 
-use crate::support::{PATIENCE, post, target};
+use crate::support::{PATIENCE, Script, config, post, target};
 use crate::tls::{Authority, egress};
 
 const DATA: u8 = 0;
@@ -32,6 +32,8 @@ const BYTES_BOUND: usize = 2 * 1024 * 1024;
 /// One connection that a receiver has accepted, after both prefaces.
 struct Wire {
     stream: TlsStream<TcpStream>,
+    /// How many there were before.
+    number: usize,
     seen: Arc<Seen>,
 }
 
@@ -139,7 +141,7 @@ impl Receiver {
         tasks.spawn(async move {
             let mut peers = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
-                seen_there.count(&seen_there.connections);
+                let number = seen_there.count(&seen_there.connections);
                 let (acceptor, greeting) = (acceptor.clone(), greeting.clone());
                 let (seen, serve) = (seen_there.clone(), serve.clone());
                 peers.spawn(async move {
@@ -148,7 +150,7 @@ impl Receiver {
                         && stream.write_all(&greeting).await.is_ok()
                         && stream.flush().await.is_ok()
                     {
-                        serve(Wire { stream, seen: seen.clone() }).await;
+                        serve(Wire { stream, number, seen: seen.clone() }).await;
                     }
                     seen.count(&seen.connections_ended);
                 });
@@ -261,5 +263,80 @@ async fn honest_answers_never_use_a_connection_up() {
         let response = egress.send(post(&receiver.target())).await.unwrap();
         assert_eq!((response.status, response.body.len()), (StatusCode::OK, BODY_BYTES));
     }
+    assert_eq!(receiver.connections(), 1);
+}
+
+/// A client that finds out in tenths of a second what otherwise takes seconds.
+fn attentive(authority: &Authority) -> Egress {
+    let mut config = config();
+    config.ca_file_pem = Some(authority.pem.clone().into_bytes());
+    (config.http2_ping_interval, config.http2_ping_timeout) = (PING_INTERVAL, PING_TIMEOUT);
+    Egress::with_resolver(config, Script::new(&[&["127.0.0.1"]], PATIENCE)).expect("a sound configuration")
+}
+
+const PING_INTERVAL: Duration = Duration::from_millis(600);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A receiver whose first connection dies without a word after its first answer.
+async fn dying(authority: &Authority) -> Receiver {
+    Receiver::start(authority, &[], |mut wire| async move {
+        loop {
+            let stream = wire.request().await?;
+            wire.answer(stream).await?;
+            if wire.number == 0 {
+                // The kernel goes on taking what comes, and that is all.
+                return std::future::pending::<Option<()>>().await;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_dead_connection_costs_one_attempt() {
+    let authority = Authority::new("ours");
+    let receiver = dying(&authority).await;
+    let egress = attentive(&authority);
+    let request = Request { total_timeout: 2 * PING_INTERVAL, ..post(&receiver.target()) };
+    egress.send(request.clone()).await.unwrap();
+    assert_eq!(egress.send(request.clone()).await.unwrap_err().kind, FailureKind::TimeoutTotal);
+    assert!(!egress.send(request).await.unwrap().connection_reused);
+    assert_eq!(receiver.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_dead_connection_is_given_up_before_a_long_timeout() {
+    let authority = Authority::new("ours");
+    let receiver = dying(&authority).await;
+    let egress = attentive(&authority);
+    egress.send(post(&receiver.target())).await.unwrap();
+    let failure = egress.send(post(&receiver.target())).await.unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.detail.as_str()),
+        (FailureKind::ConnectionClosed, "the receiver gave no sign of life")
+    );
+    assert!(failure.elapsed < PATIENCE);
+    egress.send(post(&receiver.target())).await.unwrap();
+}
+
+/// A receiver that takes its time gives signs of life, and others may go on using its connection.
+#[tokio::test]
+async fn a_slow_answer_is_no_dead_connection() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+        let stream = wire.request().await?;
+        wire.answer(stream).await?;
+        wire.request().await?;
+        while let Some(stream) = wire.request().await {
+            wire.answer(stream).await?;
+        }
+        Some(())
+    })
+    .await;
+    let egress = attentive(&authority);
+    let request = Request { total_timeout: 5 * PING_INTERVAL, ..post(&receiver.target()) };
+    egress.send(request.clone()).await.unwrap();
+    assert_eq!(egress.send(request.clone()).await.unwrap_err().kind, FailureKind::TimeoutTotal);
+    assert!(egress.send(request).await.unwrap().connection_reused);
     assert_eq!(receiver.connections(), 1);
 }

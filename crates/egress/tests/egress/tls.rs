@@ -25,7 +25,7 @@ use crate::support::{OK, PATIENCE, Receiver, Script, config, post, target};
 
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {

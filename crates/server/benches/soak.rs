@@ -38,6 +38,12 @@ const TRANSACTION: Duration = Duration::from_mins(10);
 /// What is measured beside the transaction, and after it.
 const EVENTS_BESIDE: usize = 30_000;
 const TIMES: usize = 3;
+/// Of the speed once it has ended, what there is beside it at the least; by medians.
+const RATIO_MIN: f64 = 0.8;
+/// What the second half of the hour may add to what a row of a table takes, and to a table whose rows come and go.
+const GROWTH_MAX: f64 = 1.25;
+/// Of a table whose rows come and go: what is no growth yet, in KiB.
+const SMALL_KIB: i64 = 16 * 1024;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -120,14 +126,45 @@ async fn hour(ground: &Ground, lasting: Duration) {
     let look = async |when: String| {
         let arrivals = &ground.receiver.arrivals;
         println!("{when}: {} events arrived in {} requests", arrivals.events(), arrivals.requests());
-        for table in ground.database.sizes().await {
-            let Size { name, rows, table, indexes, dead } = table;
+        let sizes = ground.database.sizes().await;
+        for Size { name, rows, table, indexes, dead } in &sizes {
             println!("  {name:16} {rows:>9} rows, {dead:>7} dead; {table:>8} KiB, indexes {indexes:>8} KiB");
         }
+        sizes
     };
-    ground.steadily(lasting, async |since| look(format!("after {:.0} s", since.as_secs_f64())).await).await;
-    look("at the end".to_owned()).await;
+    let mut half_way = Vec::new();
+    let part = async |since: Duration| {
+        let sizes = look(format!("after {:.0} s", since.as_secs_f64())).await;
+        if since <= lasting / 2 + lasting / PARTS / 2 {
+            half_way = sizes;
+        }
+    };
+    ground.steadily(lasting, part).await;
+    let end = look("at the end".to_owned()).await;
     println!("server {} MiB", ground.server.resident_mib());
+    for (half_way, end) in half_way.iter().zip(&end) {
+        assert!(end.has_not_outgrown(half_way), "{} grows", end.name);
+    }
+}
+
+impl Size {
+    const fn kib(&self) -> i64 {
+        self.table + self.indexes
+    }
+
+    /// A table that keeps its rows takes no more for each than it did, and one whose rows come and go no more in all.
+    fn has_not_outgrown(&self, before: &Self) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a size for people")]
+        let [now, before] = [self, before].map(|size| {
+            let rows = if size.keeps_its_rows() { size.rows.max(1) } else { 1 };
+            size.kib() as f64 / rows as f64
+        });
+        now <= before * GROWTH_MAX || (!self.keeps_its_rows() && self.kib() <= SMALL_KIB)
+    }
+
+    fn keeps_its_rows(&self) -> bool {
+        ["events", "deliveries", "attempts"].contains(&self.name.as_str())
+    }
 }
 
 /// How fast it is beside a transaction that is open, and afterwards.
@@ -160,7 +197,9 @@ async fn transaction(ground: &Ground, lasting: Duration) {
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
     });
-    println!("  medians {beside:.0} and {after:.0}/s, ratio {:.2}", beside / after);
+    let ratio = beside / after;
+    println!("  medians {beside:.0} and {after:.0}/s, ratio {ratio:.2}");
+    assert!(ratio >= RATIO_MIN, "the transaction slows others down");
 }
 
 /// A connection to look at the database from outside.

@@ -6,13 +6,16 @@
 //!
 //! What a tenant was owed when the process ended is found without anybody asking: after a start every file is visited
 //! once, a few at a time, behind the calls of the passes. A visit opens the file, and closes it again unless there is
-//! something to do.
+//! something to do. So is the file of a tenant for which the embedding program writes while it is closed.
+//!
+//! Whether a file is still to be visited is said in one place, the list of visits, which one lock guards together with
+//! the open files. A visit is taken off before the file is looked at, so that whoever writes from then on lists another.
 //!
 //! Opening and closing block, and happen under the tenant's gate in threads that may: two first uses open once, and who
 //! comes while a file is being closed waits until it can be opened again.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -60,17 +63,25 @@ struct State {
     /// Those that are being made.
     unlisted: HashMap<Schema, Arc<Tenant>>,
     open: BTreeMap<Schema, Arc<TenantFile>>,
-    /// Who is to be visited, and not before when.
-    visits: VecDeque<(Instant, Schema)>,
+    visits: HashMap<Schema, VisitAt>,
     is_closed: bool,
+}
+
+/// When a file is to be visited, in the order in which those are that are due.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum VisitAt {
+    /// Something was written there.
+    Now,
+    /// Not before then.
+    From(Instant),
 }
 
 #[derive(Default)]
 struct Tenant {
     /// Held while the file is made, opened or closed.
     gate: Mutex<()>,
-    /// Opened since the start: its tables are up to date, and what it owes is known.
-    is_seen: AtomicBool,
+    /// Made since the start, and nothing is owed in it: it need be neither made again nor visited.
+    is_made: AtomicBool,
     /// Held while a caller has the file opened; what came of it last, if that was in vain.
     opening: Arc<tokio::sync::Mutex<Option<Failed>>>,
 }
@@ -85,7 +96,7 @@ impl TenantFiles {
     pub(crate) fn new(admin: &Path, options: SqliteOptions, listed: Vec<Schema>) -> Self {
         let now = Instant::now();
         let state = State {
-            visits: listed.iter().map(|schema| (now, schema.clone())).collect(),
+            visits: listed.iter().map(|schema| (schema.clone(), VisitAt::From(now))).collect(),
             listed: listed.into_iter().map(|schema| (schema, Arc::default())).collect(),
             ..State::default()
         };
@@ -138,13 +149,13 @@ impl TenantFiles {
         if let Some(file) = self.lock().used(schema) {
             return Ok(file);
         }
-        let file = Arc::new(self.open_file(schema, &tenant)?);
+        let file = Arc::new(self.open_file(schema)?);
         self.admit(&file)?;
         Ok(file)
     }
 
     /// Opens what is there. A file that is gone is not made again: that would only hide the loss.
-    fn open_file(&self, schema: &Schema, tenant: &Tenant) -> Result<TenantFile, Failure> {
+    fn open_file(&self, schema: &Schema) -> Result<TenantFile, Failure> {
         if self.lock().is_closed {
             return Err(Failure::Closed);
         }
@@ -152,9 +163,7 @@ impl TenantFiles {
         if let Err(source) = options.path.metadata() {
             return Err(OpenError::Io { path: options.path, source }.into());
         }
-        let file = TenantFile::open(schema.clone(), options)?;
-        tenant.is_seen.store(true, Ordering::Relaxed);
-        Ok(file)
+        Ok(TenantFile::open(schema.clone(), options)?)
     }
 
     fn admit(&self, file: &Arc<TenantFile>) -> Result<(), Failure> {
@@ -162,6 +171,8 @@ impl TenantFiles {
         if state.is_closed {
             return Err(Failure::Closed);
         }
+        // The passes look at it from now on, and before it is closed everything in it is looked at once more.
+        state.visits.remove(&file.schema);
         state.open.insert(file.schema.clone(), Arc::clone(file));
         Ok(())
     }
@@ -182,13 +193,12 @@ impl TenantFiles {
     /// which until then locks it.
     pub(crate) fn expect_foreign_write(&self, schema: &Schema) {
         let mut state = self.lock();
-        let is_open = state.used(schema).is_some();
-        // Who is not seen is about to be visited anyway.
-        let is_seen = |tenant: &Arc<Tenant>| tenant.is_seen.swap(false, Ordering::Relaxed);
-        if !is_open && state.listed.get(schema).is_some_and(is_seen) {
-            state.visits.push_front((Instant::now(), schema.clone()));
-            self.is_round_due.store(true, Ordering::Relaxed);
+        if state.used(schema).is_some() || !state.listed.contains_key(schema) {
+            return;
         }
+        // Where a visit failed a moment ago, the next one waits all the same.
+        state.visits.entry(schema.clone()).or_insert(VisitAt::Now);
+        self.is_round_due.store(true, Ordering::Relaxed);
     }
 
     // Making tenants
@@ -204,7 +214,7 @@ impl TenantFiles {
     fn make_file(&self, schema: &Schema) -> Result<(), StoreError> {
         let tenant = Arc::clone(self.lock().unlisted.entry(schema.clone()).or_default());
         let _gate = wait_for(&tenant.gate);
-        if self.is_listed(schema) || tenant.is_seen.load(Ordering::Relaxed) {
+        if self.is_listed(schema) || tenant.is_made.load(Ordering::Relaxed) {
             return Ok(());
         }
         if self.lock().is_closed {
@@ -214,7 +224,7 @@ impl TenantFiles {
             TenantFile::open(schema.clone(), self.options_of(schema)).map_err(Failure::from)?.owes()?;
         sync_directories(&self.directory)
             .map_err(|source| Failure::from(OpenError::Io { path: self.directory.clone(), source }))?;
-        tenant.is_seen.store(!owes, Ordering::Relaxed);
+        tenant.is_made.store(!owes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -222,8 +232,8 @@ impl TenantFiles {
     pub(crate) fn add(&self, schema: &Schema) {
         let mut state = self.lock();
         let tenant = state.unlisted.remove(schema).unwrap_or_default();
-        if !tenant.is_seen.load(Ordering::Relaxed) {
-            state.visits.push_back((Instant::now(), schema.clone()));
+        if !tenant.is_made.load(Ordering::Relaxed) {
+            state.visits.insert(schema.clone(), VisitAt::Now);
             self.is_round_due.store(true, Ordering::Relaxed);
         }
         state.listed.entry(schema.clone()).or_insert(tenant);
@@ -260,15 +270,14 @@ impl TenantFiles {
     fn visit(&self, schema: &Schema) {
         let Some(tenant) = self.lock().listed.get(schema).cloned() else { return };
         let _gate = wait_for(&tenant.gate);
-        if tenant.is_seen.load(Ordering::Relaxed) || self.lock().open.contains_key(schema) {
+        if self.lock().open.contains_key(schema) {
             return;
         }
-        let visited = self.open_file(schema, &tenant).map_err(StoreError::from).and_then(|file| {
+        let visited = self.open_file(schema).map_err(StoreError::from).and_then(|file| {
             let owes = file.owes()?;
             if owes { Ok(self.admit(&Arc::new(file))?) } else { Ok(()) }
         });
         if let Err(error) = visited {
-            tenant.is_seen.store(false, Ordering::Relaxed);
             self.visit_again(schema, &error);
         }
     }
@@ -279,7 +288,7 @@ impl TenantFiles {
             return;
         }
         let wait = if error.is_transient() { VISIT_AGAIN_SOON } else { VISIT_AGAIN_LATE };
-        state.visits.push_back((Instant::now() + wait, schema.clone()));
+        state.visits.insert(schema.clone(), VisitAt::From(Instant::now() + wait));
         drop(state);
         tracing::error!(
             %schema,
@@ -361,14 +370,18 @@ impl State {
         Some(Arc::clone(file))
     }
 
-    /// Takes the visits of one round.
+    /// Takes the visits of one round off the list.
     fn due_visits(&mut self) -> Vec<Schema> {
-        let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.visits).into_iter().partition(|(at, _)| *at <= now);
-        let mut due: VecDeque<(Instant, Schema)> = due;
-        let rest = due.split_off(due.len().min(VISITS_PER_ROUND_MAX));
-        self.visits = rest.into_iter().chain(later).collect();
-        due.into_iter().map(|(_, schema)| schema).collect()
+        let due_at = VisitAt::From(Instant::now());
+        let mut due: Vec<_> =
+            self.visits.iter().map(|(schema, at)| (*at, schema)).filter(|(at, _)| *at <= due_at).collect();
+        due.sort_unstable();
+        let taken: Vec<_> =
+            due.into_iter().take(VISITS_PER_ROUND_MAX).map(|(_, schema)| schema.clone()).collect();
+        for schema in &taken {
+            self.visits.remove(schema);
+        }
+        taken
     }
 
     fn has_idle(&self, after: Duration) -> bool {
@@ -396,4 +409,42 @@ fn wait_for<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn sync_directories(directory: &Path) -> io::Result<()> {
     sync_directory(directory)?;
     directory.parent().map_or(Ok(()), sync_directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The files of one tenant that owes nothing; idle is whoever is not used at this moment.
+    fn of_one_tenant() -> (TenantFiles, Schema, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let admin = directory.path().join("admin.db");
+        let options = SqliteOptions { tenant_idle: Duration::ZERO, ..SqliteOptions::new(&admin) };
+        let files = TenantFiles::new(&admin, options, Vec::new());
+        let schema = Schema::tenant("one").unwrap();
+        files.make_file(&schema).unwrap();
+        files.add(&schema);
+        (files, schema, directory)
+    }
+
+    fn visits(files: &TenantFiles) -> Vec<Schema> {
+        files.lock().due_visits()
+    }
+
+    #[test]
+    fn whoever_writes_while_a_file_is_visited_does_not_keep_later_writes_from_being_seen() {
+        let (files, schema, _directory) = of_one_tenant();
+        files.expect_foreign_write(&schema);
+        assert_eq!(visits(&files), [schema.clone()]);
+        let visited = Arc::new(files.open_file(&schema).unwrap());
+        // As the visit waits for a second writer's transaction, which it will find something of.
+        files.expect_foreign_write(&schema);
+        files.admit(&visited).unwrap();
+        drop(visited);
+        // The second writer's visit, and the closing of the file in which nothing is owed any more.
+        files.round(Timestamp::UNIX_EPOCH);
+        assert!(files.open_files().is_empty());
+        files.expect_foreign_write(&schema);
+        assert_eq!(visits(&files), [schema]);
+    }
 }

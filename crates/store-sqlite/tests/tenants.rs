@@ -453,3 +453,34 @@ async fn a_backlog_does_not_keep_others_waiting() {
     }
     assert!(places.contains(&one), "however small a claim: {places:?}");
 }
+
+/// As many transactions of an embedding program, and as many lengths of the pause between them, as it takes for a write
+/// to meet every moment of the visits to a file and of its closings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_moment_a_caller_commits_at_what_it_wrote_is_found() {
+    const EVENTS: u64 = 400;
+    let place = Place::new();
+    let options = SqliteOptions { tenant_idle: Duration::ZERO, ..SqliteOptions::new(&place.path) };
+    let store = SqliteStore::open(options).unwrap();
+    store.create_tenant(&tenant(0)).await.unwrap();
+    let schema = tenant(0).schema;
+    let (mut conn, publisher, of) = (place.callers(&schema), store.clone(), schema.clone());
+    let publishing = tokio::task::spawn_blocking(move || {
+        for n in 0..EVENTS {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+            publisher.append_in(&of, &tx, &[event(n)], at(0)).unwrap();
+            tx.commit().unwrap();
+            std::thread::sleep(Duration::from_micros(n * 997 % 8000));
+        }
+    });
+    let (begun, mut found) = (Instant::now(), 0);
+    while found < EVENTS {
+        assert!(begun.elapsed() < DEADLINE, "{found} of {EVENTS}");
+        for claim in claim(&store, 1000).await {
+            found += claim.owed.len() as u64;
+            settle(&store, vec![claim]).await;
+        }
+        tokio::task::yield_now().await;
+    }
+    publishing.await.unwrap();
+}

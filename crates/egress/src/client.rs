@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
+use hyper::body::Incoming;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::body::{self, Read};
 use crate::config::{EgressConfig, EgressError};
 use crate::connect::{Connector, Dns};
-use crate::connection::{Connection, Message, Undelivered};
+use crate::connection::{Connection, Message, Undelivered, Untouched};
 use crate::failure::{Failure, FailureKind, Fault};
 use crate::policy::TargetPolicy;
 use crate::pool::{Found, Place, Pool};
@@ -25,6 +26,8 @@ use crate::target::Target;
 
 /// A request takes no longer than this, whatever it asks for.
 const TOTAL_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+/// Times that a request is sent of which the receiver says that it has done nothing with it.
+const TIMES_SENT_MAX: usize = 3;
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
@@ -194,22 +197,7 @@ impl Shared {
         *message.headers_mut() = headers;
 
         let dial = Dial { target: &target, place: &place, total_timeout };
-        let mut connection = self.acquire(&dial, Reuse::Welcome, progress).await?;
-        let begun = Instant::now();
-        let sent = match connection.send(message, &target).await {
-            Err(Undelivered::Unsent(message, _)) if progress.connection_reused => {
-                if let Connection::Http2(exchange) = &connection {
-                    self.pool.retire(&place, exchange.connection());
-                }
-                connection = self.acquire(&dial, Reuse::Never, progress).await?;
-                connection.send(*message, &target).await
-            }
-            sent => sent,
-        };
-        let response = sent.map_err(|undelivered| match undelivered {
-            Undelivered::Unsent(_, fault) | Undelivered::Lost(fault) => fault,
-        })?;
-        progress.timings.response = Some(begun.elapsed());
+        let (mut connection, response) = self.deliver(&dial, message, progress).await?;
         progress.status = Some(response.status());
         let reply = self.read_reply(&mut connection, response).await?;
         if let Connection::Http2(exchange) = &connection
@@ -221,10 +209,48 @@ impl Shared {
         Ok(reply)
     }
 
+    /// Sends a request, and once more for as long as the receiver has done nothing with it.
+    async fn deliver(
+        &self,
+        dial: &Dial<'_>,
+        mut message: Message,
+        progress: &mut Progress,
+    ) -> Result<(Connection, http::Response<Incoming>), Fault> {
+        let mut reuse = Reuse::Welcome;
+        let mut times_sent = 0;
+        loop {
+            let mut connection = self.acquire(dial, reuse, progress).await?;
+            let begun = Instant::now();
+            let (unsent, why, fault) = match connection.send(message, dial.target).await {
+                Ok(response) => {
+                    progress.timings.response = Some(begun.elapsed());
+                    return Ok((connection, response));
+                }
+                Err(Undelivered::Lost(fault)) => return Err(fault),
+                Err(Undelivered::Unsent(unsent, why, fault)) => (unsent, why, fault),
+            };
+            times_sent += 1;
+            if !is_sent_again(why, times_sent, progress.connection_reused) {
+                return Err(fault);
+            }
+            let is_first = times_sent == 1;
+            let may_go_on = is_first && why == Untouched::Refused;
+            if let Connection::Http2(exchange) = &connection
+                && !may_go_on
+            {
+                self.pool.retire(dial.place, exchange.connection());
+            }
+            // What was kept for as long as that one is likely gone, too; who speaks is there.
+            let says_so = why != Untouched::NotWritten;
+            reuse = if is_first && says_so { Reuse::Welcome } else { Reuse::Never };
+            message = *unsent;
+        }
+    }
+
     async fn read_reply(
         &self,
         connection: &mut Connection,
-        response: http::Response<hyper::body::Incoming>,
+        response: http::Response<Incoming>,
     ) -> Result<Reply, Fault> {
         let (head, incoming) = response.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -250,7 +276,7 @@ impl Shared {
         let begun = Instant::now();
         let response = match connection.send(message, target).await {
             Ok(response) => response,
-            Err(Undelivered::Unsent(_, fault) | Undelivered::Lost(fault)) => return Err(fault),
+            Err(Undelivered::Unsent(_, _, fault) | Undelivered::Lost(fault)) => return Err(fault),
         };
         progress.timings.response = Some(begun.elapsed());
         progress.status = Some(response.status());
@@ -364,6 +390,12 @@ impl Reply {
             timings: progress.timings,
         }
     }
+}
+
+/// Whether a request goes out once more that the receiver has done nothing with. What it says itself is believed; if it
+/// closes a new connection at once, that is its answer.
+fn is_sent_again(why: Untouched, times_sent: usize, connection_reused: bool) -> bool {
+    times_sent < TIMES_SENT_MAX && (connection_reused || why != Untouched::NotWritten)
 }
 
 /// Two opinions about where a message ends are how requests are smuggled, so the caller has none.

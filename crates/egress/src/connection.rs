@@ -29,10 +29,21 @@ pub(crate) type Message = http::Request<Bytes>;
 
 /// A request that got no head of a response.
 pub(crate) enum Undelivered {
-    /// Not a byte of it was written, or the receiver says that it has done nothing with it. Here it is back.
-    Unsent(Box<Message>, Fault),
+    /// The receiver has done nothing with it. Here it is back.
+    Unsent(Box<Message>, Untouched, Fault),
     /// It may have arrived.
     Lost(Fault),
+}
+
+/// How it is known that a receiver has done nothing with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Untouched {
+    /// Not a byte of it was written.
+    NotWritten,
+    /// The receiver says so of this request; the connection is as good as before.
+    Refused,
+    /// The receiver says so of all from this request on, and closes the connection.
+    Leaving,
 }
 
 impl Undelivered {
@@ -40,7 +51,7 @@ impl Undelivered {
     pub(crate) fn of(mut error: TrySendError<http::Request<Full<Bytes>>>, body: Bytes) -> Self {
         let fault = Fault::from_exchange(error.error());
         match error.take_message() {
-            Some(message) => Self::Unsent(Box::new(message.map(|_| body)), fault),
+            Some(message) => Self::Unsent(Box::new(message.map(|_| body)), Untouched::NotWritten, fault),
             None => Self::Lost(fault),
         }
     }
@@ -124,7 +135,7 @@ impl Http1 {
         let Self { sender, driver, .. } = self;
         let body = message.body().clone();
         // The answer comes by nothing but the driver, which has just run: nobody need be woken for it, this task least
-        // of all, which would be polled once more for nothing. Unconstrained, since a budget that is used up would wake.
+        // of all, which would be polled once more for nothing. Unconstrained, since a used up budget would wake it.
         let mut answer = pin!(unconstrained(sender.try_send_request(message.map(Full::new))));
         let answer = poll_fn(|cx| {
             drive(driver, cx);

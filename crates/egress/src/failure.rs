@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::StatusCode;
 use rustls::CertificateError;
 
+use crate::connection::Untouched;
 use crate::policy::TargetRefused;
 use crate::stream::AllowanceSpent;
 
@@ -190,15 +191,17 @@ impl Fault {
         Self::protocol()
     }
 
-    /// Whether the receiver says that it has not done anything with the request (RFC 9113, 8.7): it is closing the
-    /// connection and took no further streams, or took this one not.
-    pub(crate) fn says_unprocessed(error: &hyper::Error) -> bool {
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-        cause.is_some_and(|error| {
-            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-            error.is_remote() && (refused || leaving)
-        })
+    /// Whether the receiver says that it has done nothing with the request (RFC 9113, 8.7): it took this stream not, or
+    /// is closing the connection and named an earlier one as its last.
+    pub(crate) fn says_untouched(error: &hyper::Error) -> Option<Untouched> {
+        let error = error.source()?.downcast_ref::<h2::Error>().filter(|error| error.is_remote())?;
+        if error.is_go_away() {
+            Some(Untouched::Leaving)
+        } else if error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            Some(Untouched::Refused)
+        } else {
+            None
+        }
     }
 
     fn from_h2(error: &h2::Error) -> Self {

@@ -147,10 +147,10 @@ impl Exchange {
         let kept = message.clone();
         let watched = |bytes| Full::new(Bytes::from_owner(Watched { bytes, _stream: self.stream.clone() }));
         sender.try_send_request(message.map(watched)).await.map_err(|error| {
-            if Fault::says_unprocessed(error.error()) {
-                Undelivered::Unsent(Box::new(kept), Fault::from_exchange(error.error()))
-            } else {
-                Undelivered::of(error, kept.into_body())
+            let fault = Fault::from_exchange(error.error());
+            match Fault::says_untouched(error.error()) {
+                Some(why) => Undelivered::Unsent(Box::new(kept), why, fault),
+                None => Undelivered::of(error, kept.into_body()),
             }
         })
     }

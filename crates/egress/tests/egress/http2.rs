@@ -17,8 +17,10 @@ use crate::tls::{Authority, egress};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -161,6 +163,10 @@ impl Receiver {
 
     fn target(&self) -> Target {
         target(&format!("https://hooks.example:{}/hook", self.port))
+    }
+
+    fn requests(&self) -> usize {
+        self.seen.requests.load(Ordering::SeqCst)
     }
 
     fn connections(&self) -> usize {
@@ -339,4 +345,62 @@ async fn a_slow_answer_is_no_dead_connection() {
     assert_eq!(egress.send(request.clone()).await.unwrap_err().kind, FailureKind::TimeoutTotal);
     assert!(egress.send(request).await.unwrap().connection_reused);
     assert_eq!(receiver.connections(), 1);
+}
+
+fn refusal(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &u32::from(h2::Reason::REFUSED_STREAM).to_be_bytes())
+}
+
+/// Says that no stream after `last` is taken.
+fn farewell(last: u32) -> Vec<u8> {
+    frame(GOAWAY, 0, 0, &[last.to_be_bytes(), [0; 4]].concat())
+}
+
+#[tokio::test]
+async fn what_a_new_connection_refuses_is_sent_there_again() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+        let refused = wire.request().await?;
+        wire.write(&refusal(refused)).await?;
+        let stream = wire.request().await?;
+        wire.answer(stream).await?;
+        wire.request().await
+    })
+    .await;
+    let response = egress(Some(&authority)).send(post(&receiver.target())).await.unwrap();
+    assert!(response.connection_reused);
+    assert_eq!((receiver.connections(), receiver.requests()), (1, 2));
+}
+
+#[tokio::test]
+async fn what_a_new_connection_leaves_is_sent_to_another() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+        while let Some(stream) = wire.request().await {
+            if wire.number == 0 {
+                wire.write(&farewell(0)).await?;
+            } else {
+                wire.answer(stream).await?;
+            }
+        }
+        Some(())
+    })
+    .await;
+    egress(Some(&authority)).send(post(&receiver.target())).await.unwrap();
+    assert_eq!((receiver.connections(), receiver.requests()), (2, 2));
+}
+
+#[tokio::test]
+async fn who_refuses_everything_is_not_asked_for_ever() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+        while let Some(stream) = wire.request().await {
+            wire.write(&refusal(stream)).await?;
+        }
+        Some(())
+    })
+    .await;
+    let failure = egress(Some(&authority)).send(post(&receiver.target())).await.unwrap_err();
+    assert_eq!((failure.kind, failure.status), (FailureKind::ConnectionReset, None));
+    assert_eq!(receiver.requests(), 3);
 }

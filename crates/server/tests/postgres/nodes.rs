@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{
     process::{
-        Client, Receiver, ServerProcess,
+        Address, Client, Receiver, ServerProcess,
         load::{Acknowledged, Load, until},
     },
     sql::Sql,
@@ -28,8 +28,8 @@ struct World {
     receiver: Receiver,
     acknowledged: Acknowledged,
     sql: Sql,
-    _database: Database,
-    _folder: TempDir,
+    database: Database,
+    folder: TempDir,
 }
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
         let receiver = Receiver::start().await;
         Client::connect(first.address).await.unwrap().subscribe_to_everything(&receiver.url).await;
         let (acknowledged, sql) = (Acknowledged::default(), Sql::connect(&url).await);
-        Self { first, second, receiver, acknowledged, sql, _database: database, _folder: folder }
+        Self { first, second, receiver, acknowledged, sql, database, folder }
     }
 
     fn load(&self, events: usize) -> Load {
@@ -74,10 +74,24 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_make_no_attempt_twice() {
+    nodes_make_no_attempt_twice(&World::new().await, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_nodes_make_no_attempt_twice() {
     let world = World::new().await;
+    let (folder, url) = (world.folder.path(), world.database.url());
+    let start = || ServerProcess::start_on(folder, &url, &[]);
+    let (third, fourth, fifth) = tokio::join!(start(), start(), start());
+    nodes_make_no_attempt_twice(&world, &[third.address, fourth.address, fifth.address]).await;
+}
+
+/// Nor do others beside the two.
+async fn nodes_make_no_attempt_twice(world: &World, others: &[Address]) {
     let other = Receiver::start().await;
     Client::connect(world.second.address).await.unwrap().subscribe_to_everything(&other.url).await;
-    world.load(3000).ended().await;
+    let nodes = [&[world.first.address, world.second.address], others].concat();
+    Load::start(&nodes, 3000, &world.acknowledged).ended().await;
     for receiver in [&world.receiver, &other] {
         world.acknowledged.arrive_at(receiver).await;
     }

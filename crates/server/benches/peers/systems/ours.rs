@@ -17,7 +17,6 @@ pub(crate) async fn start(ground: &Ground, urls: &[String]) -> System {
         command
             .args(["serve", "--listen", &address.to_string(), "--database", &database, "--admin-key", KEY])
             .env("NEO_EVENTS_MASTER_KEY", "bWFzdGVyIGtleSBvZiB0ZXN0cyBvbmx5LCAzMiBieXQ=")
-            .env("RUST_LOG", "warn")
             .current_dir(&folder);
         command
     });

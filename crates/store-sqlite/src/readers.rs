@@ -1,6 +1,9 @@
 //! A few connections that only read, used from the blocking pool. Each read sees one snapshot, and ends when its time
 //! is up or the store is closed: SQLite asks every few steps whether to go on. Claims and what else the passes read
 //! have a connection of their own and no deadline.
+//!
+//! What users list or count may take long, and never holds the last connection of the admin file: who a request comes
+//! from is looked up there, whatever tenant it is for.
 
 use std::{
     sync::{
@@ -12,7 +15,7 @@ use std::{
 
 use neo_events_store::StoreError;
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::failure::Failure;
 
@@ -22,20 +25,24 @@ const STEPS_BETWEEN_CHECKS: i32 = 4000;
 /// The connections that nobody is using, and the right to use one.
 pub(crate) struct Readers {
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    /// As many as there are connections.
+    permits: Arc<Semaphore>,
+    /// As many as may be in use by reads that may take long; taken before a connection's.
+    long_permits: Arc<Semaphore>,
     count: u32,
     timeout: Duration,
     closing: Arc<AtomicBool>,
 }
 
 impl Readers {
-    /// A read may take as long as `timeout`, the wait for a connection included.
-    pub(crate) fn new(connections: Vec<Connection>, timeout: Duration) -> Self {
-        let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+    /// A read may take as long as `timeout`, the wait for a connection included. At most `long_reads_max` at a time may
+    /// be others than look-ups.
+    pub(crate) fn new(connections: Vec<Connection>, long_reads_max: usize, timeout: Duration) -> Self {
         Self {
-            permits: Semaphore::new(connections.len()),
+            permits: Arc::new(Semaphore::new(connections.len())),
+            long_permits: Arc::new(Semaphore::new(long_reads_max)),
+            count: u32::try_from(connections.len()).unwrap_or(u32::MAX),
             idle: Mutex::new(connections),
-            count,
             timeout,
             closing: Arc::default(),
         }
@@ -48,11 +55,33 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let limit = Limit::from_now(self.timeout, &self.closing);
-        let permit = self.permits.acquire().await.map_err(|_| Failure::Closed)?;
+        let turn = permit(&self.long_permits).await?;
+        self.run(limit, Some(turn), read).await
+    }
+
+    /// The same for what takes a moment: waits for no list.
+    pub(crate) async fn look_up<T: Send + 'static>(
+        self: &Arc<Self>,
+        look_up: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(Limit::from_now(self.timeout, &self.closing), None, look_up).await
+    }
+
+    async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Limit,
+        long_permit: Option<OwnedSemaphorePermit>,
+        read: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = permit(&self.permits).await?;
         let conn = self.lock().pop().ok_or(Failure::Closed)?;
-        let borrowed = Borrowed { conn: Some(conn), readers: Arc::clone(self) };
-        // Whoever returns the connection returns the permit after it, also when the caller no longer waits.
-        permit.forget();
+        // Whoever returns the connection returns the permits after it, also when the caller no longer waits.
+        let borrowed = Borrowed {
+            conn: Some(conn),
+            readers: Arc::clone(self),
+            _permit: permit,
+            _long_permit: long_permit,
+        };
         let ran = tokio::task::spawn_blocking(move || borrowed.snapshot(&limit, read)).await;
         Ok(ran.map_err(|error| ended(&error))??)
     }
@@ -60,6 +89,7 @@ impl Readers {
     /// Ends the reads that run or wait, then closes the connections.
     pub(crate) async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+        self.long_permits.close();
         let all = self.permits.acquire_many(self.count).await;
         self.permits.close();
         self.lock().clear();
@@ -74,6 +104,10 @@ impl Readers {
     fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn permit(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+    Arc::clone(permits).acquire_owned().await.map_err(|_| Failure::Closed)
 }
 
 /// What it means that a blocking task did not answer.
@@ -125,9 +159,12 @@ impl Limit {
     }
 }
 
+/// A connection in use. Its permits are dropped after it was returned.
 struct Borrowed {
     conn: Option<Connection>,
     readers: Arc<Readers>,
+    _permit: OwnedSemaphorePermit,
+    _long_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Borrowed {
@@ -153,6 +190,5 @@ impl Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         self.readers.lock().extend(self.conn.take());
-        self.readers.permits.add_permits(1);
     }
 }

@@ -185,7 +185,7 @@ impl Health for SqliteStore {
     async fn ping(&self) -> Result<(), StoreError> {
         let admin = self.admin();
         admin
-            .read(|conn| Ok(conn.prepare_cached(sql::CATALOGUE_VERSION)?.query_row([], |_| Ok(()))?))
+            .look_up(|conn| Ok(conn.prepare_cached(sql::CATALOGUE_VERSION)?.query_row([], |_| Ok(()))?))
             .await?;
         admin.write(|conn: &Connection| Ok(conn.prepare_cached(sql::STORE_TOUCH)?.execute([])?)).await?;
         Ok(())
@@ -202,7 +202,7 @@ impl std::fmt::Debug for SqliteStore {
 mod tests {
     use super::*;
     use neo_events_domain::event::EventDraft;
-    use neo_events_store::{Catalogue, CatalogueVersion, EventLog, Tenants, WorkQueue};
+    use neo_events_store::{Catalogue, CatalogueVersion, EventLog, KeyDigest, Tenants, WorkQueue};
     use std::{
         error::Error,
         time::{Duration, Instant},
@@ -259,6 +259,29 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(5), "closing ends what runs");
         let Some(Ok(Err(error))) = users.join_next().await else { panic!("it was cut off") };
         assert_eq!(error.source().unwrap().to_string(), "the store is closed");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_asks_may_do_what_is_found_out_however_many_lists_are_read() {
+        let (store, _directory) = store(Duration::from_mins(1));
+        let mut users = tokio::task::JoinSet::new();
+        for _ in 0..3 {
+            let reader = store.clone();
+            users.spawn(async move { reader.inner.admin.read(endless).await });
+        }
+        while store.inner.admin.readers.is_idle() {
+            tokio::task::yield_now().await;
+        }
+        let answers = async {
+            assert!(store.api_key(KeyDigest([7; 32])).await.unwrap().is_none());
+            assert!(store.tenant(&Schema::admin()).await.unwrap().is_some());
+            assert!(store.master_key().await.unwrap().is_none());
+            store.ping().await.unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(10), answers).await.expect("the lists hold all connections");
+        store.close().await;
+        let cut_off = users.join_all().await;
+        assert!(cut_off.iter().all(|read| matches!(read, Err(StoreError::Unavailable(_)))), "{cut_off:?}");
     }
 
     #[tokio::test]

@@ -24,6 +24,8 @@ use crate::{
 /// How long the passes leave a file alone after one failed there: what is damaged stays so, and is not reported five
 /// times a second.
 const AILING: Duration = Duration::from_secs(5);
+/// Connections of the admin file that lists leave to look-ups.
+const LOOK_UP_READERS: usize = 1;
 
 /// One schema's file. What is dropped with it is dropped from above to below.
 pub(crate) struct TenantFile {
@@ -52,7 +54,8 @@ pub(crate) struct TenantFile {
 impl TenantFile {
     /// The admin file, with the schemas of the list beside `admin`.
     pub(crate) fn open_admin(options: SqliteOptions) -> Result<(Self, Vec<Schema>), OpenError> {
-        let opened = open(&options)?;
+        let readers = options.readers.max(1) + LOOK_UP_READERS;
+        let opened = open(&SqliteOptions { readers, ..options.clone() })?;
         let sql_error = |source| OpenError::of_sql(&options.path, source);
         tenants::insert_admin(&opened.writer).map_err(sql_error)?;
         let admin = Schema::admin();
@@ -76,7 +79,7 @@ impl TenantFile {
             used_at: Mutex::new(Instant::now()),
             looked_ahead: Mutex::default(),
             ailing_until: Mutex::default(),
-            readers: Arc::new(Readers::new(opened.readers, options.read_timeout)),
+            readers: Arc::new(Readers::new(opened.readers, options.readers.max(1), options.read_timeout)),
             claims: Arc::new(tokio::sync::Mutex::new(Some(opened.claims))),
             writer: Writer::start(opened.writer)
                 .map_err(|source| OpenError::Io { path: options.path, source })?,
@@ -95,6 +98,14 @@ impl TenantFile {
         read: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.readers.read(read).await
+    }
+
+    /// Reads what takes a moment and somebody's request waits for: in the admin file no list is in front of it.
+    pub(crate) async fn look_up<T: Send + 'static>(
+        &self,
+        look_up: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.look_up(look_up).await
     }
 
     /// Runs a claim. It takes its snapshot itself, after announcing itself to the leases.

@@ -29,7 +29,7 @@ impl Tenants for SqliteStore {
 
     async fn tenant(&self, schema: &Schema) -> Result<Option<Tenant>, StoreError> {
         let schema = schema.clone();
-        self.admin().read(move |conn| by_schema(conn, &schema)).await
+        self.admin().look_up(move |conn| by_schema(conn, &schema)).await
     }
 
     async fn tenants(&self, request: PageRequest) -> Result<Page<Tenant>, StoreError> {
@@ -42,7 +42,7 @@ impl Tenants for SqliteStore {
     }
 
     async fn api_key(&self, digest: KeyDigest) -> Result<Option<ApiKey>, StoreError> {
-        self.admin().read(move |conn| api_keys::by_digest(conn, digest)).await
+        self.admin().look_up(move |conn| api_keys::by_digest(conn, digest)).await
     }
 
     async fn api_keys(&self, query: &ApiKeyQuery, request: PageRequest) -> Result<Page<ApiKey>, StoreError> {
@@ -62,7 +62,7 @@ impl Tenants for SqliteStore {
     }
 
     async fn master_key(&self) -> Result<Option<MasterKeyFingerprint>, StoreError> {
-        self.admin().read(master_key).await
+        self.admin().look_up(master_key).await
     }
 
     async fn note_master_key(

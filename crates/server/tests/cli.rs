@@ -874,6 +874,30 @@ fn an_endpoint_whose_registration_was_never_answered_is_found_and_removed() {
 }
 
 #[test]
+fn a_listener_does_not_wait_long_for_a_server_that_never_answers() {
+    let folder = Folder::new();
+    let check = |signals: &[&str], why: &str| {
+        let never_answers = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", never_answers.local_addr().unwrap());
+        let mut listener = folder.start(&["listen", "--subscribe", "*", "--url", &url, "--key", "any"]);
+        let (mut registration, _) = never_answers.accept().unwrap();
+        assert_ne!(registration.read(&mut [0; 1024]).unwrap(), 0);
+        for signal in signals {
+            listener.signal_with(signal);
+        }
+        assert_eq!(listener.wait(), Some(UNREACHABLE));
+        let logged = listener.logged();
+        assert!(logged.contains("may stay; look for it with `neo-events endpoints list`"), "{logged}");
+        assert!(logged.contains(why), "{logged}");
+    };
+    let begun = Instant::now();
+    check(&["-INT"], "no answer in the seconds that a signal left it");
+    assert!(begun.elapsed() < Duration::from_secs(10), "the first leaves it a few seconds");
+    // Two of a kind could come as one.
+    check(&["-TERM", "-INT"], "a signal ended the wait for its answer");
+}
+
+#[test]
 fn a_listener_tells_a_wrong_secret_and_ends_on_a_signal() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

@@ -103,13 +103,17 @@ pub(crate) async fn run(
 
     let subscribed = match (&session, &args.subscribe) {
         (Some(session), Some(pattern)) => {
-            Some(subscribe(session, &args, (pattern, &url), &mut signals).await?)
+            let subscribed = subscribe(session, &args, (pattern, &url), &mut signals).await?;
+            if subscribed.is_none() {
+                return Ok(());
+            }
+            subscribed
         }
         _ => None,
     };
     let secret = subscribed.as_ref().map(|subscribed| &subscribed.secret).or(given.as_ref());
     let view = View { output: &output, secret, is_json, is_raw: args.raw };
-    // However it ends, the endpoint is removed. A signal that came while it was made ends this at once.
+    // However it ends, the endpoint is removed.
     let outcome = match view.show_start(&url, args.subscribe.as_deref()) {
         Ok(()) => view.show_all(&mut webhooks, &mut signals, args.max).await,
         failed => failed,
@@ -156,7 +160,7 @@ async fn subscribe(
     args: &ListenArgs,
     (pattern, url): (&str, &str),
     signals: &mut Signals,
-) -> Result<Temporary, Failure> {
+) -> Result<Option<Temporary>, Failure> {
     let endpoint = wire::EndpointIn {
         name: temporary::name(),
         description: Some("Temporary: removed when `neo-events listen` ends.".to_owned()),

@@ -93,6 +93,9 @@ pub enum Shutdown {
 }
 
 impl Engine {
+    /// How long a shutdown may take beyond its grace.
+    pub const SHUTDOWN_EXTRA_MAX: Duration = CUT_OFF_MAX.saturating_add(LAST_FLUSH_MAX);
+
     /// Starts the passes on the current runtime.
     pub fn start(
         store: Arc<dyn Store>,
@@ -140,8 +143,8 @@ impl Engine {
         EngineHandle::new(Arc::clone(&self.parts))
     }
 
-    /// Stops: lets what is in flight end for up to `grace`, then cuts it off. Takes three seconds more at most. What is
-    /// leased then is given back by the store as it closes.
+    /// Stops: lets what is in flight end for up to `grace`, then cuts it off. Takes [`Self::SHUTDOWN_EXTRA_MAX`] more at
+    /// most. What is leased then is given back by the store as it closes.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         self.parts.signals.stop.cancel();
         let drained = timeout(grace, join_all(&mut self.passes)).await.is_ok();

@@ -89,7 +89,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// For what is left at the end.
-const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
+pub(crate) const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Writes last-used times until its end.
 pub(crate) struct Upkeep {

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Builder, Directory, Tenant,
     backend::{Backend, Database},
-    key_memory::{KeyMemory, Upkeep},
+    key_memory::{KeyMemory, LAST_FLUSH_MAX, Upkeep},
     transport::HttpTransport,
 };
 
@@ -35,6 +35,10 @@ pub struct NeoEvents {
 }
 
 impl NeoEvents {
+    /// How long a shutdown may take beyond its grace before it closes the database: usually a moment, but what was answered
+    /// last and the last-used times are still written, and somebody may have locked a table of them.
+    pub const SHUTDOWN_EXTRA_MAX: Duration = Engine::SHUTDOWN_EXTRA_MAX.saturating_add(LAST_FLUSH_MAX);
+
     /// Settings for a SQLite database at this path; it is made if it is not there.
     pub fn builder(database: impl Into<PathBuf>) -> Builder {
         Builder::on(Database::Sqlite(SqliteOptions::new(database)))
@@ -90,7 +94,8 @@ impl NeoEvents {
     }
 
     /// Stops: attempts in flight may end for up to `grace`, then they are cut off and will be made again. A PostgreSQL
-    /// that does not answer is given another seven seconds in all. Who drops the future half-way has dropped this.
+    /// that does not answer is given [`Self::SHUTDOWN_EXTRA_MAX`] beyond it, and three seconds more to be closed. Who
+    /// drops the future half-way has dropped this.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         let shutdown = self.engine.shutdown(grace).await;
         self.upkeep.end().await;

@@ -43,8 +43,10 @@ const LEFT_BEHIND_SHARE: usize = 4;
 const RELEASES_MAX: usize = 2;
 /// How long a database that serves may take to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long ending the session may take as the store is closed: without it, others find it silent.
+/// How long closing may take, which ends what was begun and then the session: without its end, others find it silent.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// What of it is kept for the session where a tenant's locked table keeps what was begun from ending.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The production store. Cloning is cheap; all clones are the same store.
 #[derive(Clone)]
@@ -145,7 +147,7 @@ impl PostgresStore {
         self.inner.appends.close();
         self.inner.settlements.close();
         let finished = async { while workers.join_next().await.is_some() {} };
-        if timeout_at(deadline, finished).await.is_err() {
+        if timeout_at(deadline - SESSION_TIMEOUT, finished).await.is_err() {
             workers.shutdown().await;
         }
         background.shutdown().await;

@@ -32,7 +32,7 @@ Examples:
 With nothing given it serves on loopback, keeps its data in ./neo-events-data,
 makes an admin key, prints it once and leaves it with its URL in
 ./neo-events-data/credentials.json, where the other commands find it. SIGTERM or
-Ctrl-C ends it within 15 seconds (21 if the database does not answer), a second
+Ctrl-C ends it within 15 seconds (17 if the database does not answer), a second
 one at once; nothing that was acknowledged is lost either way.
 
 Any number of servers may share a postgres: database: they find each other's

@@ -1,6 +1,8 @@
 //! Somebody locks one tenant's table of attempts: what was answered meanwhile is recorded when the lock is gone, and nobody
 //! else notices.
 
+use std::time::{Duration, Instant};
+
 use neo_events_test_postgres::database;
 use serde_json::{Value, json};
 
@@ -32,8 +34,7 @@ async fn attempts_that_a_lock_keeps_from_being_recorded_are_recorded_when_it_is_
     let addresses = Addresses::of(vec![server.address]);
     let publish = async |tenant| {
         let addresses = addresses.clone();
-        let work =
-            Work { addresses, tenant, publishers: 4, pace: std::time::Duration::ZERO, batch_events: 1 };
+        let work = Work { addresses, tenant, publishers: 4, pace: Duration::ZERO, batch_events: 1 };
         let publishers = Publishers::at(work);
         publishers.acknowledged(MANY).await;
         let (acknowledged, refused) = publishers.end().await;
@@ -67,6 +68,37 @@ async fn attempts_that_a_lock_keeps_from_being_recorded_are_recorded_when_it_is_
         assert_eq!(receiver.arrivals.repeated(), 0, "the server kept what it could not record");
     }
     assert!(server.terminate().success());
+}
+
+/// However long the lock stays: what could not be recorded is attempted again by whoever comes next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_keeps_attempts_from_being_recorded_does_not_hold_up_a_stop() {
+    const STOP_MAX: Duration = Duration::from_secs(15);
+    let (database, folder) = (database().await, tempfile::tempdir().unwrap());
+    let server = ServerProcess::start_on(folder.path(), &database.url(), &[]).await;
+    let receiver = Receiver::start().await;
+    let mut platform = Client::connect(server.address).await.unwrap();
+    platform.create("/v1/tenants", json!({"slug": "acme"})).await;
+    let mut acme = Client::connect(server.address).await.unwrap().acting_in("acme");
+    acme.subscribe_to_everything(&receiver.url).await;
+    let sql = Sql::connect(&database.url()).await;
+    sql.run("begin; lock table tenant_acme.attempts in access exclusive mode").await;
+    for _ in 0..MANY {
+        let event = json!({"event_type": "a.b", "event_data": {}});
+        assert_eq!(acme.post("/v1/events", event.to_string()).await.unwrap().0, 202);
+    }
+    until("they cannot be recorded", async || {
+        server.log().contains("an attempt could not be recorded; trying again")
+    })
+    .await;
+
+    let begun = Instant::now();
+    assert!(server.terminate().success());
+    let stop = begun.elapsed();
+    println!("with one tenant's table locked a stop took {stop:.2?}");
+    assert!(stop <= STOP_MAX, "{stop:?}");
+    let nodes: i64 = sql.value("select count(*) from admin.sessions").await;
+    assert_eq!(nodes, 0, "its session is ended");
 }
 
 /// How many deliveries there are, if they fit on a page.

@@ -17,9 +17,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -252,8 +253,11 @@ impl TenantFiles {
     }
 
     fn round(&self, now: Timestamp) {
-        let Ok(_round) = self.round.try_lock() else {
-            return self.is_round_due.store(true, Ordering::Relaxed);
+        let _round = match self.round.try_lock() {
+            Ok(round) => round,
+            // Of a round that panicked nothing is left half done: each tenant has a gate of its own.
+            Err(TryLockError::Poisoned(round)) => round.into_inner(),
+            Err(TryLockError::WouldBlock) => return self.is_round_due.store(true, Ordering::Relaxed),
         };
         let visits = self.lock().due_visits();
         for schema in visits {
@@ -273,11 +277,12 @@ impl TenantFiles {
         if self.lock().open.contains_key(schema) {
             return;
         }
-        let visited = self.open_file(schema).map_err(StoreError::from).and_then(|file| {
-            let owes = file.owes()?;
-            if owes { Ok(self.admit(&Arc::new(file))?) } else { Ok(()) }
-        });
-        if let Err(error) = visited {
+        let visited = catch_unwind(AssertUnwindSafe(|| {
+            let file = self.open_file(schema)?;
+            if file.owes()? { Ok(self.admit(&Arc::new(file))?) } else { Ok(()) }
+        }));
+        // Also after a panic: nobody but this visit knew that the file is to be looked at.
+        if let Err(error) = visited.unwrap_or_else(|_| Err(Failure::Panicked.into())) {
             self.visit_again(schema, &error);
         }
     }
@@ -446,5 +451,21 @@ mod tests {
         assert!(files.open_files().is_empty());
         files.expect_foreign_write(&schema);
         assert_eq!(visits(&files), [schema]);
+    }
+
+    #[test]
+    fn a_panic_in_a_round_is_not_the_end_of_rounds() {
+        let (files, schema, _directory) = of_one_tenant();
+        let panicked = std::thread::scope(|scope| {
+            let round = || {
+                let _round = files.round.lock();
+                panic!("on purpose");
+            };
+            scope.spawn(round).join()
+        });
+        assert!(panicked.is_err() && files.round.is_poisoned());
+        files.expect_foreign_write(&schema);
+        files.round(Timestamp::UNIX_EPOCH);
+        assert_eq!(visits(&files), []);
     }
 }

@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server there.";
 
 /// Durable webhooks: publish events, deliver them to endpoints, see and repair every delivery.
 #[derive(Parser)]
-#[command(name = "neo-events", version, after_help = OVERVIEW, propagate_version = true)]
+#[command(name = "neo-events", version = env!("NEO_EVENTS_VERSION"), after_help = OVERVIEW, propagate_version = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

@@ -174,6 +174,24 @@ fn two_reports_are_set_beside_each_other() {
     assert!((number(&ingest["ratio"]) / expected - 1.0).abs() < 1e-6, "{ingest} {expected}");
     assert!(compared["differences"].to_string().contains("200 bytes"), "{compared}");
 
+    // Whichever this was built from: a debug build is not told.
+    let version = folder.done(&["--version"]);
+    match read("a.json")["environment"]["commit"].as_str().unwrap() {
+        "unknown" => assert_eq!(version, concat!("neo-events ", env!("CARGO_PKG_VERSION"), "\n")),
+        commit => assert!(version.contains(commit), "{version} {commit}"),
+    }
+    let with_commit = |commit: Option<&str>| {
+        let mut report = read("a.json");
+        let environment = report["environment"].as_object_mut().unwrap();
+        environment.remove("commit");
+        environment.extend(commit.map(|commit| ("commit".to_owned(), commit.into())));
+        report.to_string()
+    };
+    fs::write(folder.path("earlier.json"), with_commit(None)).unwrap();
+    fs::write(folder.path("later.json"), with_commit(Some("4fd7922-dirty"))).unwrap();
+    let shown = folder.done(&["bench", "--compare", "earlier.json", "later.json"]);
+    assert!(shown.contains("commit unknown") && shown.contains("commit 4fd7922-dirty"), "{shown}");
+
     let shown = folder.done(&["bench", "--compare", "a.json", "a.json"]);
     assert!(shown.contains("deliveries/s") && shown.contains("1.000"), "{shown}");
     assert!(!shown.contains("different"), "{shown}");

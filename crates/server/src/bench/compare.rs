@@ -13,6 +13,10 @@ use crate::cli::{
 /// Figures of the same modes, and their ratios.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
+    /// Version, commit and kind of build of both programs.
+    pub(crate) before: String,
+    /// The same.
+    pub(crate) after: String,
     /// What else is different, so that the ratios are to be read with care.
     pub(crate) differences: Vec<String>,
     /// Those that both reports have.
@@ -57,7 +61,12 @@ pub(crate) fn compare(before: &Report, after: &Report) -> Comparison {
         let other = after.modes.iter().find(|other| other.mode == one.mode)?;
         Some(compare_mode(one, other))
     });
-    Comparison { differences: differences(before, after), modes: pairs.collect() }
+    Comparison {
+        before: before.environment.program(),
+        after: after.environment.program(),
+        differences: differences(before, after),
+        modes: pairs.collect(),
+    }
 }
 
 fn differences(before: &Report, after: &Report) -> Vec<String> {
@@ -115,6 +124,9 @@ fn figures(mode: &ModeReport) -> [(&'static str, Option<f64>); 13] {
 impl Comparison {
     /// For people.
     pub(crate) fn show(&self, output: &Output) -> io::Result<()> {
+        for (name, program) in [("before", &self.before), ("after", &self.after)] {
+            output.line(format_args!("{}  {program}", output.style.dim(format_args!("{name:6}"))))?;
+        }
         for difference in &self.differences {
             output.line(output.style.yellow(format_args!("different {difference}")))?;
         }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Environment {
     /// Of neo-events.
     pub(crate) version: String,
+    /// What it was built from, as `git describe` names it; of reports of earlier versions it is not known.
+    #[serde(default = "unknown")]
+    pub(crate) commit: String,
     /// `release`, or `debug`: built without optimisation, its figures are worthless.
     pub(crate) build: String,
     /// When the bench was started.
@@ -35,6 +38,7 @@ impl Environment {
         let memory = value(&read("/proc/meminfo"), "MemTotal").and_then(|text| kib(&text));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("NEO_EVENTS_COMMIT").to_owned(),
             build: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
             started_at,
             cores: thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -46,10 +50,19 @@ impl Environment {
         }
     }
 
+    /// Version, commit and kind of build.
+    pub(crate) fn program(&self) -> String {
+        format!("neo-events {}, commit {}, {} build", self.version, self.commit, self.build)
+    }
+
     /// Whether the program was built without optimisation.
     pub(crate) fn is_debug_build(&self) -> bool {
         self.build == "debug"
     }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
 }
 
 fn system(release: &str, kernel: &str) -> String {

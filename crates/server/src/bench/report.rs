@@ -201,7 +201,7 @@ impl Report {
         let line = |name: &str, value: String| {
             output.line(format_args!("{}  {value}", style.dim(format_args!("{name:9}"))))
         };
-        line("version", format!("neo-events {}, {} build", environment.version, environment.build))?;
+        line("version", environment.program())?;
         let processor = environment.processor.as_deref().unwrap_or("unknown processor");
         let memory = environment.memory_bytes.map(|bytes| format!(", {} of memory", mib(bytes)));
         line("machine", format!("{} cores, {processor}{}", environment.cores, memory.unwrap_or_default()))?;

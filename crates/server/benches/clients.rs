@@ -16,48 +16,24 @@
 
 #[path = "peers/line.rs"]
 mod line;
+#[path = "clients/posting.rs"]
+mod posting;
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::net::SocketAddr;
 
 use axum::{Router, routing::post};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::{body::Incoming, service::service_fn};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client as Pooled, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo},
+    rt::TokioExecutor,
 };
 use line::Line;
+use posting::{CALLERS, Caller, HEADERS, body, is_signed, listen, serve_bare, turn, turn_of_reqwest};
 use tokio::{net::TcpListener, task::JoinSet};
 
-const CALLERS: usize = 32;
 const ROUNDS: usize = 5;
-const TURN: Duration = Duration::from_secs(2);
-/// About what a webhook of an event of 1 KiB has.
-const HEADERS: [(&str, &str); 9] = [
-    ("content-type", "application/json"),
-    ("user-agent", "neo-events/0.1"),
-    ("webhook-id", "0196b0c4-7a9e-7d2b-9f6e-0c1d2e3f4a5b"),
-    ("webhook-timestamp", "1795824000"),
-    ("webhook-signature", "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="),
-    ("x-neo-signature", "sha256=7d38cdd689735b008b3c702edd92eea23791c5f6cb5bafb3a8e5f6a1f0b3d7c1"),
-    ("x-neo-event-type", "bench.published"),
-    ("x-neo-delivery", "0196b0c4-7a9e-7d2b-9f6e-0c1d2e3f4a5c"),
-    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-];
-
-fn body() -> Bytes {
-    format!(r#"{{"type":"bench.published","data":{{"text":"{}"}}}}"#, "x".repeat(1200)).into()
-}
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -74,8 +50,7 @@ fn main() {
                 rates[0].push(turn(|| async { Line::open(address).await.unwrap() }).await);
                 let client = Pooled::builder(TokioExecutor::new()).build_http();
                 rates[1].push(turn(|| async { OfHyper { client: client.clone(), address } }).await);
-                let client = reqwest::Client::builder().build().unwrap();
-                rates[2].push(turn(|| async { OfReqwest { client: client.clone(), address } }).await);
+                rates[2].push(turn_of_reqwest(address).await);
             }
             let [connections, hyper, reqwest] = rates.map(median);
             println!(
@@ -88,34 +63,6 @@ fn main() {
 fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
-}
-
-/// Posts one webhook after the other.
-trait Caller: Send + 'static {
-    fn post(&mut self) -> impl Future<Output = StatusCode> + Send;
-}
-
-/// Requests a second of so many callers.
-async fn turn<C: Caller, F: Future<Output = C>>(make: impl Fn() -> F) -> f64 {
-    let is_over = Arc::new(AtomicBool::new(false));
-    let mut callers = JoinSet::new();
-    for _ in 0..CALLERS {
-        let (mut caller, is_over) = (make().await, Arc::clone(&is_over));
-        assert_eq!(caller.post().await, StatusCode::OK);
-        callers.spawn(async move {
-            let mut posted = 0_u32;
-            while !is_over.load(Ordering::Relaxed) {
-                assert_eq!(caller.post().await, StatusCode::OK);
-                posted += 1;
-            }
-            posted
-        });
-    }
-    let began = Instant::now();
-    tokio::time::sleep(TURN).await;
-    is_over.store(true, Ordering::Relaxed);
-    let posted: f64 = callers.join_all().await.into_iter().map(f64::from).sum();
-    posted / began.elapsed().as_secs_f64()
 }
 
 fn request(uri: String) -> Request<Full<Bytes>> {
@@ -143,51 +90,6 @@ impl Caller for OfHyper {
         let status = response.status();
         response.into_body().collect().await.unwrap();
         status
-    }
-}
-
-struct OfReqwest {
-    client: reqwest::Client,
-    address: SocketAddr,
-}
-
-impl Caller for OfReqwest {
-    async fn post(&mut self) -> StatusCode {
-        let mut request = self.client.post(format!("http://{}/", self.address)).body(body());
-        for (name, value) in HEADERS {
-            request = request.header(name, value);
-        }
-        let response = request.send().await.unwrap();
-        let status = response.status();
-        response.bytes().await.unwrap();
-        status
-    }
-}
-
-async fn listen() -> TcpListener {
-    TcpListener::bind(("127.0.0.1", 0)).await.unwrap()
-}
-
-fn is_signed(headers: &HeaderMap) -> StatusCode {
-    if headers.contains_key("webhook-signature") { StatusCode::OK } else { StatusCode::BAD_REQUEST }
-}
-
-/// As the bench's: hyper alone.
-async fn serve_bare(listener: TcpListener) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let take = service_fn(|request: Request<Incoming>| async {
-            let (head, body) = request.into_parts();
-            let mut response = Response::new(Empty::<Bytes>::new());
-            body.collect().await.unwrap();
-            *response.status_mut() = is_signed(&head.headers);
-            Ok::<_, Infallible>(response)
-        });
-        let connection =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), take);
-        connections.spawn(async move { drop(connection.await) });
     }
 }
 

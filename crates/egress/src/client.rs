@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::body::{self, Read};
 use crate::config::{EgressConfig, EgressError};
-use crate::connect::{Connector, Dns};
+use crate::connect::{Connector, Dns, Route};
 use crate::connection::{Connection, Message, Undelivered, Untouched};
 use crate::failure::{Failure, FailureKind, Fault};
 use crate::policy::TargetPolicy;
@@ -271,8 +271,14 @@ impl Shared {
         self.counters.requests.increment();
         let mut message = Message::new(Bytes::new());
         *message.method_mut() = Method::HEAD;
-        let way = (Dns::Anew, &mut progress.timings);
-        let mut connection = self.connector.connect(target, verify_tls, total_timeout, way).await?;
+        let route = Route {
+            target,
+            verify_tls,
+            dns: Dns::Anew,
+            within: self.connector.timeout(total_timeout),
+            http2_streams_max: 1,
+        };
+        let mut connection = self.connector.connect(route, &mut progress.timings).await?;
         let begun = Instant::now();
         let response = match connection.send(message, target).await {
             Ok(response) => response,
@@ -312,11 +318,15 @@ impl Shared {
             return Ok(connection);
         }
         progress.connection_reused = false;
-        let way = (Dns::Cached, &mut progress.timings);
-        let verify_tls = dial.place.verify_tls;
+        let route = Route {
+            target: dial.target,
+            verify_tls: dial.place.verify_tls,
+            dns: Dns::Cached,
+            within: self.connector.timeout(dial.total_timeout),
+            http2_streams_max: self.pool.http2_streams_max(dial.place),
+        };
         // Boxed: whoever finds a connection need not carry the making of one.
-        let connection = self.connector.connect(dial.target, verify_tls, dial.total_timeout, way);
-        let connection = Box::pin(connection).await?;
+        let connection = Box::pin(self.connector.connect(route, &mut progress.timings)).await?;
         Ok(match connection {
             Connection::Http2(exchange) => {
                 self.keep_swept();

@@ -41,6 +41,17 @@ pub(crate) enum Dns {
     Anew,
 }
 
+/// What a connection is opened to, and how.
+pub(crate) struct Route<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) verify_tls: bool,
+    pub(crate) dns: Dns,
+    /// The longest that it may take.
+    pub(crate) within: Duration,
+    /// Streams that an HTTP/2 connection is taken to allow until the receiver says.
+    pub(crate) http2_streams_max: usize,
+}
+
 pub(crate) struct Connector {
     config: EgressConfig,
     dns: DnsCache,
@@ -63,29 +74,22 @@ impl Connector {
         &self.config
     }
 
-    /// Opens a connection within the connect timeout that belongs to `total`.
-    pub(crate) async fn connect(
-        &self,
-        target: &Target,
-        verify_tls: bool,
-        total: Duration,
-        (dns, timings): (Dns, &mut Timings),
-    ) -> Result<Connection, Fault> {
-        let limit = self.config.connect_timeout_max.min(total / 3);
-        let connection = timeout(limit, self.open(target, verify_tls, dns, timings)).await;
+    /// The longest that connecting may take for a request with this timeout.
+    pub(crate) fn timeout(&self, total: Duration) -> Duration {
+        self.config.connect_timeout_max.min(total / 3)
+    }
+
+    /// Opens a connection.
+    pub(crate) async fn connect(&self, route: Route<'_>, timings: &mut Timings) -> Result<Connection, Fault> {
+        let connection = timeout(route.within, self.open(&route, timings)).await;
         let connection = connection.unwrap_or_else(|_| Err(Fault::timeout_connect()))?;
         self.counters.opened.increment();
         Ok(connection)
     }
 
-    async fn open(
-        &self,
-        target: &Target,
-        verify_tls: bool,
-        dns: Dns,
-        timings: &mut Timings,
-    ) -> Result<Connection, Fault> {
-        let addresses = self.resolve(target, dns, timings).await?;
+    async fn open(&self, route: &Route<'_>, timings: &mut Timings) -> Result<Connection, Fault> {
+        let target = route.target;
+        let addresses = self.resolve(target, route.dns, timings).await?;
         for address in addresses.iter() {
             self.config.policy.judge_address(*address)?;
         }
@@ -99,14 +103,15 @@ impl Connector {
             Scheme::Http => Stream::Plain(metered),
             Scheme::Https => {
                 let begun = Instant::now();
-                let connector = self.tls.get(verify_tls);
+                let connector = self.tls.get(route.verify_tls);
                 let session = connector.connect(server_name(target)?, metered).await;
                 timings.tls = Some(begun.elapsed());
                 Stream::Tls(Box::new(session.map_err(|error| Fault::from_handshake(&error))?))
             }
         };
         let connection = if stream.chose_http2() {
-            Http2::open(stream, allowance, &self.config).await.map(Connection::Http2)
+            let http2 = Http2::open(stream, allowance, &self.config, route.http2_streams_max);
+            http2.await.map(Connection::Http2)
         } else {
             Http1::open(stream, allowance, &self.config).await.map(|http1| Connection::Http1(http1.into()))
         };

@@ -15,6 +15,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,7 @@ pub(crate) struct Http2 {
     sender: http2::SendRequest<Full<Bytes>>,
     born: Instant,
     streams: Arc<Streams>,
+    driver: Arc<Driver>,
     /// An exchange that goes without a sign of life for this long …
     silence_max: Duration,
     /// … has found the connection dead.
@@ -50,11 +52,12 @@ pub(crate) struct Http2 {
 }
 
 impl Http2 {
-    /// Opens a connection, and begins its first exchange.
+    /// Opens a connection, and begins its first exchange. `streams_max` holds until the receiver says otherwise.
     pub(crate) async fn open(
         mut stream: Stream,
         allowance: Allowance,
         config: &EgressConfig,
+        streams_max: usize,
     ) -> Result<Exchange, hyper::Error> {
         let stream_window =
             u32::try_from(config.response_bytes_max).unwrap_or(u32::MAX >> 1).max(STREAM_WINDOW_BYTES_MIN);
@@ -65,6 +68,7 @@ impl Http2 {
             .timer(TokioTimer::new())
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES.max(stream_window))
+            .initial_max_send_streams(streams_max)
             .max_header_list_size(head_bytes_max)
             .keep_alive_interval(config.http2_ping_interval)
             .keep_alive_timeout(config.http2_ping_timeout)
@@ -79,28 +83,38 @@ impl Http2 {
             bytes_idle: CONTROL_BYTES_MAX + 2 * u64::from(stream_window),
         };
         streams.allowance.set(streams.bytes_idle);
-        tasks.spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "an HTTP/2 connection broke");
-            }
-        });
+        let driver = Arc::new(Driver(Mutex::new(Some(driver))));
+        let runs = driver.clone();
+        tasks.spawn(poll_fn(move |cx| runs.poll(cx)));
         let connection = Self {
             sender,
             born: now,
             streams: Arc::new(streams),
+            driver,
             // Time to answer belongs to it.
             silence_max: config.http2_ping_interval * 4 / 3,
             fell_silent: AtomicBool::new(false),
             _tasks: tasks,
         };
-        Ok(Arc::new(connection).begin())
+        connection.streams.begin(1);
+        Ok(Arc::new(connection).exchange())
     }
 
-    /// Begins another exchange.
-    pub(crate) fn begin(self: &Arc<Self>) -> Exchange {
-        self.streams.begin();
+    /// Begins another exchange, if there are fewer than this now and the receiver takes more. What it does not take
+    /// would wait within the connection, and go out whenever there is room, be its attempt over or not.
+    pub(crate) fn begin(self: &Arc<Self>, exchanges_max: usize) -> Option<Exchange> {
+        let begun = self.streams.begin(exchanges_max.min(self.streams_max()));
+        begun.then(|| self.clone().exchange())
+    }
+
+    fn exchange(self: Arc<Self>) -> Exchange {
         let stream = Arc::new(OpenStream(self.streams.clone()));
-        Exchange { connection: self.clone(), stream, sent: None }
+        Exchange { connection: self, stream, sent: None }
+    }
+
+    /// Streams that the receiver lets be open at once.
+    pub(crate) fn streams_max(&self) -> usize {
+        self.driver.streams_max()
     }
 
     pub(crate) fn born(&self) -> Instant {
@@ -119,6 +133,32 @@ impl Http2 {
     /// request's body come, and the connection then keeps it: the exchange is over, and the stream is not.
     pub(crate) fn hoards(self: &Arc<Self>) -> bool {
         self.streams.lock().count > Arc::strong_count(self) + BODIES_LEFT_MAX
+    }
+}
+
+/// What runs a connection: polled by a task of its own, and asked by others what the receiver allows.
+struct Driver(Mutex<Option<Hyper>>);
+
+type Hyper = http2::Connection<TokioIo<Stream>, Full<Bytes>, TaskExecutor>;
+
+impl Driver {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut driver = self.lock();
+        let Some(running) = driver.as_mut() else { return Poll::Ready(()) };
+        let ended = ready!(Pin::new(running).poll(cx));
+        *driver = None;
+        if let Err(error) = ended {
+            tracing::debug!(error = &error as &dyn std::error::Error, "an HTTP/2 connection broke");
+        }
+        Poll::Ready(())
+    }
+
+    fn streams_max(&self) -> usize {
+        self.lock().as_ref().map_or(0, Hyper::current_max_send_streams)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Hyper>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,11 +241,16 @@ struct Open {
 }
 
 impl Streams {
-    fn begin(&self) {
+    /// Whether there was room for another one.
+    fn begin(&self, streams_max: usize) -> bool {
         let mut open = self.lock();
+        if open.count >= streams_max {
+            return false;
+        }
         open.count += 1;
         open.used = Instant::now();
         self.allowance.set((self.allowance.left() + self.bytes_each).min(self.bytes_max(&open)));
+        true
     }
 
     fn end(&self) {

@@ -2,8 +2,9 @@
 //!
 //! Each origin has a stack of idle HTTP/1.1 connections (the warmest is taken first, so that surplus ones age out), or
 //! HTTP/2 connections that are shared: one, and another beside it when that has as many exchanges as it is to have. A
-//! receiver lets only so many begin on a connection, and endpoints that hang must not use up what others need. Origins are
-//! spread over shards with a lock each, which is never held across an await. One pool serves one policy; connections whose certificates were not checked are kept apart.
+//! receiver lets only so many begin on a connection, and endpoints that hang must not use up what others need. Origins
+//! are spread over shards with a lock each, which is never held across an await. One pool serves one policy;
+//! connections whose certificates were not checked are kept apart.
 //!
 //! A pool that holds more than it should keeps the surplus for a moment: a burst ends when its last answer comes, and
 //! the next one needs all its connections again. What nobody took within that moment makes way, the longest idle first,
@@ -25,9 +26,10 @@ use crate::stats::Counters;
 use crate::target::Origin;
 
 const SHARDS: usize = 16;
-/// Exchanges on an HTTP/2 connection, after which another one is made beside it. Receivers commonly allow 100 or more.
+/// Exchanges on an HTTP/2 connection, after which another one is made beside it. Receivers commonly allow 100 or more;
+/// where they allow fewer, that counts.
 const H2_EXCHANGES_MAX: usize = 64;
-/// HTTP/2 connections to an origin.
+/// HTTP/2 connections to an origin, after which they get more exchanges, where the receiver lets them.
 const H2_CONNECTIONS_MAX: usize = 16;
 
 /// What connections are pooled by.
@@ -107,8 +109,8 @@ impl Pool {
         let Some(lanes) = shard.get_mut(&place.origin) else { return Found::Nothing };
         let lane = lanes.lane(place.verify_tls);
         lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
-        if let Some(http2) = lane.http2_with_room() {
-            return Found::Ready(Connection::Http2(http2.begin()));
+        if let Some(exchange) = lane.begin_http2() {
+            return Found::Ready(Connection::Http2(exchange));
         }
         while let Some(mut idle) = lane.idle.pop_back() {
             self.idle_total.fetch_sub(1, Ordering::Relaxed);
@@ -117,9 +119,16 @@ impl Pool {
             }
         }
         match &lane.http2_gate {
-            Some(gate) => Found::NothingYet(gate.clone()),
-            None => Found::Nothing,
+            Some(gate) if lane.http2_streams_max() > 1 => Found::NothingYet(gate.clone()),
+            _ => Found::Nothing,
         }
+    }
+
+    /// Streams that a new HTTP/2 connection may be taken to allow.
+    pub(crate) fn http2_streams_max(&self, place: &Place) -> usize {
+        let mut shard = self.shard(&place.origin);
+        let lane = shard.get_mut(&place.origin).map(|lanes| lanes.lane(place.verify_tls));
+        lane.map_or(H2_EXCHANGES_MAX, |lane| lane.http2_streams_max())
     }
 
     /// Keeps a connection whose exchange is over, if it can serve another one.
@@ -156,12 +165,10 @@ impl Pool {
         let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
         lane.http2_gate.get_or_insert_default();
         lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
-        let in_use = if let Some(http2) = lane.http2_with_room() {
-            http2.begin()
-        } else {
+        let in_use = lane.begin_http2().unwrap_or_else(|| {
             lane.http2.push(exchange.connection().clone());
             exchange
-        };
+        });
         let evicted = pop_unused_http2(&mut shard, self.limits.idle_total_max.div_ceil(SHARDS));
         drop(shard);
         if evicted.is_some() {
@@ -170,7 +177,8 @@ impl Pool {
         in_use
     }
 
-    /// Takes an HTTP/2 connection out of use that refused a request, or keeps too much. Exchanges in flight end as they may.
+    /// Takes an HTTP/2 connection out of use that refused a request, or keeps too much. Exchanges in flight end as they
+    /// may.
     pub(crate) fn retire(&self, place: &Place, connection: &Arc<Http2>) {
         let mut shard = self.shard(&place.origin);
         let Some(lanes) = shard.get_mut(&place.origin) else { return };
@@ -259,13 +267,20 @@ impl Lanes {
 }
 
 impl Lane {
-    /// A shared connection on which another exchange may begin; where there are as many as there are to be, the one with
-    /// the fewest.
-    fn http2_with_room(&self) -> Option<&Arc<Http2>> {
-        let with_room = self.http2.iter().find(|http2| exchanges_of(http2) < H2_EXCHANGES_MAX);
-        let fewest = || self.http2.iter().min_by_key(|http2| exchanges_of(http2));
+    /// Begins an exchange on a shared connection; where there are as many as there are to be, on the one with the
+    /// fewest.
+    fn begin_http2(&self) -> Option<Exchange> {
+        let with_room = self.http2.iter().find_map(|http2| http2.begin(H2_EXCHANGES_MAX));
         let is_full = self.http2.len() >= H2_CONNECTIONS_MAX;
-        with_room.or_else(|| if is_full { fewest() } else { None })
+        with_room.or_else(|| {
+            let fewest = self.http2.iter().filter(|_| is_full).min_by_key(|http2| exchanges_of(http2));
+            fewest?.begin(usize::MAX)
+        })
+    }
+
+    /// As its connections say, the last one made first of all.
+    fn http2_streams_max(&self) -> usize {
+        self.http2.last().map_or(H2_EXCHANGES_MAX, |http2| http2.streams_max().min(H2_EXCHANGES_MAX))
     }
 
     fn idle_since(&mut self) -> Option<Instant> {

@@ -128,8 +128,8 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// `settings` is the payload of its first frame.
-    async fn start<S, F, T>(authority: &Authority, settings: &[u8], serve: S) -> Self
+    /// `settings` is the payload of its first frame; without, `serve` sends it.
+    async fn start<S, F, T>(authority: &Authority, settings: Option<&[u8]>, serve: S) -> Self
     where
         S: Fn(Wire) -> F + Send + Sync + 'static,
         F: Future<Output = Option<T>> + Send + 'static,
@@ -139,7 +139,8 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
         let (seen, mut tasks, serve) = (Arc::new(Seen::default()), JoinSet::new(), Arc::new(serve));
-        let (seen_there, greeting) = (seen.clone(), frame(SETTINGS, 0, 0, settings));
+        let seen_there = seen.clone();
+        let greeting = settings.map(|settings| frame(SETTINGS, 0, 0, settings)).unwrap_or_default();
         tasks.spawn(async move {
             let mut peers = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
@@ -193,7 +194,7 @@ fn early_hints(stream: u32) -> Vec<u8> {
 #[tokio::test]
 async fn endless_informational_responses_are_cut_off() {
     let authority = Authority::new("ours");
-    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+    let receiver = Receiver::start(&authority, Some(&[]), |mut wire| async move {
         let stream = wire.request().await?;
         // `a` without a value, which goes into the table.
         wire.write(&frame(HEADERS, END_HEADERS, stream, &[STATUS_103, b"\x40\x01a\x00"].concat())).await?;
@@ -210,7 +211,7 @@ async fn endless_informational_responses_are_cut_off() {
 async fn what_belongs_to_no_exchange_is_cut_off() {
     let authority = Authority::new("ours");
     for control in [frame(PING, ACK, 0, &[0; 8]), frame(0xbb, 0, 0, &[]), frame(SETTINGS, 0, 0, &[])] {
-        let receiver = Receiver::start(&authority, &[], move |mut wire| {
+        let receiver = Receiver::start(&authority, Some(&[]), move |mut wire| {
             let control = control.repeat(100);
             async move {
                 let stream = wire.request().await?;
@@ -231,7 +232,7 @@ async fn a_flood_ends_with_its_attempt() {
     let authority = Authority::new("ours");
     let given_up = Arc::new(Notify::new());
     let go_on = given_up.clone();
-    let receiver = Receiver::start(&authority, &[], move |mut wire| {
+    let receiver = Receiver::start(&authority, Some(&[]), move |mut wire| {
         let go_on = go_on.clone();
         async move {
             let stream = wire.request().await?;
@@ -253,7 +254,7 @@ async fn a_flood_ends_with_its_attempt() {
 async fn honest_answers_never_use_a_connection_up() {
     const BODY_BYTES: usize = 60_000;
     let authority = Authority::new("ours");
-    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+    let receiver = Receiver::start(&authority, Some(&[]), |mut wire| async move {
         while let Some(stream) = wire.request().await {
             wire.write(&frame(HEADERS, END_HEADERS, stream, STATUS_200)).await?;
             for _ in 0..BODY_BYTES / 10_000 {
@@ -285,7 +286,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A receiver whose first connection dies without a word after its first answer.
 async fn dying(authority: &Authority) -> Receiver {
-    Receiver::start(authority, &[], |mut wire| async move {
+    Receiver::start(authority, Some(&[]), |mut wire| async move {
         loop {
             let stream = wire.request().await?;
             wire.answer(stream).await?;
@@ -329,7 +330,7 @@ async fn a_dead_connection_is_given_up_before_a_long_timeout() {
 #[tokio::test]
 async fn a_slow_answer_is_no_dead_connection() {
     let authority = Authority::new("ours");
-    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+    let receiver = Receiver::start(&authority, Some(&[]), |mut wire| async move {
         let stream = wire.request().await?;
         wire.answer(stream).await?;
         wire.request().await?;
@@ -359,7 +360,7 @@ fn farewell(last: u32) -> Vec<u8> {
 #[tokio::test]
 async fn what_a_new_connection_refuses_is_sent_there_again() {
     let authority = Authority::new("ours");
-    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+    let receiver = Receiver::start(&authority, Some(&[]), |mut wire| async move {
         let refused = wire.request().await?;
         wire.write(&refusal(refused)).await?;
         let stream = wire.request().await?;
@@ -375,7 +376,7 @@ async fn what_a_new_connection_refuses_is_sent_there_again() {
 #[tokio::test]
 async fn what_a_new_connection_leaves_is_sent_to_another() {
     let authority = Authority::new("ours");
-    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+    let receiver = Receiver::start(&authority, Some(&[]), |mut wire| async move {
         while let Some(stream) = wire.request().await {
             if wire.number == 0 {
                 wire.write(&farewell(0)).await?;
@@ -393,7 +394,7 @@ async fn what_a_new_connection_leaves_is_sent_to_another() {
 #[tokio::test]
 async fn who_refuses_everything_is_not_asked_for_ever() {
     let authority = Authority::new("ours");
-    let receiver = Receiver::start(&authority, &[], |mut wire| async move {
+    let receiver = Receiver::start(&authority, Some(&[]), |mut wire| async move {
         while let Some(stream) = wire.request().await {
             wire.write(&refusal(stream)).await?;
         }
@@ -403,4 +404,100 @@ async fn who_refuses_everything_is_not_asked_for_ever() {
     let failure = egress(Some(&authority)).send(post(&receiver.target())).await.unwrap_err();
     assert_eq!((failure.kind, failure.status), (FailureKind::ConnectionReset, None));
     assert_eq!(receiver.requests(), 3);
+}
+
+/// The payload of a SETTINGS frame that allows so many streams at once.
+fn streams_max(count: u32) -> Vec<u8> {
+    [&[0, 3][..], &count.to_be_bytes()].concat()
+}
+
+#[tokio::test]
+async fn a_receivers_own_limit_on_streams_is_kept() {
+    const HANGING: usize = 7;
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, Some(&streams_max(2)), |mut wire| async move {
+        if wire.number == 0 {
+            let stream = wire.request().await?;
+            wire.answer(stream).await?;
+        }
+        wire.request().await?;
+        wire.request().await?;
+        // And no more: those are not answered, so that another one would be too many.
+        wire.request().await.map(|_| panic!("more streams than are allowed"))
+    })
+    .await;
+    let (egress, mut hanging) = (egress(Some(&authority)), JoinSet::new());
+    egress.send(post(&receiver.target())).await.unwrap();
+    for _ in 0..HANGING {
+        let (egress, target) = (egress.clone(), receiver.target());
+        hanging.spawn(async move { egress.send(post(&target)).await });
+    }
+    receiver.seen.reach(&receiver.seen.requests, 1 + HANGING).await;
+    assert_eq!(receiver.connections(), 4);
+    assert_eq!(receiver.seen.connections_ended.load(Ordering::SeqCst), 0);
+}
+
+/// A request that waited within a connection would go out when the one before it is given up.
+#[tokio::test]
+async fn nothing_is_sent_when_its_attempt_is_over() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, Some(&streams_max(1)), |mut wire| async move {
+        while let Some(stream) = wire.request().await {
+            let number = wire.seen.requests.load(Ordering::SeqCst);
+            if number != 2 {
+                wire.answer(stream).await?;
+            }
+        }
+        Some(())
+    })
+    .await;
+    let egress = egress(Some(&authority));
+    egress.send(post(&receiver.target())).await.unwrap();
+    let (hanging, target) = (egress.clone(), receiver.target());
+    let mut hung = JoinSet::new();
+    hung.spawn(async move {
+        hanging.send(Request { total_timeout: Duration::from_secs(3), ..post(&target) }).await
+    });
+    receiver.seen.reach(&receiver.seen.requests, 2).await;
+    let request = Request { total_timeout: Duration::from_secs(1), ..post(&receiver.target()) };
+    egress.send(request.clone()).await.unwrap();
+    hung.join_next().await.unwrap().unwrap().unwrap_err();
+    egress.send(request).await.unwrap();
+    assert_eq!(receiver.requests(), 4);
+}
+
+/// A burst on a new connection begins before the receiver's settings have come.
+#[tokio::test]
+async fn what_a_burst_begins_too_early_is_sent_elsewhere() {
+    const AT_ONCE: u32 = 8;
+    const BURST: usize = 40;
+    let authority = Authority::new("ours");
+    let taken = Arc::new(AtomicUsize::new(0));
+    let taken_there = taken.clone();
+    let receiver = Receiver::start(&authority, None, move |mut wire| {
+        let taken = taken_there.clone();
+        async move {
+            let mut open = 0;
+            while let Some(stream) = wire.request().await {
+                if open == 0 {
+                    wire.write(&frame(SETTINGS, 0, 0, &streams_max(AT_ONCE))).await?;
+                }
+                if open < AT_ONCE {
+                    open += 1;
+                    wire.seen.count(&taken);
+                } else {
+                    wire.write(&refusal(stream)).await?;
+                }
+            }
+            Some(())
+        }
+    })
+    .await;
+    let (egress, mut burst) = (egress(Some(&authority)), JoinSet::new());
+    for _ in 0..BURST {
+        let (egress, target) = (egress.clone(), receiver.target());
+        burst.spawn(async move { egress.send(post(&target)).await });
+    }
+    receiver.seen.reach(&taken, BURST).await;
+    assert!(burst.try_join_next().is_none(), "none has failed");
 }

@@ -30,6 +30,10 @@ macro_rules! happenings {
 happenings! {
     /// A node died.
     Crash = "crash",
+    /// A node died at one of its steps, while no time passed.
+    CrashAtStep = "crash-at-step",
+    /// A node died when a call of its had been done and was not answered yet.
+    CrashBeforeAnswer = "crash-before-answer",
     /// A node stopped, and drained in time.
     Drained = "drained",
     /// A node stopped, and was cut off.

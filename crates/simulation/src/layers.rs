@@ -6,6 +6,7 @@ mod faults;
 mod gate;
 mod joined;
 mod transit;
+mod turnstile;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use faults::Faults;
 pub(crate) use faults::{copy_of_dispatched, copy_of_work, regrant};
 use gate::Gate;
 use joined::Joined;
+use turnstile::Turnstile;
 
 /// A work queue that can be decorated.
 pub(crate) type Queue = Arc<dyn WorkQueue + Send + Sync>;
@@ -77,7 +79,13 @@ impl Layers {
         if let Some(bug) = bug {
             queue = Arc::new(Planted::new(bug, queue, memory.clone()));
         }
-        let gate = Gate { inner: queue, life: life.clone(), judge: judge.clone(), sources };
+        let gate = Gate {
+            inner: queue,
+            life: life.clone(),
+            judge: judge.clone(),
+            sources,
+            turnstile: Turnstile::default(),
+        };
         Arc::new(Joined { memory, queue: Arc::new(gate), server, life, weather, judge })
     }
 }

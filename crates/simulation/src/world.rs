@@ -155,6 +155,7 @@ impl World {
         self.judge.note(|| format!("— step {number}: {action:?}"));
         self.act(action, &dice).await;
         tokio::time::sleep(pause(&dice)).await;
+        self.bury_the_dead(&dice).await;
         self.free_what_is_to_be_freed();
         self.restart_what_is_down(&dice).await;
     }

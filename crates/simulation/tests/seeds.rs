@@ -7,7 +7,7 @@
 use neo_events_simulation::{Happening, Options, run, shrink};
 
 /// In so many seeds every kind of trouble comes to pass.
-const SEEDS_OF_ALL_TROUBLE: u64 = 60;
+const SEEDS_OF_ALL_TROUBLE: u64 = 100;
 /// Seeds of each of the tests that share them.
 const SEEDS_EACH: u64 = 150;
 

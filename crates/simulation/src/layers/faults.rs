@@ -51,6 +51,7 @@ impl Faults {
     }
 
     async fn after(&self) -> Result<(), StoreError> {
+        self.life.go_on_or(|| self.tally.note(Happening::CrashBeforeAnswer)).await;
         self.weather.pass(self.life.node, Moment::After).await.map_err(error_of)
     }
 

@@ -8,7 +8,7 @@ use neo_events_store::{
     Lease, NewDelivery, OwedEvent, Settled, Settlement, StoreError, Unsettled, WorkQueue,
 };
 
-use super::Queue;
+use super::{Queue, turnstile::Turnstile};
 use crate::{judge::Judge, life::Life};
 
 /// The decorator.
@@ -17,6 +17,7 @@ pub(super) struct Gate {
     pub(super) life: Life,
     pub(super) judge: Judge,
     pub(super) sources: Sources,
+    pub(super) turnstile: Turnstile,
 }
 
 #[async_trait]
@@ -102,6 +103,7 @@ impl WorkQueue for Gate {
     }
 
     async fn release(&self, lease: Lease<DeliveryWork>) -> Result<(), Unsettled<Lease<DeliveryWork>>> {
+        self.turnstile.pass(lease.token()).await;
         self.life.go_on().await;
         self.judge.gives_back(&lease, self.sources.now());
         let token = lease.token();

@@ -28,6 +28,8 @@ impl World {
     pub(crate) async fn heal(&mut self) {
         self.judge.note(|| "— everything heals".to_owned());
         let dice = Dice::new(self.options.seed, "healing", 0);
+        self.bury_the_dead(&dice).await;
+        self.spare_all();
         self.weather.heal();
         self.network.heal();
         let are_equal = self.passes == [Passes::ALL; NODES];
@@ -66,11 +68,7 @@ impl World {
         }
         self.judge.note(|| "— a node dies, the other takes over".to_owned());
         let dice = Dice::new(self.options.seed, "taking over", 0);
-        for _ in 0..3 {
-            self.publish(&dice);
-        }
-        tokio::time::sleep(Duration::from_millis(dice.below(30))).await;
-        self.crash(&dice).await;
+        self.crash_while_publishing(&dice).await;
         while self.publishers.join_next().await.is_some() {}
         tokio::time::sleep(SILENCE_MAX).await;
         self.free_what_is_to_be_freed();

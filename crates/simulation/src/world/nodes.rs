@@ -20,6 +20,9 @@ use crate::{
     random::Dice,
 };
 
+/// Most steps that a node lives on when it is to die: some seconds if it has nothing to do.
+const STEPS_MAX: u64 = 80;
+
 /// A node, running or down.
 pub(super) struct Node {
     number: usize,
@@ -115,19 +118,45 @@ impl World {
         running.map(|running| (running.handle.clone(), running.sources.clone())).collect()
     }
 
-    fn take_any(&mut self, dice: &Dice) -> Option<Running> {
-        let at = dice.below(self.nodes.len() as u64);
-        let node = self.nodes.get_mut(usize::try_from(at).unwrap_or(0))?;
+    /// One of the nodes, running or down.
+    fn any_node(&self, dice: &Dice) -> usize {
+        usize::try_from(dice.below(self.nodes.len() as u64)).unwrap_or(0)
+    }
+
+    fn take(&mut self, node: usize, dice: &Dice) -> Option<Running> {
+        let node = &mut self.nodes[node];
         node.down_until = neo_events_engine::Clock::elapsed(&self.clock) + down_time(dice);
         node.running.take()
     }
 
-    /// A node dies wherever it is: whatever it has begun stays as it is, and nothing more happens.
+    /// A node dies wherever it is, at once or some steps from here: whatever it has begun stays as it is, and nothing more
+    /// happens.
     pub(super) async fn crash(&mut self, dice: &Dice) {
-        let Some(Running { life, engine, .. }) = self.take_any(dice) else { return };
-        self.judge.note(|| format!("node {} dies", life.node));
+        let node = self.any_node(dice);
+        let Some(Running { life, .. }) = &self.nodes[node].running else { return };
+        if dice.per_mille(300) {
+            life.end();
+            return self.bury(node, dice).await;
+        }
+        let steps = dice.between(1, STEPS_MAX);
+        self.judge.note(|| format!("node {node} has {steps} steps to live"));
+        life.end_after(steps);
+    }
+
+    /// What is left of those that have died at one of their steps goes.
+    pub(super) async fn bury_the_dead(&mut self, dice: &Dice) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].running.as_ref().is_some_and(|running| running.life.is_over()) {
+                self.tally.note(Happening::CrashAtStep);
+                self.bury(node, dice).await;
+            }
+        }
+    }
+
+    async fn bury(&mut self, node: usize, dice: &Dice) {
+        let Some(Running { life, engine, .. }) = self.take(node, dice) else { return };
+        self.judge.note(|| format!("node {node} is dead"));
         self.tally.note(Happening::Crash);
-        life.end();
         drop(engine);
         // Its tasks are dropped one within the other.
         for _ in 0..8 {
@@ -136,9 +165,32 @@ impl World {
         self.is_gone(&life, dice.between(3000, 5000));
     }
 
+    /// Who was to die lives on.
+    pub(super) fn spare_all(&self) {
+        self.nodes.iter().filter_map(|node| node.running.as_ref()).for_each(|running| running.life.spare());
+    }
+
+    /// A node dies while somebody publishes: at one of its steps, or soon after.
+    pub(super) async fn crash_while_publishing(&mut self, dice: &Dice) {
+        let node = self.any_node(dice);
+        if let Some(running) = &self.nodes[node].running {
+            running.life.end_after(dice.between(1, STEPS_MAX));
+        }
+        for _ in 0..3 {
+            self.publish(dice);
+        }
+        tokio::time::sleep(Duration::from_millis(dice.below(30))).await;
+        self.bury_the_dead(dice).await;
+        if let Some(running) = &self.nodes[node].running {
+            running.life.end();
+            self.bury(node, dice).await;
+        }
+    }
+
     /// A node is told to stop, and may or may not have the time.
     pub(super) async fn shut_down(&mut self, dice: &Dice) {
-        let Some(Running { life, sources, engine, .. }) = self.take_any(dice) else { return };
+        let taken = self.take(self.any_node(dice), dice);
+        let Some(Running { life, sources, engine, .. }) = taken else { return };
         let grace = Duration::from_millis(dice.below(4) * dice.between(1, 2000));
         self.judge.stops(life.holder);
         let went = engine.shutdown(grace).await;

@@ -14,6 +14,7 @@ mod events;
 mod failure;
 mod inspect;
 mod leases;
+mod log_limit;
 mod open;
 mod page;
 mod queue;

@@ -26,8 +26,10 @@ const MIGRATIONS: [&str; 7] = [
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages of the write-ahead log after which its content is moved into the file: 16 MiB.
 const CHECKPOINT_PAGES: u32 = 4000;
-/// What is left of the write-ahead log's file after that, in bytes.
+/// What is left of the write-ahead log's file when it begins anew, in bytes.
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+/// A log that is longer did not begin anew when it was time: somebody always reads from it.
+const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Prepared statements that a connection keeps: more than there are.
 const STATEMENTS_KEPT: usize = 160;
 /// Each reader's page cache; the operating system's holds the rest.
@@ -47,6 +49,9 @@ pub struct SqliteOptions {
     pub read_timeout: Duration,
     /// After how long a tenant's file is closed that nobody uses and in which nothing is left to do.
     pub tenant_idle: Duration,
+    /// From which length on the write-ahead log is emptied though reads are held back for it, in bytes; for tests.
+    #[doc(hidden)]
+    pub log_bytes_max: u64,
     /// Most pages of the file, for tests of what happens when a disk is full.
     #[doc(hidden)]
     pub pages_max: Option<u32>,
@@ -61,6 +66,7 @@ impl SqliteOptions {
             cache_kib: 16 * 1024,
             read_timeout: Duration::from_secs(5),
             tenant_idle: Duration::from_secs(30),
+            log_bytes_max: LOG_BYTES_MAX,
             pages_max: None,
         }
     }

@@ -29,6 +29,7 @@ pub(crate) struct Readers {
     permits: Arc<Semaphore>,
     /// As many as may be in use by reads that may take long; taken before a connection's.
     long_permits: Arc<Semaphore>,
+    long_count: u32,
     count: u32,
     timeout: Duration,
     closing: Arc<AtomicBool>,
@@ -41,6 +42,7 @@ impl Readers {
         Self {
             permits: Arc::new(Semaphore::new(connections.len())),
             long_permits: Arc::new(Semaphore::new(long_reads_max)),
+            long_count: u32::try_from(long_reads_max).unwrap_or(u32::MAX),
             count: u32::try_from(connections.len()).unwrap_or(u32::MAX),
             idle: Mutex::new(connections),
             timeout,
@@ -86,6 +88,23 @@ impl Readers {
         Ok(ran.map_err(|error| ended(&error))??)
     }
 
+    /// Reads that are asked for from now on wait, until those that run have ended and the answer was dropped; `None` if
+    /// the store is closed. Look-ups wait only once there are no others. Holds no connection.
+    pub(crate) fn hold_back(&self) -> impl Future<Output = Option<HeldBack>> + use<> {
+        let (long, long_count) = (Arc::clone(&self.long_permits), self.long_count);
+        let (all, count) = (Arc::clone(&self.permits), self.count);
+        async move {
+            let long = long.acquire_many_owned(long_count).await.ok()?;
+            let all = all.acquire_many_owned(count).await.ok()?;
+            Some(HeldBack { _long: long, _all: all })
+        }
+    }
+
+    /// How long a read may take.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Ends the reads that run or wait, then closes the connections.
     pub(crate) async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
@@ -104,6 +123,12 @@ impl Readers {
     fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Nobody reads for as long as this is kept.
+pub(crate) struct HeldBack {
+    _long: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
 }
 
 async fn permit(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {

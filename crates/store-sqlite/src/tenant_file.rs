@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use crate::{
     failure::Failure,
     leases::{Leases, Tokens},
+    log_limit::{Claims, LogLimit},
     open::{OpenError, Opened, SqliteOptions, open},
     readers::{Readers, ended, snapshot},
     sql, tenants,
@@ -45,7 +46,7 @@ pub(crate) struct TenantFile {
     pub(crate) readers: Arc<Readers>,
     /// Claims and what else the passes read run one at a time, on a connection of their own: no list or count is ever
     /// in front of them.
-    claims: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    claims: Arc<Claims>,
     writer: Writer,
     /// Held until everything above is gone.
     lock: Mutex<Option<File>>,
@@ -71,6 +72,9 @@ impl TenantFile {
 
     fn of(schema: Schema, opened: Opened, options: SqliteOptions) -> Result<Self, OpenError> {
         let tokens = Arc::new(Tokens::of_opening(opened.opening));
+        let readers = Arc::new(Readers::new(opened.readers, options.readers.max(1), options.read_timeout));
+        let claims = Arc::new(Claims::new(Some(opened.claims)));
+        let log_limit = LogLimit::new(&opened.path, options.log_bytes_max, &readers, &claims);
         Ok(Self {
             schema,
             path: opened.path,
@@ -79,9 +83,9 @@ impl TenantFile {
             used_at: Mutex::new(Instant::now()),
             looked_ahead: Mutex::default(),
             ailing_until: Mutex::default(),
-            readers: Arc::new(Readers::new(opened.readers, options.readers.max(1), options.read_timeout)),
-            claims: Arc::new(tokio::sync::Mutex::new(Some(opened.claims))),
-            writer: Writer::start(opened.writer)
+            readers,
+            claims,
+            writer: Writer::start(opened.writer, log_limit)
                 .map_err(|source| OpenError::Io { path: options.path, source })?,
             lock: Mutex::new(Some(opened.lock)),
         })

@@ -440,7 +440,7 @@ mod tests {
     fn whoever_writes_while_a_file_is_visited_does_not_keep_later_writes_from_being_seen() {
         let (files, schema, _directory) = of_one_tenant();
         files.expect_foreign_write(&schema);
-        assert_eq!(visits(&files), [schema.clone()]);
+        assert_eq!(visits(&files), std::slice::from_ref(&schema));
         let visited = Arc::new(files.open_file(&schema).unwrap());
         // As the visit waits for a second writer's transaction, which it will find something of.
         files.expect_foreign_write(&schema);

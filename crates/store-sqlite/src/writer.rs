@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     failure::{Failure, again},
+    log_limit::LogLimit,
     scope::Scope,
 };
 
@@ -168,10 +169,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(conn: Connection) -> std::io::Result<Self> {
+    pub(crate) fn start(conn: Connection, log_limit: LogLimit) -> std::io::Result<Self> {
         let (queue, queued) = mpsc::channel(QUEUED_STEPS_MAX);
-        let thread =
-            std::thread::Builder::new().name("sqlite-writer".into()).spawn(move || serve(&conn, queued))?;
+        let thread = std::thread::Builder::new()
+            .name("sqlite-writer".into())
+            .spawn(move || serve(&conn, queued, log_limit))?;
         Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
     }
 
@@ -222,10 +224,10 @@ impl Drop for Writer {
     }
 }
 
-fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>) {
+fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>, mut log_limit: LogLimit) {
     let mut scope = Scope::of(conn);
     let mut open = true;
-    while open && let Some(first) = queue.blocking_recv() {
+    while open && let Some(first) = log_limit.next(conn, &mut queue) {
         let mut batch = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
@@ -237,8 +239,11 @@ fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>) {
         }
         if !batch.is_empty() {
             commit_batch(&mut scope, batch);
+            log_limit.committed();
         }
     }
+    // Whoever it holds back must not wait for the end of this.
+    drop(log_limit);
     queue.close();
     if let Err(error) = conn.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
         tracing::warn!(%error, "the write-ahead log was not emptied; the next opening reads it");
@@ -250,13 +255,25 @@ mod tests {
     use neo_events_domain::{Timestamp, event::EventDraft};
     use neo_events_store::{Arrival, CatalogueVersion, DirectDispatch};
 
+    use std::{path::Path, sync::Arc, time::Duration};
+
     use super::*;
-    use crate::{direct::AppendArrivals, open::SqliteOptions, tenant_file::TenantFile};
+    use crate::{
+        direct::AppendArrivals, log_limit::Claims, open::SqliteOptions, readers::Readers,
+        tenant_file::TenantFile,
+    };
 
     fn database() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch("create table numbers (n integer primary key) strict").unwrap();
         conn
+    }
+
+    /// Of a database that has no log.
+    fn writer() -> Writer {
+        let readers = Arc::new(Readers::new(Vec::new(), 0, Duration::ZERO));
+        let log_limit = LogLimit::new(Path::new(""), u64::MAX, &readers, &Arc::new(Claims::new(None)));
+        Writer::start(database(), log_limit).unwrap()
     }
 
     type Answer<T = usize> = oneshot::Receiver<Result<T, StoreError>>;
@@ -353,7 +370,7 @@ mod tests {
     fn a_writer_that_is_gone_refuses_and_never_hangs() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let writer = Writer::start(database()).unwrap();
+            let writer = writer();
             let insert =
                 |n: i64| move |conn: &Connection| Ok(conn.execute("insert into numbers values (?1)", [n])?);
             assert!(writer.write(insert(1)).await.is_ok());

@@ -93,19 +93,19 @@ impl<S: Step> Job for Request<S> {
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
         // The step is dropped before the answer is sent: what it shares with the caller is then the caller's alone.
         let Self { step, answer, reply } = *self;
-        let answered = match (outcome, answer) {
-            (Ok(()), Some(answer)) => {
-                step.committed();
-                Ok(answer)
-            }
-            (Ok(()), None) => Err(Failure::Closed.into()),
-            (Err(error), _) => {
-                drop(step);
-                Err(error)
-            }
-        };
+        let is_committed = outcome.is_ok();
+        survive(|| if is_committed { step.committed() } else { drop(step) });
+        let answered = outcome.and_then(|()| answer.ok_or_else(|| Failure::Closed.into()));
         // A caller that no longer waits has its step all the same.
-        let _ = reply.send(answered);
+        survive(|| drop(reply.send(answered)));
+    }
+}
+
+/// Whatever panics once it is decided what became of a step changes nothing about that, and must neither keep others
+/// from their answers nor end the thread.
+fn survive(end: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(end)).is_err() {
+        tracing::error!("the end of a step panicked; what it wrote is as its caller was told");
     }
 }
 
@@ -317,6 +317,42 @@ mod tests {
         assert_eq!(run(&mut scope, vec![insert(1), panics, insert(2)]), [true, false, true]);
         assert_eq!(committed(&conn), [1, 2]);
         assert_eq!(run(&mut scope, vec![insert(3)]), [true]);
+    }
+
+    /// A step that panics once it is committed, or as it is dropped.
+    enum PanicsAfterwards {
+        Committed,
+        Dropped,
+    }
+
+    impl Step for PanicsAfterwards {
+        type Answer = usize;
+
+        fn run(&mut self, scope: &mut Scope<'_>) -> Result<usize, Failure> {
+            Ok(scope.connection().execute("insert into numbers values (7)", [])?)
+        }
+
+        fn committed(self) {
+            assert!(matches!(self, Self::Dropped), "on purpose");
+        }
+    }
+
+    impl Drop for PanicsAfterwards {
+        fn drop(&mut self) {
+            assert!(matches!(self, Self::Committed), "on purpose");
+        }
+    }
+
+    #[test]
+    fn a_panic_after_the_commit_harms_nobody() {
+        let conn = database();
+        let mut scope = Scope::of(&conn);
+        let batch = vec![insert(1), job(PanicsAfterwards::Committed), insert(2)];
+        assert_eq!(run(&mut scope, batch), [true, true, true], "it is there");
+        let batch = vec![job(PanicsAfterwards::Dropped), insert(3), insert(4)];
+        assert_eq!(run(&mut scope, batch), [false, true, true], "the same number again");
+        assert_eq!(run(&mut scope, vec![insert(5)]), [true]);
+        assert_eq!(committed(&conn), [1, 2, 3, 4, 5, 7]);
     }
 
     #[test]

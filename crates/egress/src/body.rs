@@ -2,35 +2,67 @@
 //!
 //! What lies beyond the limit is not read, not even to keep the connection: draining is what a flooding receiver
 //! hopes for. Bodies are copied out of the connection's buffer, so that a kept response of two bytes does not keep
-//! that buffer with it.
+//! that buffer with it. They are left where the caller finds them if reading breaks off.
+//!
+//! A body whose length nobody has said ends with the connection. Over TLS that asks for a farewell, and common servers
+//! close without one; such a body counts as cut short, and its answer as one.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+use http::{HeaderMap, Version, header};
 use hyper::body::{Body as _, Incoming};
 
 use crate::connection::Connection;
-use crate::failure::Fault;
+use crate::failure::{FailureKind, Fault};
 
-/// What was read of a body.
-pub(crate) enum Read {
-    Whole(Bytes),
-    Truncated(Bytes),
+/// How a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Where it says itself.
+    Told,
+    /// Where the connection ends.
+    Untold,
 }
 
+impl Length {
+    pub(crate) fn of(version: Version, headers: &HeaderMap) -> Self {
+        let told = version >= Version::HTTP_2
+            || headers.contains_key(header::CONTENT_LENGTH)
+            || headers.contains_key(header::TRANSFER_ENCODING);
+        if told { Self::Told } else { Self::Untold }
+    }
+}
+
+/// What was read of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    Truncated,
+}
+
+/// Reads into an empty `body`, at most `bytes_max`.
 pub(crate) async fn read(
     connection: &mut Connection,
-    mut incoming: Incoming,
+    (mut incoming, length): (Incoming, Length),
     bytes_max: usize,
-) -> Result<Read, Fault> {
-    let mut body = BytesMut::new();
+    body: &mut BytesMut,
+) -> Result<Extent, Fault> {
     while !incoming.is_end_stream() {
         let Some(frame) = connection.next_frame(&mut incoming).await else { break };
-        let frame = frame.map_err(|error| Fault::from_exchange(&error))?;
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return end_of(length, Fault::from_exchange(&error)),
+        };
         let Ok(chunk) = frame.into_data() else { continue };
         let room = bytes_max - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() > room {
-            return Ok(Read::Truncated(body.freeze()));
+            return Ok(Extent::Truncated);
         }
     }
-    Ok(Read::Whole(body.freeze()))
+    Ok(Extent::Whole)
+}
+
+fn end_of(length: Length, fault: Fault) -> Result<Extent, Fault> {
+    let is_closed = fault.kind == FailureKind::ConnectionClosed;
+    if length == Length::Untold && is_closed { Ok(Extent::Truncated) } else { Err(fault) }
 }

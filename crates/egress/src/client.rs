@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::body::{self, Read};
+use crate::body::{self, Extent, Length};
 use crate::config::{EgressConfig, EgressError};
 use crate::connect::{Connector, Dns, Route};
 use crate::connection::{Connection, Message, Undelivered, Untouched};
@@ -61,7 +61,7 @@ pub struct Response {
     pub headers: HeaderMap,
     /// The body as it came, up to `response_bytes_max`; never decompressed.
     pub body: Bytes,
-    /// Whether there was more of the body than was read.
+    /// Whether there was more of the body than was read, or it broke off.
     pub body_truncated: bool,
     /// Whether the connection had served another request before.
     pub connection_reused: bool,
@@ -87,14 +87,30 @@ struct Shared {
 struct Progress {
     connection_reused: bool,
     status: Option<StatusCode>,
+    /// The answer, while its body is read.
+    answer: Option<Answer>,
     timings: Timings,
 }
 
-/// The head and body of one hop.
-struct Reply {
+impl Progress {
+    /// The answer, if its body broke off and its status is all that matters: a failure, and what the receiver asks for
+    /// then. A success without its whole body is not believed.
+    fn answer_cut_short(&mut self) -> Option<Reply> {
+        let answer = self.answer.take().filter(|answer| !answer.status.is_success())?;
+        Some(Reply { answer, extent: Extent::Truncated })
+    }
+}
+
+struct Answer {
     status: StatusCode,
     headers: HeaderMap,
-    body: Read,
+    body: BytesMut,
+}
+
+/// The answer of one hop.
+struct Reply {
+    answer: Answer,
+    extent: Extent,
 }
 
 /// Whether a connection from the pool will do.
@@ -135,12 +151,17 @@ impl Egress {
         let begun = Instant::now();
         request.total_timeout = request.total_timeout.min(TOTAL_TIMEOUT_MAX);
         let mut progress = Progress::default();
-        let total_timeout = request.total_timeout;
+        let (total_timeout, follows) = (request.total_timeout, request.follow_redirects);
         let reply = {
             let exchange = pin!(self.0.exchange(request, &mut progress));
             timeout(total_timeout, exchange).await
         };
-        match reply.unwrap_or_else(|_| Err(Fault::timeout_total())) {
+        let reply = reply.unwrap_or_else(|_| {
+            let reply = progress.answer_cut_short();
+            let is_last = |reply: &Reply| !(follows && redirect::is_followed(reply.answer.status));
+            reply.filter(is_last).ok_or_else(Fault::timeout_total)
+        });
+        match reply {
             Ok(reply) => Ok(reply.into_response(&progress, begun.elapsed())),
             Err(fault) => Err(self.0.failure(fault, &progress, begun.elapsed())),
         }
@@ -177,11 +198,11 @@ impl Shared {
         }
         for _ in 0..=REDIRECTS_MAX {
             let reply = self.hop(request.clone(), progress).await?;
-            if !redirect::is_followed(reply.status) {
+            if !redirect::is_followed(reply.answer.status) {
                 return Ok(reply);
             }
             let policy = &self.connector.config().policy;
-            let target = redirect::next_target(policy, &request.target, &reply.headers)?;
+            let target = redirect::next_target(policy, &request.target, &reply.answer.headers)?;
             redirect::strip_credentials(&mut request.headers, &request.target, &target);
             request.target = target;
         }
@@ -198,14 +219,14 @@ impl Shared {
 
         let dial = Dial { target: &target, place: &place, total_timeout };
         let (mut connection, response) = self.deliver(&dial, message, progress).await?;
-        progress.status = Some(response.status());
-        let reply = self.read_reply(&mut connection, response).await?;
+        let reply = self.read_reply(&mut connection, response, progress).await;
+        let reply = reply.or_else(|fault| progress.answer_cut_short().ok_or(fault))?;
         if let Connection::Http2(exchange) = &connection
             && exchange.connection().hoards()
         {
             self.pool.retire(&place, exchange.connection());
         }
-        self.release(&place, connection, &reply.body);
+        self.release(&place, connection, reply.extent);
         Ok(reply)
     }
 
@@ -247,17 +268,25 @@ impl Shared {
         }
     }
 
+    /// Leaves the answer in `progress` if its body breaks off.
     async fn read_reply(
         &self,
         connection: &mut Connection,
         response: http::Response<Incoming>,
+        progress: &mut Progress,
     ) -> Result<Reply, Fault> {
         let (head, incoming) = response.into_parts();
+        progress.status = Some(head.status);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault::new(FailureKind::UpgradeRefused, "the receiver switched protocols"));
         }
-        let body = body::read(connection, incoming, self.connector.config().response_bytes_max).await?;
-        Ok(Reply { status: head.status, headers: head.headers, body })
+        let length = Length::of(head.version, &head.headers);
+        let answer = Answer { status: head.status, headers: head.headers, body: BytesMut::new() };
+        let body = &mut progress.answer.insert(answer).body;
+        let bytes_max = self.connector.config().response_bytes_max;
+        let extent = body::read(connection, (incoming, length), bytes_max, body).await?;
+        let answer = progress.answer.take().ok_or_else(Fault::closed)?;
+        Ok(Reply { answer, extent })
     }
 
     /// The connectivity test's exchange. Its connection is not kept.
@@ -285,8 +314,7 @@ impl Shared {
             Err(Undelivered::Unsent(_, _, fault) | Undelivered::Lost(fault)) => return Err(fault),
         };
         progress.timings.response = Some(begun.elapsed());
-        progress.status = Some(response.status());
-        self.read_reply(&mut connection, response).await.map(|reply| reply.status)
+        self.read_reply(&mut connection, response, progress).await.map(|reply| reply.answer.status)
     }
 
     /// A connection from the pool, or a new one.
@@ -336,8 +364,8 @@ impl Shared {
         })
     }
 
-    fn release(&self, place: &Place, connection: Connection, body: &Read) {
-        if let (Connection::Http1(http1), Read::Whole(_)) = (connection, body) {
+    fn release(&self, place: &Place, connection: Connection, extent: Extent) {
+        if let (Connection::Http1(http1), Extent::Whole) = (connection, extent) {
             self.keep_swept();
             self.pool.give_back(place, http1);
         }
@@ -386,15 +414,12 @@ struct Dial<'a> {
 
 impl Reply {
     fn into_response(self, progress: &Progress, elapsed: Duration) -> Response {
-        let (body, body_truncated) = match self.body {
-            Read::Whole(body) => (body, false),
-            Read::Truncated(body) => (body, true),
-        };
+        let Self { answer, extent } = self;
         Response {
-            status: self.status,
-            headers: self.headers,
-            body,
-            body_truncated,
+            status: answer.status,
+            headers: answer.headers,
+            body: answer.body.freeze(),
+            body_truncated: extent == Extent::Truncated,
             connection_reused: progress.connection_reused,
             elapsed,
             timings: progress.timings,

@@ -225,6 +225,32 @@ async fn a_reset_within_the_body_is_a_failure_with_a_status() {
     check(outcome, FailureKind::ConnectionReset, Some(200));
 }
 
+/// The status says what is to be done next, whatever becomes of the rest.
+#[tokio::test]
+async fn a_failure_whose_body_breaks_off_is_that_failure() {
+    for status in [410, 503, 400, 301] {
+        for (framing, hangs) in [
+            ("content-length: 1000", false),
+            ("content-length: 1000", true),
+            ("transfer-encoding: chunked", false),
+            ("transfer-encoding: chunked", true),
+        ] {
+            let receiver = Receiver::start(move |mut peer| async move {
+                peer.request().await?;
+                let head = format!("HTTP/1.1 {status} No\r\nretry-after: 20\r\n{framing}\r\n\r\n5\r\nab");
+                peer.write(head.as_bytes()).await?;
+                if hangs { peer.request().await.map(drop) } else { Some(()) }
+            })
+            .await;
+            let response = send_short(&receiver).await.unwrap();
+            assert_eq!(response.status, status);
+            assert_eq!(response.headers["retry-after"], "20");
+            assert!(response.body_truncated && response.body.ends_with(b"ab"));
+            receiver.tally.connections_ended(1).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn switching_protocols_is_refused() {
     let receiver =

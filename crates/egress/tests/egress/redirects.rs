@@ -1,5 +1,7 @@
 //! Redirects: followed only where asked for, only 307 and 308, and judged at every hop.
 
+use std::time::Duration;
+
 use http::{HeaderValue, StatusCode, header};
 use neo_events_egress::{FailureKind, Request};
 
@@ -40,6 +42,30 @@ async fn only_redirects_that_keep_the_request_are_followed() {
         assert_eq!(response.status.as_str(), status);
         assert_eq!(last.connections(), 0);
     }
+}
+
+/// A redirect is its head; without the body's end it leads to the same place, and without the time to go there nowhere.
+#[tokio::test]
+async fn redirects_whose_body_breaks_off_are_followed() {
+    let last = Receiver::answering(OK).await;
+    for hangs in [false, true] {
+        let location = last.url("/to");
+        let first = Receiver::start(move |mut peer| {
+            let head = format!("HTTP/1.1 307 Moved\r\nlocation: {location}\r\ncontent-length: 9\r\n\r\nab");
+            async move {
+                peer.request().await?;
+                peer.write(head.as_bytes()).await?;
+                if hangs { peer.request().await.map(drop) } else { Some(()) }
+            }
+        })
+        .await;
+        let request = Request { total_timeout: Duration::from_secs(1), ..following(&first) };
+        match egress().send(request).await {
+            Ok(response) => assert_eq!((response.status, hangs), (StatusCode::OK, false)),
+            Err(failure) => assert_eq!((failure.kind, hangs), (FailureKind::TimeoutTotal, true)),
+        }
+    }
+    assert_eq!(last.connections(), 1);
 }
 
 #[tokio::test]

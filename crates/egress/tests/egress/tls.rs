@@ -548,6 +548,46 @@ async fn plain_http_behind_https_is_a_tls_failure() {
     assert_eq!(failure.kind, FailureKind::Tls, "{failure}");
 }
 
+/// As common servers do: TLS asks for a farewell first, so that nobody else can cut an answer short unnoticed.
+#[tokio::test]
+async fn a_body_of_untold_length_may_end_without_a_farewell() {
+    let authority = Authority::new("ours");
+    let cases = [
+        ("HTTP/1.0 200 OK\r\n\r\nok", Some("ok")),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", Some("")),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", None),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", None),
+        ("HTTP/1.1 200 OK\r\n", None),
+    ];
+    for (answer, body) in cases {
+        let acceptor = authority.acceptor("hooks.example", &["http/1.1"]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let hook =
+            target(&format!("https://hooks.example:{}/", listener.local_addr().expect("bound").port()));
+        let mut receiver = JoinSet::new();
+        receiver.spawn(async move {
+            let (tcp, _) = listener.accept().await?;
+            let mut tls = acceptor.accept(tcp).await?;
+            let mut request = Vec::new();
+            while !request.ends_with(b"{\"n\":1}") {
+                tls.read_buf(&mut request).await?;
+            }
+            tls.write_all(answer.as_bytes()).await?;
+            tls.flush().await
+        });
+        match (egress(Some(&authority)).send(post(&hook)).await, body) {
+            (Ok(response), Some(body)) => {
+                assert_eq!((response.status, &response.body[..]), (StatusCode::OK, body.as_bytes()));
+                assert!(response.body_truncated, "{answer:?}");
+            }
+            (Err(failure), None) => {
+                assert_eq!(failure.kind, FailureKind::ConnectionClosed, "{answer:?}");
+            }
+            (outcome, _) => panic!("{answer:?}: {outcome:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn redirects_never_leave_tls() {
     let authority = Authority::new("ours");

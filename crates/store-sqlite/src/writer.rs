@@ -245,6 +245,8 @@ fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>, mut log_limit: L
     // Whoever it holds back must not wait for the end of this.
     drop(log_limit);
     queue.close();
+    // Whoever was let in before may still send: what comes is dropped, which refuses it.
+    while queue.blocking_recv().is_some() {}
     if let Err(error) = conn.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
         tracing::warn!(%error, "the write-ahead log was not emptied; the next opening reads it");
     }
@@ -400,6 +402,24 @@ mod tests {
         let fails = job(|_: &Connection| -> Result<(), Failure> { Err(Failure::Closed) }).0;
         commit_batch(&mut scope, vec![publish(3, 13), fails, publish(4, 14)]);
         assert_eq!(runs(), [(1, 2, 12), (3, 3, 13), (4, 4, 14)], "each in a transaction of its own");
+    }
+
+    #[tokio::test]
+    async fn whoever_was_let_in_before_the_close_is_answered() {
+        let writer = Arc::new(writer());
+        let queue = writer.queue.clone().unwrap();
+        let place = queue.reserve().await.unwrap();
+        let closing = Arc::clone(&writer);
+        let mut closings = tokio::task::JoinSet::new();
+        closings.spawn(async move { closing.close().await });
+        queue.closed().await;
+        // A thread that does not wait for the one that was let in is gone soon.
+        let _ = tokio::time::timeout(Duration::from_millis(200), closings.join_next()).await;
+        let (job, answer) = insert(1);
+        place.send(Message::Run(job));
+        let answered = tokio::time::timeout(Duration::from_secs(10), answer).await;
+        assert!(answered.expect("it waits for ever").is_err(), "it is refused");
+        closings.join_all().await;
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - A claim reads a snapshot. A lease that ends while it reads (the row is settled and committed) must still count,
 //!   for the snapshot shows the row as it was. Such leases stay until the claim is over. Claims run one at a time.
 //! - A step that settles or cancels a row pins it from its check until its commit, whatever the lease's expiry. What
-//!   was performed stays with its holder also if the commit fails, until it is settled or released.
+//!   was performed stays with its holder also if the commit fails, for another lease from then on: as long as the holder
+//!   tries again, and not for ever where nobody does.
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use neo_events_domain::Timestamp;
@@ -56,6 +58,8 @@ struct Entry {
 enum Hold {
     /// Granted, until a time.
     Until(Timestamp),
+    /// Performed and not recorded yet; until then its holder tries again, which says no time of its own.
+    Performed(Instant),
     /// A step is being committed.
     Pinned,
     /// Over, but a claim that is still reading may see the row as it was.
@@ -89,10 +93,12 @@ impl Leases {
     pub(crate) fn pin(self: &Arc<Self>, row: i64, token: u64) -> Option<Pin> {
         let mut table = self.lock();
         let entry = table.entries.get_mut(&row).filter(|entry| entry.token == token)?;
-        let Hold::Until(expires_at) = entry.hold else { return None };
-        entry.hold = Hold::Pinned;
+        let held = match entry.hold {
+            Hold::Until(_) | Hold::Performed(_) => std::mem::replace(&mut entry.hold, Hold::Pinned),
+            Hold::Pinned | Hold::Ended => return None,
+        };
         drop(table);
-        Some(Pin { leases: Arc::clone(self), row, token, back_to: Some(expires_at) })
+        Some(Pin { leases: Arc::clone(self), row, token, back_to: BackTo::Held(held) })
     }
 
     /// For ending a row that nobody works on: pins it if it is free.
@@ -104,7 +110,7 @@ impl Leases {
         }
         table.entries.insert(row, Entry { token, hold: Hold::Pinned });
         drop(table);
-        Some(Pin { leases: Arc::clone(self), row, token, back_to: None })
+        Some(Pin { leases: Arc::clone(self), row, token, back_to: BackTo::Free })
     }
 
     /// Grants a row that is being written: nobody can have seen it, let alone hold it.
@@ -130,6 +136,7 @@ impl Hold {
     fn is_live(self, now: Timestamp) -> bool {
         match self {
             Self::Until(expires_at) => expires_at > now,
+            Self::Performed(until) => Instant::now() < until,
             Self::Pinned => true,
             Self::Ended => false,
         }
@@ -232,35 +239,43 @@ pub(crate) struct Pin {
     leases: Arc<Leases>,
     row: i64,
     token: u64,
-    back_to: Option<Timestamp>,
+    back_to: BackTo,
+}
+
+/// How a row is held once it is not pinned any more.
+#[derive(Clone, Copy)]
+enum BackTo {
+    Free,
+    /// As it was.
+    Held(Hold),
+    /// By whoever performed it, for so long.
+    Performer(Duration),
 }
 
 impl Pin {
-    /// The row stays with its holder if the step is not committed, however long it is tried again: what it records
-    /// has happened, and must not happen twice.
-    pub(crate) fn without_expiry(mut self) -> Self {
-        self.back_to = self.back_to.map(|_| Timestamp::MAX);
+    /// If the step is not committed the row stays with its holder, who tries again, for so long from then on: what it
+    /// records has happened, and must not happen twice.
+    pub(crate) fn of_performed(mut self, kept: Duration) -> Self {
+        self.back_to = BackTo::Performer(kept);
         self
     }
 
     /// The step was committed: the lease is over.
     pub(crate) fn end(mut self) {
-        self.back_to = None;
+        self.back_to = BackTo::Free;
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut table = self.leases.lock();
-        match self.back_to {
-            None => table.end(self.row, self.token),
-            Some(expires_at) => {
-                if let Some(entry) =
-                    table.entries.get_mut(&self.row).filter(|entry| entry.token == self.token)
-                {
-                    entry.hold = Hold::Until(expires_at);
-                }
-            }
+        let hold = match self.back_to {
+            BackTo::Free => return table.end(self.row, self.token),
+            BackTo::Held(hold) => hold,
+            BackTo::Performer(kept) => Hold::Performed(Instant::now() + kept),
+        };
+        if let Some(entry) = table.entries.get_mut(&self.row).filter(|entry| entry.token == self.token) {
+            entry.hold = hold;
         }
     }
 }
@@ -317,13 +332,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_performed_stays_with_its_holder_until_it_is_settled() {
+    fn what_was_performed_stays_with_its_holder_as_long_as_it_tries_to_settle_it() {
         let leases = leases();
         let token = granted(&leases, 7, 0, 10).unwrap();
-        drop(leases.pin(7, token).unwrap().without_expiry());
+        let try_in_vain = |kept| drop(leases.pin(7, token).unwrap().of_performed(kept));
+        try_in_vain(Duration::from_mins(6));
         assert_eq!(granted(&leases, 7, 1_000_000, 1_000_010), None, "long after its lease");
-        leases.pin(7, token).unwrap().without_expiry().end();
+        try_in_vain(Duration::from_mins(6));
+        leases.pin(7, token).unwrap().of_performed(Duration::from_mins(6)).end();
         assert!(granted(&leases, 7, 0, 10).is_some());
+    }
+
+    #[test]
+    fn what_was_performed_is_free_once_its_holder_no_longer_tries() {
+        let leases = leases();
+        let token = granted(&leases, 7, 0, 10).unwrap();
+        drop(leases.pin(7, token).unwrap().of_performed(Duration::ZERO));
+        assert!(!leases.any_live(at(1)), "also within its lease: it was tried later");
+        assert!(granted(&leases, 7, 1, 11).is_some());
+        assert!(leases.pin(7, token).is_none(), "its holder came too late");
     }
 
     #[test]

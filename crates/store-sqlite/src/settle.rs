@@ -1,13 +1,13 @@
 //! Settling a delivery: the attempt, what it means, and the end of its lease, in one transaction.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use neo_events_domain::{
     delivery::{AttemptRecord, DeliveryState},
     endpoint::DISABLED_REASON_GONE,
     retry::Verdict,
 };
-use neo_events_store::{Settled, Settlement, Updated};
+use neo_events_store::{DELIVERY_LEASE, Settled, Settlement, Updated};
 use rusqlite::Connection;
 
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
     writer::Step,
 };
 
+/// How long what was performed is kept from others after each time that it could not be recorded: another lease.
+const KEPT: Duration = Duration::from_secs(DELIVERY_LEASE.as_secs().unsigned_abs());
+
 /// Settles if the lease still holds. From here on it does: what was performed is not claimed again while recording it
 /// fails, for want of room or for somebody's lock, and is tried again.
 pub(crate) struct Settle {
@@ -30,7 +33,7 @@ pub(crate) struct Settle {
 impl Settle {
     pub(crate) fn new(leases: &Arc<Leases>, settlement: &Arc<Settlement>) -> Self {
         let lease = &settlement.lease;
-        let pin = leases.pin(lease.key(), lease.token()).map(Pin::without_expiry);
+        let pin = leases.pin(lease.key(), lease.token()).map(|pin| pin.of_performed(KEPT));
         Self { settlement: Arc::clone(settlement), pin }
     }
 }

@@ -16,6 +16,7 @@ use crate::config::{EgressConfig, EgressError};
 use crate::connect::{Connector, Dns, Route};
 use crate::connection::{Connection, Message, Undelivered, Untouched};
 use crate::failure::{Failure, FailureKind, Fault};
+use crate::keep_alive;
 use crate::policy::TargetPolicy;
 use crate::pool::{Found, Place, Pool};
 use crate::probe::{ProbeOutcome, ProbeReport};
@@ -226,7 +227,7 @@ impl Shared {
         {
             self.pool.retire(&place, exchange.connection());
         }
-        self.release(&place, connection, reply.extent);
+        self.release(&place, connection, &reply);
         Ok(reply)
     }
 
@@ -364,10 +365,10 @@ impl Shared {
         })
     }
 
-    fn release(&self, place: &Place, connection: Connection, extent: Extent) {
-        if let (Connection::Http1(http1), Extent::Whole) = (connection, extent) {
+    fn release(&self, place: &Place, connection: Connection, reply: &Reply) {
+        if let (Connection::Http1(http1), Extent::Whole) = (connection, reply.extent) {
             self.keep_swept();
-            self.pool.give_back(place, http1);
+            self.pool.give_back(place, http1, keep_alive::idle_max(&reply.answer.headers));
         }
     }
 

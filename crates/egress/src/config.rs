@@ -23,7 +23,7 @@ pub struct EgressConfig {
     pub idle_surplus_timeout: Duration,
     /// Idle HTTP/1.1 connections at any moment, those included; at least `idle_total_max`. 1024.
     pub idle_surplus_total_max: usize,
-    /// An unused connection is closed after this time. 30 s.
+    /// An unused connection is closed after this time; sooner if the receiver says `Keep-Alive: timeout=…`. 30 s.
     pub idle_timeout: Duration,
     /// A connection takes no new request after this time, so that a receiver which moves is followed. 300 s.
     pub connection_age_max: Duration,

@@ -8,6 +8,7 @@ mod connect;
 mod connection;
 mod failure;
 mod http2;
+mod keep_alive;
 mod policy;
 mod pool;
 mod probe;

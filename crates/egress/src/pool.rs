@@ -82,6 +82,7 @@ struct Lane {
 struct Idle {
     connection: Box<Http1>,
     since: Instant,
+    kept_for: Duration,
 }
 
 impl Pool {
@@ -131,8 +132,13 @@ impl Pool {
         lane.map_or(H2_EXCHANGES_MAX, |lane| lane.http2_streams_max())
     }
 
-    /// Keeps a connection whose exchange is over, if it can serve another one.
-    pub(crate) fn give_back(&self, place: &Place, mut connection: Box<Http1>) {
+    /// Keeps a connection whose exchange is over, if it can serve another one; for no longer than `idle_max`.
+    pub(crate) fn give_back(&self, place: &Place, mut connection: Box<Http1>, idle_max: Option<Duration>) {
+        let idle_timeout = self.limits.idle_timeout;
+        let kept_for = idle_max.map_or(idle_timeout, |idle_max| idle_max.min(idle_timeout));
+        if kept_for.is_zero() {
+            return;
+        }
         let now = Instant::now();
         if now.duration_since(connection.born()) >= self.limits.age_max || !connection.is_ready() {
             return;
@@ -140,7 +146,7 @@ impl Pool {
         let mut shard = self.shard(&place.origin);
         let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
         lane.http2_gate = None;
-        lane.idle.push_back(Idle { connection, since: now });
+        lane.idle.push_back(Idle { connection, since: now, kept_for });
         let total = self.idle_total.fetch_add(1, Ordering::Relaxed) + 1;
         let evicted = match lane.pop_surplus(&self.limits, now) {
             None if total > self.limits.total_max_at_once() => pop_longest_idle(&mut shard),
@@ -241,7 +247,7 @@ impl Pool {
 
 impl Limits {
     fn admits(&self, idle: &Idle, now: Instant) -> bool {
-        now.duration_since(idle.since) < self.idle_timeout
+        now.duration_since(idle.since) < idle.kept_for
             && now.duration_since(idle.connection.born()) < self.age_max
     }
 

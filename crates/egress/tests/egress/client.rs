@@ -248,6 +248,29 @@ async fn idle_connections_are_swept() {
 }
 
 #[tokio::test]
+async fn connections_are_let_go_before_the_receiver_closes_them() {
+    let answer = |timeout| {
+        format!("HTTP/1.1 200 OK\r\nKeep-Alive: timeout={timeout}, max=9\r\ncontent-length: 0\r\n\r\n")
+    };
+    let egress = egress();
+    for timeout in [0, 1] {
+        let receiver = Receiver::answering(answer(timeout)).await;
+        for _ in 0..2 {
+            assert!(!egress.send(post(&receiver.target("/"))).await.unwrap().connection_reused);
+        }
+        receiver.tally.connections_ended(2).await;
+    }
+    let receiver = Receiver::answering(answer(3)).await;
+    for index in 0..3 {
+        let response = egress.send(post(&receiver.target("/"))).await.unwrap();
+        assert_eq!(response.connection_reused, index > 0);
+    }
+    // Long before the client's own time.
+    receiver.tally.connections_ended(1).await;
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
 async fn dropping_the_client_closes_its_connections() {
     let receiver = Receiver::answering(OK).await;
     let egress = egress();

@@ -20,7 +20,7 @@ fn matching(criterion: &mut Criterion) {
     let data = format!(
         r#"{{"plan":"pro","amount":100,"customer":{{"id":"c0","f0":"x","name":"N"}},"items":[{{"sku":"s0"}},{{"sku":"zz"}}]{padding}}}"#
     );
-    let shapes: [(&str, Shape); 5] = [
+    let shapes: [(&str, Shape); 6] = [
         ("by type", |i, group| rule(i, &format!("cat.t{group}"), None, "{}")),
         ("by context", |i, group| rule(i, "cat.*", Some(group), "{}")),
         ("by equality", |i, group| {
@@ -34,6 +34,8 @@ fn matching(criterion: &mut Criterion) {
             let filter = format!(r#"{{"items.sku":"s{group}","amount":{{"$gt":1}}}}"#);
             rule(i, pattern, (i % 2 == 0).then_some(0), &filter)
         }),
+        // No clause that an index serves: all are looked at.
+        ("by range", |i, group| rule(i, "*", None, &format!(r#"{{"amount":{{"$gte":{}}}}}"#, 100 + group))),
     ];
     for (name, shape) in shapes {
         let mut group = criterion.benchmark_group(name);

@@ -106,6 +106,32 @@ fn every_module_says_what_it_is() {
     }
 }
 
+/// Whoever reads a figure or a promise can run what shows it.
+#[test]
+fn benches_and_tests_that_documents_name_are_there() {
+    let root = crates().parent().unwrap().to_owned();
+    let documents = files(&root.join("docs"), ".md").into_iter().chain([root.join("README.md")]);
+    let mut found = 0;
+    for path in documents {
+        for command in read(&path).split("cargo ").skip(1) {
+            let words: Vec<_> = command.lines().next().unwrap().split(['`', ' ']).collect();
+            let after = |flag| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+            let folder = match (words[0], after("--bench"), after("--test")) {
+                ("bench", Some(name), _) => Some(("benches", name)),
+                ("test", _, Some(name)) => Some(("tests", name)),
+                _ => None,
+            };
+            let (Some(package), Some((folder, name))) = (after("-p"), folder) else { continue };
+            let package = package.strip_prefix("neo-events-").unwrap_or(package);
+            let place = crates().join(package).join(folder).join(name);
+            let is_there = place.with_extension("rs").exists() || place.join("main.rs").exists();
+            assert!(is_there, "{}: cargo {}", path.display(), words.join(" "));
+            found += 1;
+        }
+    }
+    assert!(found > 20, "{found}");
+}
+
 #[test]
 fn statements_stand_in_files_and_every_file_is_used() {
     let store = crates().join("store-sqlite");

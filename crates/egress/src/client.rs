@@ -18,7 +18,7 @@ use crate::connection::{Connection, Message, Undelivered, Untouched};
 use crate::failure::{Failure, FailureKind, Fault};
 use crate::keep_alive;
 use crate::policy::TargetPolicy;
-use crate::pool::{Found, Place, Pool};
+use crate::pool::{Found, Gate, Place, Pool};
 use crate::probe::{ProbeOutcome, ProbeReport};
 use crate::redirect::{self, REDIRECTS_MAX};
 use crate::resolve::{Resolve, SystemResolver};
@@ -27,6 +27,8 @@ use crate::target::Target;
 
 /// A request takes no longer than this, whatever it asks for.
 const TOTAL_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+/// How long a request waits for another one's connection before it makes its own.
+const GATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Times that a request is sent of which the receiver says that it has done nothing with it.
 const TIMES_SENT_MAX: usize = 3;
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -325,38 +327,51 @@ impl Shared {
         reuse: Reuse,
         progress: &mut Progress,
     ) -> Result<Connection, Fault> {
-        let mut found = match reuse {
+        let found = match reuse {
             Reuse::Welcome => self.pool.take(dial.place),
             Reuse::Never => Found::Nothing,
         };
-        let gate = match &found {
-            Found::NothingYet(gate) => Some(gate.clone()),
-            Found::Ready(_) | Found::Nothing => None,
+        let gate = match found {
+            Found::Ready(connection) => return Ok(self.reused(connection, progress)),
+            Found::NothingYet(gate) => Some(gate),
+            Found::Nothing => None,
         };
-        let _turn = match &gate {
-            Some(gate) => {
-                let turn = gate.lock().await;
-                found = self.pool.take(dial.place);
-                Some(turn)
+        // Boxed: whoever finds a connection need not carry the making of one.
+        Box::pin(self.connect(dial, gate, progress)).await
+    }
+
+    fn reused(&self, connection: Connection, progress: &mut Progress) -> Connection {
+        progress.connection_reused = true;
+        self.counters.reuses.increment();
+        connection
+    }
+
+    /// Makes a connection, or waits at the gate until there is one. All of it is within the time for connecting, and
+    /// nobody waits for long at the gate: whoever is making the connection may wait for one that never answers.
+    async fn connect(
+        &self,
+        dial: &Dial<'_>,
+        gate: Option<Gate>,
+        progress: &mut Progress,
+    ) -> Result<Connection, Fault> {
+        let begun = Instant::now();
+        let within = self.connector.timeout(dial.total_timeout);
+        let mut _turn = None;
+        if let Some(gate) = &gate {
+            _turn = timeout(GATE_TIMEOUT.min(within / 2), gate.lock()).await.ok();
+            if let Found::Ready(connection) = self.pool.take(dial.place) {
+                return Ok(self.reused(connection, progress));
             }
-            None => None,
-        };
-        if let Found::Ready(connection) = found {
-            progress.connection_reused = true;
-            self.counters.reuses.increment();
-            return Ok(connection);
         }
         progress.connection_reused = false;
         let route = Route {
             target: dial.target,
             verify_tls: dial.place.verify_tls,
             dns: Dns::Cached,
-            within: self.connector.timeout(dial.total_timeout),
+            within: within.saturating_sub(begun.elapsed()),
             http2_streams_max: self.pool.http2_streams_max(dial.place),
         };
-        // Boxed: whoever finds a connection need not carry the making of one.
-        let connection = Box::pin(self.connector.connect(route, &mut progress.timings)).await?;
-        Ok(match connection {
+        Ok(match self.connector.connect(route, &mut progress.timings).await? {
             Connection::Http2(exchange) => {
                 self.keep_swept();
                 Connection::Http2(self.pool.share(dial.place, exchange))

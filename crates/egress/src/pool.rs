@@ -47,8 +47,10 @@ pub(crate) enum Found {
     Nothing,
     /// Nothing, but the receiver is known to speak HTTP/2: connect under this lock, after looking again, so that one
     /// connection is made and not one for each waiting request.
-    NothingYet(Arc<tokio::sync::Mutex<()>>),
+    NothingYet(Gate),
 }
+
+pub(crate) type Gate = Arc<tokio::sync::Mutex<()>>;
 
 pub(crate) struct Pool {
     hasher: RandomState,
@@ -76,7 +78,7 @@ struct Lane {
     idle: VecDeque<Idle>,
     /// The first that has room is used, so that surplus ones age out.
     http2: Vec<Arc<Http2>>,
-    http2_gate: Option<Arc<tokio::sync::Mutex<()>>>,
+    http2_gate: Option<Gate>,
 }
 
 struct Idle {

@@ -501,3 +501,74 @@ async fn what_a_burst_begins_too_early_is_sent_elsewhere() {
     receiver.seen.reach(&taken, BURST).await;
     assert!(burst.try_join_next().is_none(), "none has failed");
 }
+
+/// A receiver that leaves after its first request, and of the connections after that hangs at the first `hangs`.
+async fn leaving(authority: &Authority, hangs: usize) -> (Target, JoinSet<()>) {
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let hook = target(&format!("https://hooks.example:{}/", listener.local_addr().expect("bound").port()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (mut peers, mut hung) = (JoinSet::new(), Vec::new());
+        for number in 0.. {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            if (1..=hangs).contains(&number) {
+                hung.push(tcp);
+                continue;
+            }
+            let acceptor = acceptor.clone();
+            peers.spawn(async move {
+                let stream = acceptor.accept(tcp).await.ok()?;
+                let mut wire = Wire { stream, number, seen: Arc::default() };
+                wire.stream.read_exact(&mut [0; 24]).await.ok()?;
+                wire.write(&frame(SETTINGS, 0, 0, &[])).await?;
+                while let Some(stream) = wire.request().await {
+                    wire.answer(stream).await?;
+                    if number == 0 {
+                        wire.write(&farewell(stream)).await?;
+                    }
+                }
+                Some(())
+            });
+        }
+    });
+    (hook, tasks)
+}
+
+/// Sends so many at once when the first connection is gone, and says how many were answered.
+async fn answered_after_leaving(hangs: usize, at_once: usize, connect_timeout: Duration) -> usize {
+    let authority = Authority::new("ours");
+    let (hook, _receiver) = leaving(&authority, hangs).await;
+    let egress = egress(Some(&authority));
+    egress.send(post(&hook)).await.expect("an answer");
+    let mut requests = JoinSet::new();
+    for _ in 0..at_once {
+        let request = Request { total_timeout: 3 * connect_timeout, ..post(&hook) };
+        let egress = egress.clone();
+        requests.spawn(async move { egress.send(request).await });
+    }
+    let mut answered = 0;
+    while let Some(outcome) = requests.join_next().await {
+        match outcome.expect("no panic") {
+            Ok(response) => {
+                assert!(response.elapsed < connect_timeout, "{response:?}");
+                answered += 1;
+            }
+            Err(failure) => {
+                assert_eq!(failure.kind, FailureKind::TimeoutConnect);
+                assert!(failure.elapsed < connect_timeout * 3 / 2, "{failure:?}");
+            }
+        }
+    }
+    answered
+}
+
+#[tokio::test]
+async fn waiting_for_anothers_connection_is_within_the_time_for_connecting() {
+    assert_eq!(answered_after_leaving(usize::MAX - 1, 5, Duration::from_secs(2)).await, 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_hangs_while_it_is_made_holds_up_nobody_else() {
+    assert_eq!(answered_after_leaving(1, 5, Duration::from_secs(3)).await, 4);
+}

@@ -5,17 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
-use neo_events_engine::{Passes, Sources};
+use neo_events_engine::{MasterKey, Passes, Sources};
 use neo_events_store_postgres::PostgresOptions;
 use neo_events_store_sqlite::SqliteOptions;
 
-pub use neo_events_store::{MigrationStatus, MigrationStep};
+pub use neo_events_store::{MasterKeyFingerprint, MigrationStatus, MigrationStep};
 pub use neo_events_store_postgres::{
     Backlog, Encryption, OldTransaction, OpenError as PostgresOpenError, ServerFacts,
 };
 pub use neo_events_store_sqlite::{FileFacts, OpenError as SqliteOpenError};
 
-use crate::{StartError, backend::Database};
+use crate::{StartError, backend::Database, master_key};
 
 /// In a node's name, before what it leaves to others.
 const WITHOUT: &str = " without ";
@@ -71,6 +71,12 @@ pub fn migrate_sqlite(path: &Path, progress: impl FnMut(MigrationStep<'_>)) -> R
 /// Where profile `development` keeps the master key that it generates for an SQLite file.
 pub fn sqlite_key_file(path: &Path) -> PathBuf {
     Database::Sqlite(SqliteOptions::new(path)).key_file().unwrap_or_default()
+}
+
+/// Whether a start with these keys would be refused because the one that is noted in the database is not among them.
+pub fn lacks_noted_key(keys: &[MasterKey], noted: Option<MasterKeyFingerprint>) -> bool {
+    let ours: Vec<_> = keys.iter().map(master_key::fingerprint).collect();
+    master_key::judge(noted, &ours).is_err()
 }
 
 /// How far the migrations of an SQLite file and those of its tenants are. Blocks.

@@ -65,7 +65,10 @@ pub(crate) async fn keyring(
 }
 
 /// Refuses keys among which the one that was noted is not.
-fn judge(noted: Option<MasterKeyFingerprint>, ours: &[MasterKeyFingerprint]) -> Result<(), KeyringError> {
+pub(crate) fn judge(
+    noted: Option<MasterKeyFingerprint>,
+    ours: &[MasterKeyFingerprint],
+) -> Result<(), KeyringError> {
     let is_ours = noted.is_none_or(|noted| ours.contains(&noted));
     if is_ours { Ok(()) } else { Err(KeyringError::UnknownKey) }
 }
@@ -89,7 +92,7 @@ async fn note(
 }
 
 /// A key is 32 random bytes: nobody finds it by half of its digest.
-fn fingerprint(key: &MasterKey) -> MasterKeyFingerprint {
+pub(crate) fn fingerprint(key: &MasterKey) -> MasterKeyFingerprint {
     let digest: [u8; 32] = Sha256::digest(format!("{FINGERPRINT_LABEL}{}", key.reveal())).into();
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use neo_events_domain::{Uuid, id::EventId, tenant::Schema};
-use neo_events_store::MigrationStatus;
+use neo_events_store::{MasterKeyFingerprint, MigrationStatus};
 use tokio_postgres::Row;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     migrate,
     open::{Address, OpenError, check},
     sql,
+    tenants::master_key,
 };
 
 /// Rows of a backlog that are counted at most.
@@ -52,9 +53,11 @@ pub struct ServerFacts {
     pub clock_ahead_seconds: f64,
     /// Whether this role can make tenants.
     pub can_create_schemas: bool,
-    /// Whether there are secrets of endpoints, which only the master key opens: of the platform, or of one of the first
-    /// tenants.
+    /// Whether a master key was noted, or there are secrets of endpoints, which only the master key opens: of the
+    /// platform, or of one of the first tenants.
     pub needs_its_key: bool,
+    /// Of the master key that was noted: a node does not start without that key.
+    pub noted_key: Option<MasterKeyFingerprint>,
     /// Rights that a node needs and this role has not; the first few.
     pub missing_rights: Vec<String>,
     /// Nodes at work: name and seconds since the last beat.
@@ -138,6 +141,7 @@ async fn of_server(conn: &Connection, migrations: Vec<MigrationStatus>) -> Resul
         oldest_transaction: None,
         clock_ahead_seconds: 0.0,
         needs_its_key: false,
+        noted_key: None,
         missing_rights: Vec::new(),
         nodes: Vec::new(),
         owed_dispatches: Backlog::default(),
@@ -182,16 +186,13 @@ async fn add_contents(facts: &mut ServerFacts, conn: &Connection, now: Timestamp
     let row = conn.query_one(sql::DOCTOR_QUEUED, &admin, &[&BACKLOG_COUNTED_MAX]).await?;
     facts.queued_deliveries = Backlog { count: row.try_get(0)?, oldest_seconds: row.try_get(1)? };
     if !facts.migrations.iter().any(MigrationStatus::is_behind) {
-        facts.needs_its_key = needs_its_key(conn).await?;
+        facts.noted_key = master_key(conn).await?;
+        facts.needs_its_key = facts.noted_key.is_some() || has_secrets(conn).await?;
     }
     Ok(())
 }
 
-async fn needs_its_key(conn: &Connection) -> Result<bool, Failure> {
-    let noted = conn.query_one(sql::MASTER_KEY_FINGERPRINT, &Schema::admin(), &[]).await?;
-    if noted.try_get::<_, Option<Vec<u8>>>(0)?.is_some() {
-        return Ok(true);
-    }
+async fn has_secrets(conn: &Connection) -> Result<bool, Failure> {
     let rows = conn.query(sql::TENANTS_SCHEMAS, &Schema::admin(), &[]).await?;
     for row in rows.iter().take(TENANTS_ASKED) {
         let name: String = row.try_get(0)?;

@@ -179,7 +179,7 @@ impl PostgresStore {
     }
 }
 
-async fn master_key(conn: &Connection) -> Result<Option<MasterKeyFingerprint>, Failure> {
+pub(crate) async fn master_key(conn: &Connection) -> Result<Option<MasterKeyFingerprint>, Failure> {
     let row = conn.query_one(sql::MASTER_KEY_FINGERPRINT, &Schema::admin(), &[]).await?;
     let noted: Option<&[u8]> = Columns::of(&row).take()?;
     let noted = noted.map(<[u8; 16]>::try_from).transpose();

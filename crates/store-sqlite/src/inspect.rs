@@ -11,7 +11,7 @@ use std::{
 };
 
 use neo_events_domain::tenant::Schema;
-use neo_events_store::{MigrationStatus, MigrationStep};
+use neo_events_store::{MasterKeyFingerprint, MigrationStatus, MigrationStep};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{
@@ -35,8 +35,10 @@ pub struct FileFacts {
     pub writes_ahead: bool,
     /// Files of tenants on the list that are gone.
     pub missing: Vec<PathBuf>,
-    /// Whether there are secrets of endpoints, which only the master key opens.
+    /// Whether a master key was noted, or there are secrets of endpoints, which only the master key opens.
     pub needs_its_key: bool,
+    /// Of the master key that was noted: a server does not start without that key.
+    pub noted_key: Option<MasterKeyFingerprint>,
     /// What is wrong inside, if it was asked for: the file's name and a fault.
     pub faults: Vec<(PathBuf, String)>,
     /// How far the migrations are.
@@ -53,7 +55,7 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
     let migrations = migration_status(path)?;
     let writes_ahead =
         log_of(path).exists() || is_marked(path).map_err(|error| open::io_error(path, error))?;
-    let (missing, needs_its_key) = contents(path, &migrations)?;
+    let Contents { missing, needs_its_key, noted_key } = contents(path, &migrations)?;
     let mut faults = Vec::new();
     if deep {
         for (_, path) in files(path)? {
@@ -67,36 +69,47 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
         writes_ahead,
         missing,
         needs_its_key,
+        noted_key,
         faults,
         migrations,
     }))
 }
 
+/// See [`FileFacts`].
+#[derive(Default)]
+struct Contents {
+    missing: Vec<PathBuf>,
+    needs_its_key: bool,
+    noted_key: Option<MasterKeyFingerprint>,
+}
+
 /// Which tenants have lost their file, and whether a master key was noted or anybody has a secret. Of files whose
 /// tables are not all there nothing is asked: they will be brought up to date first.
-fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<(Vec<PathBuf>, bool), OpenError> {
+fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<Contents, OpenError> {
     let is_ready = |schema: &Schema| {
         migrations.iter().any(|status| status.scope == schema.as_str() && status.applied >= status.known)
     };
-    let (mut missing, mut has_key) = (Vec::new(), false);
+    let mut found = Contents::default();
     if is_ready(&Schema::admin()) {
         let sql_error = |source| OpenError::of_sql(admin, source);
         let conn = look_into(admin).map_err(sql_error)?;
         let listed = tenants::schemas(&conn).map_err(sql_error)?;
-        let noted = conn.query_row(sql::STORE_MASTER_KEY, [], |row| row.get::<_, Option<Vec<u8>>>(0));
-        has_key = noted.map_err(sql_error)?.is_some();
+        let noted = conn.query_row(sql::STORE_MASTER_KEY, [], |row| row.get::<_, Option<[u8; 16]>>(0));
+        found.noted_key = noted.map_err(sql_error)?.map(MasterKeyFingerprint);
+        found.needs_its_key = found.noted_key.is_some();
         let directory = directory_of(&resolved(admin));
         let of_tenants = listed.into_iter().filter(|schema| *schema != Schema::admin());
-        missing.extend(of_tenants.map(|schema| directory.join(format!("{schema}.db"))));
-        missing.retain(|path| !path.exists());
+        found.missing.extend(of_tenants.map(|schema| directory.join(format!("{schema}.db"))));
+        found.missing.retain(|path| !path.exists());
     }
     for (schema, path) in files(admin)? {
         let has_secret = || look_into(&path)?.prepare(sql::ENDPOINT_SECRETS_NEWEST)?.exists([]);
         if is_ready(&schema) && has_secret().map_err(|source| OpenError::of_sql(&path, source))? {
-            return Ok((missing, true));
+            found.needs_its_key = true;
+            break;
         }
     }
-    Ok((missing, has_key))
+    Ok(found)
 }
 
 /// How far the admin file at this path and those of its tenants are. Changes nothing.

@@ -7,10 +7,13 @@ mod finding;
 mod postgres;
 mod sqlite;
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, slice};
 
 use clap::Args;
-use neo_events::{MasterKey, Profile};
+use neo_events::{
+    MasterKey, Profile,
+    maintenance::{self, MasterKeyFingerprint},
+};
 
 use self::finding::{Finding, Findings, Status};
 use crate::{
@@ -62,14 +65,16 @@ pub(crate) async fn run(
     // What makes the settings useless may leave the database to be looked at.
     let migrates = settings.as_ref().is_none_or(|settings| settings.migrates);
     if let Ok(database) = settings::resolve_database(args.database) {
-        let needs_its_key = match &database {
+        let needed = match &database {
             Database::Sqlite(path) => {
                 tokio::task::block_in_place(|| sqlite::check(&mut findings, path, args.deep))
             }
             Database::Postgres(url) => postgres::check(&mut findings, url, migrates).await,
         };
-        if keys == Some(Keys::OfFile) {
-            check_key_file(&mut findings, &database.key_file(), needs_its_key);
+        match keys {
+            Some(Keys::Given(keys)) => check_given_keys(&mut findings, &keys, needed),
+            Some(Keys::OfFile) => check_key_file(&mut findings, &database.key_file(), needed),
+            None => {}
         }
     }
     check_open_files(&mut findings);
@@ -113,10 +118,18 @@ fn check_ca_file(findings: &mut Findings, path: Option<&Path>) {
     }
 }
 
+/// Which master key the data needs.
+#[derive(Debug, Clone, Copy, Default)]
+struct NeededKey {
+    /// Whether any other than the one that it was written with is of no use.
+    is_needed: bool,
+    /// Which it is, where that was noted.
+    noted: Option<MasterKeyFingerprint>,
+}
+
 /// Where the master key comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keys {
-    Given,
+    Given(Vec<MasterKey>),
     /// As profile `development` makes it where none is given.
     OfFile,
 }
@@ -126,7 +139,7 @@ fn check_master_key(findings: &mut Findings, profile: Option<String>) -> Option<
     match settings::resolve_keys(profile) {
         Ok((_, keys)) if !keys.is_empty() => {
             findings.ok(CHECK, format!("given, {} in all", keys.len()));
-            Some(Keys::Given)
+            Some(Keys::Given(keys))
         }
         Ok((Profile::Development, _)) => {
             findings.ok(CHECK, "not given; in profile development one is made and kept in a file");
@@ -146,18 +159,43 @@ fn check_master_key(findings: &mut Findings, profile: Option<String>) -> Option<
     }
 }
 
+/// What seals changes by another key in front of the one before.
+fn check_given_keys(findings: &mut Findings, keys: &[MasterKey], needed: NeededKey) {
+    const CHECK: &str = "noted key";
+    if needed.noted.is_none() {
+        return;
+    }
+    if maintenance::lacks_noted_key(keys, needed.noted) {
+        findings.problem(
+            CHECK,
+            "the data was written with another master key than any that is given",
+            "add that one to NEO_EVENTS_MASTER_KEY, behind the one that seals from now on: without it no secret can be \
+             read again, and serve does not start",
+        );
+    } else {
+        findings.ok(CHECK, "given: the data was written with it");
+    }
+}
+
 /// The file in which the master key is kept that was made up: `serve` makes another only while nothing needs this one.
-fn check_key_file(findings: &mut Findings, path: &Path, needs_its_key: bool) {
+fn check_key_file(findings: &mut Findings, path: &Path, needed: NeededKey) {
     const CHECK: &str = "key file";
     const ADVICE: &str = "put back the file that this data was written with, and let this user read it: without it no \
                           secret can be read again";
     let shown = path.display();
     match fs::read_to_string(path) {
         Ok(text) => match MasterKey::parse(&text) {
+            Ok(key) if maintenance::lacks_noted_key(slice::from_ref(&key), needed.noted) => {
+                findings.problem(
+                    CHECK,
+                    format!("{shown} has another key than the data was written with"),
+                    ADVICE,
+                );
+            }
             Ok(_) => findings.ok(CHECK, shown.to_string()),
             Err(error) => findings.problem(CHECK, format!("{shown}: {}", with_causes(&error)), ADVICE),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound && needs_its_key => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && needed.is_needed => {
             findings.problem(
                 CHECK,
                 format!("{shown} is not there, and the data was written with it"),

@@ -13,6 +13,8 @@ use crate::{
 };
 
 const ADMIN_KEY: &str = "0123456789abcdef";
+/// A master key that no data was written with.
+const ANOTHER_KEY: &str = "YW5vdGhlciBtYXN0ZXIga2V5IHdpdGggMzIgYnl0ZXM=";
 /// What operators are told to grant.
 const DOCUMENTED: &str = include_str!("../../../../docs/postgresql.md");
 const IS_TESTED: &str = "<!-- The tests run these statements. -->\n```sql\n";
@@ -162,7 +164,16 @@ fn what_keeps_a_server_from_starting_is_a_problem() {
     fs::remove_dir(&key).unwrap();
     fs::write(&key, "no key").unwrap();
     refused_and_found(&folder, &[], "key file");
-    fs::write(&key, kept).unwrap();
+    fs::write(&key, ANOTHER_KEY).unwrap();
+    assert!(refused_and_found(&folder, &[], "key file").contains("has another key"));
+    fs::write(&key, &kept).unwrap();
+
+    let given =
+        |keys: &str| folder.run_with_environment(&["doctor", "--json"], &[("NEO_EVENTS_MASTER_KEY", keys)]);
+    let doctor = given(ANOTHER_KEY);
+    assert_eq!((doctor.code, finding(&doctor, "noted key").0.as_str()), (FAILED, "problem"), "{doctor:?}");
+    let doctor = given(&format!("{ANOTHER_KEY},{}", String::from_utf8(kept).unwrap()));
+    assert_eq!((doctor.code, finding(&doctor, "noted key").0.as_str()), (DONE, "ok"), "{doctor:?}");
 
     let doctor = folder
         .run_with_environment(&["doctor", "--json"], &[("NEO_EVENTS_CA_FILE", "neo-events-data/admin.db")]);
@@ -248,6 +259,10 @@ async fn migrating_is_a_step_of_its_own_if_that_is_wanted() {
     let (status, detail) = finding(&doctor, "durability");
     assert!(status == "problem" && detail.contains("fsync, full_page_writes off"), "{doctor:?}");
     assert_eq!(finding(&doctor, "nodes"), ("ok".into(), "1 at work".into()));
+    assert_eq!(finding(&doctor, "key file").0, "ok");
+    let doctor = ["doctor", "--json", "--database", &url];
+    let wrong = folder.run_with_environment(&doctor, &[("NEO_EVENTS_MASTER_KEY", ANOTHER_KEY)]);
+    assert_eq!(finding(&wrong, "noted key").0, "problem", "{wrong:?}");
     let created = folder.run(&["--url", &address, "--key", ADMIN_KEY, "tenants", "create", "acme"]);
     assert_eq!(created.code, DONE, "{created:?}");
     assert_eq!(scopes(&folder, &["--database", &url]).last(), Some(&("tenant_acme".to_owned(), false)));

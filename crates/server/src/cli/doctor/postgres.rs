@@ -2,7 +2,7 @@
 
 use neo_events::maintenance::{self, Backlog, Encryption, MigrationStatus, ServerFacts};
 
-use super::finding::Findings;
+use super::{NeededKey, finding::Findings};
 use crate::cli::{failure::with_causes, migrate::scopes};
 
 /// A transaction may be open for so long before it is worth a word, in seconds.
@@ -14,14 +14,14 @@ const SILENCE_SECONDS_MAX: f64 = 3.0;
 /// Work may be due for so long before somebody should look, in seconds.
 const WAIT_SECONDS_MAX: f64 = 60.0;
 
-/// Looks at a server, for nodes that migrate it or not. Answers whether there are secrets in it.
-pub(super) async fn check(findings: &mut Findings, url: &str, migrates: bool) -> bool {
+/// Looks at a server, for nodes that migrate it or not. Answers which master key is needed.
+pub(super) async fn check(findings: &mut Findings, url: &str, migrates: bool) -> NeededKey {
     let facts = match maintenance::inspect_postgres(url).await {
         Ok(facts) => facts,
         Err(error) => {
             let advice = "no node can work with it; what is to be done is in docs/postgresql.md";
             findings.problem("database", with_causes(&error), advice);
-            return false;
+            return NeededKey::default();
         }
     };
     findings.ok("database", format!("PostgreSQL {}, reachable and writable", facts.version));
@@ -37,7 +37,7 @@ pub(super) async fn check(findings: &mut Findings, url: &str, migrates: bool) ->
         check_backlog(findings, "dispatches owed", facts.owed_dispatches);
         check_backlog(findings, "deliveries", facts.queued_deliveries);
     }
-    facts.needs_its_key
+    NeededKey { is_needed: facts.needs_its_key, noted: facts.noted_key }
 }
 
 fn check_encryption(findings: &mut Findings, encryption: Encryption) {

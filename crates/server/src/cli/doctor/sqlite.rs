@@ -4,7 +4,7 @@ use std::path::Path;
 
 use neo_events::maintenance::{self, FileFacts};
 
-use super::{finding::Findings, postgres::migrations_told};
+use super::{NeededKey, finding::Findings, postgres::migrations_told};
 use crate::cli::failure::with_causes;
 
 const MIB: u64 = 1024 * 1024;
@@ -16,26 +16,26 @@ const SPACE_PROBLEM: u64 = 100 * MIB;
 /// Of the bits that `chmod` sets: what the file's group and everybody may do.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
 
-/// Looks at a file. Answers whether it needs the master key that it was written with.
-pub(super) fn check(findings: &mut Findings, path: &Path, is_deep: bool) -> bool {
-    let needs_its_key = match maintenance::inspect_sqlite(path, is_deep) {
+/// Looks at a file. Answers which master key is needed.
+pub(super) fn check(findings: &mut Findings, path: &Path, is_deep: bool) -> NeededKey {
+    let key = match maintenance::inspect_sqlite(path, is_deep) {
         Ok(Some(facts)) => {
             check_file(findings, path, &facts, is_deep);
-            facts.needs_its_key
+            NeededKey { is_needed: facts.needs_its_key, noted: facts.noted_key }
         }
         Ok(None) => {
             findings.ok("database", format!("{} is not there; serve makes it", path.display()));
-            false
+            NeededKey::default()
         }
         Err(error) => {
             let advice = "no server can work with it until that is mended";
             findings.problem("database", with_causes(&error), advice);
-            false
+            NeededKey::default()
         }
     };
     check_folder(findings, path);
     check_space(findings, path);
-    needs_its_key
+    key
 }
 
 fn check_file(findings: &mut Findings, path: &Path, facts: &FileFacts, is_deep: bool) {

@@ -64,9 +64,7 @@ impl Dispatcher {
         let mut troubled = TroubledTenants::new(&self, &stop);
         while !stop.is_cancelled() {
             match self.pass(&mut troubled, &stop).await {
-                Ok(0) => {
-                    let _ = stop.run_until_cancelled(wait_for_work(self.store.as_ref())).await;
-                }
+                Ok(0) => troubled.rest(wait_for_work(self.store.as_ref())).await,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::error!(
@@ -93,12 +91,9 @@ impl Dispatcher {
         let mut count = 0;
         for claim in claims {
             let events = ClaimedEvents { claim, leased_until };
-            if let Some(waiting) = troubled.waiting(&events.claim.schema) {
-                waiting.add(events);
-                continue;
-            }
+            let Some(events) = troubled.wait_behind(events).await else { continue };
             count += events.claim.owed.len();
-            if let Err(failed) = self.dispatch_claim(events, stop).await {
+            if let Err(failed) = troubled.dispatch(events).await {
                 let Undispatched { events, error } = failed.as_ref();
                 tracing::error!(%error, schema = %events.claim.schema, "a tenant's events were not dispatched");
                 if stop.is_cancelled() {

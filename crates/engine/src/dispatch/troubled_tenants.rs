@@ -1,10 +1,12 @@
-//! Tenants whose claims could not be dispatched: their files are busy, somebody has locked their tables.
+//! Tenants whose claims could not be dispatched, or not soon: their files are busy, somebody has locked their tables.
 //!
-//! One tenant's trouble is not the others'. What was claimed of such a tenant is tried again beside the passes, for as
-//! long as its leases last. What is claimed of it meanwhile waits behind that; more than [`WAITING_MAX`] wait until
-//! their leases are over, for what is given back would be claimed over and over before everybody else's.
+//! One tenant's trouble is not the others'. What takes long goes on beside the passes; what failed is tried again beside
+//! them, for as long as its leases last. What is claimed of such a tenant meanwhile waits behind that. More than
+//! [`WAITING_MAX`] events hold up the passes where the claim before them only takes long, for that may be a tenant who is
+//! owed much. Where it failed they wait until their leases are over: what is given back would be claimed over and over
+//! before everybody else's.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::tenant::Schema;
 use tokio::{
@@ -21,6 +23,11 @@ const WAITING_MAX: usize = DISPATCH_BATCH_MAX as usize;
 const TROUBLED_TENANTS_MAX: usize = 64;
 /// Tenants in trouble that are tried at once.
 const TROUBLED_TRIES_MAX: usize = 2;
+/// How long a pass waits for one tenant's claim.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Claims that go on beside the passes because they take long. Each may hold a connection; if there are more, it is not
+/// a tenant's trouble, and the passes wait.
+const SLOW_CLAIMS_MAX: usize = 8;
 
 /// The tenants in trouble, and the tries of their claims.
 pub(super) struct TroubledTenants {
@@ -33,8 +40,10 @@ pub(super) struct TroubledTenants {
 }
 
 /// What was claimed of a tenant in trouble while its claim before is tried again.
-pub(super) struct Waiting {
+struct Waiting {
     schema: Schema,
+    /// Whether the claim before was begun by a pass, and has not failed.
+    is_behind_slow_one: bool,
     next: Option<ClaimedEvents>,
 }
 
@@ -49,9 +58,39 @@ impl TroubledTenants {
         }
     }
 
-    /// Where a tenant's further claims wait; `None` if it is not in trouble.
-    pub(super) fn waiting(&mut self, schema: &Schema) -> Option<&mut Waiting> {
+    /// Lets a claim wait behind its tenant's before; answers it if the tenant is not in trouble, or no longer.
+    pub(super) async fn wait_behind(&mut self, events: ClaimedEvents) -> Option<ClaimedEvents> {
+        loop {
+            let Some(waiting) = self.waiting(&events.claim.schema) else { return Some(events) };
+            if waiting.has_room_for(&events) || !waiting.is_behind_slow_one {
+                waiting.add(events);
+                return None;
+            }
+            let ended = self.tries.join_next_with_id().await?;
+            self.end(ended).await;
+        }
+    }
+
+    fn waiting(&mut self, schema: &Schema) -> Option<&mut Waiting> {
         self.tenants.values_mut().find(|waiting| waiting.schema == *schema)
+    }
+
+    /// Dispatches a claim of a tenant that is not in trouble, to the end unless that takes long.
+    pub(super) async fn dispatch(&mut self, events: ClaimedEvents) -> Result<(), Box<Undispatched>> {
+        let schema = events.claim.schema.clone();
+        let (dispatcher, stop) = (Arc::clone(&self.dispatcher), self.stop.clone());
+        let mut dispatching = Box::pin(async move { dispatcher.dispatch_claim(events, &stop).await });
+        let slow = self.tenants.values().filter(|waiting| waiting.is_behind_slow_one).count();
+        if slow >= SLOW_CLAIMS_MAX || self.tenants.len() >= TROUBLED_TENANTS_MAX {
+            return dispatching.await;
+        }
+        if let Ok(dispatched) = tokio::time::timeout(PATIENCE, &mut dispatching).await {
+            return dispatched;
+        }
+        tracing::debug!(%schema, "a tenant's events take long to be dispatched; the others go on");
+        let goes_on = self.tries.spawn(dispatching);
+        self.tenants.insert(goes_on.id(), Waiting { schema, is_behind_slow_one: true, next: None });
+        Ok(())
     }
 
     /// Tries again after a while, if that may help. Else all of it waits until its leases are over.
@@ -78,7 +117,18 @@ impl TroubledTenants {
             let _turn = turns.acquire_owned().await;
             dispatcher.dispatch_claim(events, &stop).await
         });
-        self.tenants.insert(again.id(), Waiting { schema, next });
+        self.tenants.insert(again.id(), Waiting { schema, is_behind_slow_one: false, next });
+    }
+
+    /// Until there is work, a try has ended, or nothing is to be begun any more.
+    pub(super) async fn rest(&mut self, work: impl Future<Output = ()>) {
+        let ended = tokio::select! {
+            // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
+            biased;
+            Some(ended) = self.tries.join_next_with_id() => ended,
+            _ = self.stop.run_until_cancelled(work) => return,
+        };
+        self.end(ended).await;
     }
 
     /// Takes in those tries that have ended; a claim that waited behind one is dispatched here.
@@ -98,12 +148,12 @@ impl TroubledTenants {
                         tracing::warn!(
                             %error,
                             schema = %events.claim.schema,
-                            "a tenant's events were not dispatched, again"
+                            "a tenant's events were not dispatched beside the passes"
                         );
                         self.retry_later(*failed, next);
                     }
                     (Ok(()), Some(next)) => {
-                        if let Err(failed) = self.dispatcher.dispatch_claim(next, &self.stop).await {
+                        if let Err(failed) = self.dispatch(next).await {
                             self.retry_later(*failed, None);
                         }
                     }
@@ -137,12 +187,17 @@ impl TroubledTenants {
 }
 
 impl Waiting {
-    pub(super) fn add(&mut self, events: ClaimedEvents) {
+    fn has_room_for(&self, events: &ClaimedEvents) -> bool {
+        let fits = |next: &ClaimedEvents| next.claim.owed.len() + events.claim.owed.len() <= WAITING_MAX;
+        self.next.as_ref().is_none_or(fits)
+    }
+
+    /// What there is no room for waits until its leases are over.
+    fn add(&mut self, events: ClaimedEvents) {
+        let has_room = self.has_room_for(&events);
         match &mut self.next {
             None => self.next = Some(events),
-            Some(ClaimedEvents { claim: next, leased_until })
-                if next.owed.len() + events.claim.owed.len() <= WAITING_MAX =>
-            {
+            Some(ClaimedEvents { claim: next, leased_until }) if has_room => {
                 // Whose lease is over by then is refused alone.
                 *leased_until = (*leased_until).max(events.leased_until);
                 next.catalogue_version = next.catalogue_version.max(events.claim.catalogue_version);

@@ -1,8 +1,11 @@
 //! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
 
+use std::time::{Duration, Instant};
+
 use neo_events::{
-    Clock, Conflict, Error, EventDraft, EventQuery, MasterKey, NeoEvents, PageRequest, Schema,
-    SignedDuration, Sources, StoreError, Tenant, Uuid, domain::id::EventId, rusqlite,
+    Clock, Conflict, EndpointDraft, Error, EventDraft, EventQuery, MasterKey, NeoEvents, PageRequest, Schema,
+    SignedDuration, Sources, StoreError, SubscriptionDraft, Tenant, TenantDraft, Uuid, domain::id::EventId,
+    rusqlite,
 };
 use neo_events_test_postgres::database;
 
@@ -160,6 +163,58 @@ async fn the_callers_transaction_decides() {
     let requests = receiver.wait_for(1).await;
     assert_eq!(requests[0].id(), committed.to_string());
     assert_eq!(world.tenant().count_events(&EventQuery::default()).await.unwrap(), 1);
+}
+
+/// A tenant with an endpoint that gets everything, and a connection of the embedding program's own to its file.
+async fn embedding(world: &World, slug: &str) -> (Tenant, Receiver, rusqlite::Connection) {
+    let draft = TenantDraft { slug: Some(slug.into()), ..TenantDraft::default() };
+    let tenant = world.neo.tenant(world.neo.directory().create_tenant(draft).await.unwrap().schema);
+    let receiver = Receiver::start().await;
+    let draft = EndpointDraft::standard("receiver", receiver.url.clone());
+    let endpoint = tenant.create_endpoint(draft, None).await.unwrap().endpoint;
+    let all = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+    tenant.create_subscription(endpoint.id, all).await.unwrap();
+    let file = world.folder.path().join(format!("admin.db.d/tenant_{slug}.db"));
+    let connection = rusqlite::Connection::open(file).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    (tenant, receiver, connection)
+}
+
+fn commit_event(tenant: &Tenant, connection: &rusqlite::Connection) {
+    let immediate = rusqlite::TransactionBehavior::Immediate;
+    let transaction = rusqlite::Transaction::new_unchecked(connection, immediate).unwrap();
+    tenant.publish_in(&transaction, vec![EventDraft::new("user.created", "{}")]).unwrap();
+    transaction.commit().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_on_one_tenants_file_does_not_hold_up_what_others_are_owed() {
+    let world = World::new().await;
+    let (locked, its_receiver, lock) = embedding(&world, "locked").await;
+    let (free, receiver, connection) = embedding(&world, "free").await;
+    let is_owed = "select exists (select 1 from owed_dispatches)";
+    let mut committed = 0;
+    // Until something is owed that the lock keeps from being dispatched.
+    let begun = loop {
+        commit_event(&locked, &lock);
+        committed += 1;
+        lock.execute_batch("begin immediate").unwrap();
+        if lock.query_row(is_owed, [], |row| row.get(0)).unwrap() {
+            break Instant::now();
+        }
+        lock.execute_batch("commit").unwrap();
+    };
+    let mut count = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        let committed_at = Instant::now();
+        commit_event(&free, &connection);
+        free.announce();
+        count += 1;
+        receiver.wait_for(count).await;
+        assert!(committed_at.elapsed() < Duration::from_secs(2), "it waits for the other tenant");
+    }
+    lock.execute_batch("commit").unwrap();
+    its_receiver.wait_for(committed).await;
 }
 
 #[tokio::test]

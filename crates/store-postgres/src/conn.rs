@@ -32,6 +32,7 @@ use tokio::{
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
     config::{Host, SslMode, TargetSessionAttrs},
+    error::SqlState,
     types::ToSql,
 };
 
@@ -56,6 +57,8 @@ const RECYCLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
+/// A user who has gone away does not keep a process of the server busy.
+const LOOK_AFTER_CLIENT: &str = "set client_connection_check_interval = '500ms'";
 /// How long to stand before a lock of somebody's where others of the same group wait for their turn.
 pub(crate) const LOCK_WAIT_ALONE: Duration = Duration::from_millis(100);
 
@@ -163,6 +166,9 @@ impl managed::Manager for Manager {
             Err(failure) if failure.is_for_want_of_writes() => self.of_a_read_only_server(failure).await?,
             opened => opened?,
         };
+        if self.only_reads {
+            connection.look_after_client().await?;
+        }
         Ok(Connection { answer_timeout: Some(self.answer_timeout), ..connection })
     }
 
@@ -319,6 +325,14 @@ impl Connection {
     /// Texts that are no statement of ours: migrations, settings.
     pub(crate) async fn batch(&self, text: &str) -> Result<(), Failure> {
         Ok(self.client.batch_execute(text).await?)
+    }
+
+    /// Where the server can: built for Windows, say, it refuses the setting, in the options of a start too.
+    async fn look_after_client(&self) -> Result<(), Failure> {
+        match self.batch(LOOK_AFTER_CLIENT).await {
+            Err(failure) if failure.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => Ok(()),
+            set => set,
+        }
     }
 
     async fn is_of_a_standby(&self) -> Result<bool, Failure> {

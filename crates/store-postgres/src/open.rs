@@ -306,10 +306,8 @@ impl Address {
         let mut config = self.to_primary(statement_timeout, idle_timeout);
         let options = config.get_options().unwrap_or_default().to_owned();
         let lock_timeout = LOCK_TIMEOUT.as_millis();
-        // A user who has gone away does not keep a process of the server busy.
         config.options(format!(
-            "{options} -c plan_cache_mode=force_custom_plan -c lock_timeout={lock_timeout} \
-             -c client_connection_check_interval=500ms"
+            "{options} -c plan_cache_mode=force_custom_plan -c lock_timeout={lock_timeout}"
         ));
         config
     }

@@ -16,6 +16,7 @@ mod lost_connections;
 mod lost_leases;
 mod migrations;
 mod plans;
+mod platforms;
 mod publish_races;
 mod random;
 mod scene;

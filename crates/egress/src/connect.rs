@@ -4,6 +4,9 @@
 //! If the policy refuses one address of a name, the name is refused: a receiver that lists an inside address among
 //! its own has no honest reason to. After connecting, the peer is compared with what was judged and judged again,
 //! which a redirecting socket layer would not survive.
+//!
+//! If this machine has no more files or ports to open, that is no fault of the receiver's: it is waited for, as long as
+//! connecting may take, and then told by its name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{EgressConfig, EgressError};
 use crate::connection::{Connection, Http1};
-use crate::failure::{FailureKind, Fault};
+use crate::failure::{FailureKind, Fault, OwnShortage};
 use crate::http2::Http2;
 use crate::resolve::{Answer, DnsCache, Resolve, ResolveError};
 use crate::stats::{Counters, Timings};
@@ -27,6 +30,8 @@ use crate::tls::TlsConnectors;
 
 /// The next address is tried when the one before has not answered for this long (RFC 8305).
 const FALLBACK_DELAY: Duration = Duration::from_millis(250);
+/// How soon it is tried again when this machine has no more files or ports to open.
+const SHORTAGE_DELAY: Duration = Duration::from_millis(50);
 /// Addresses that are tried for one connection.
 const ATTEMPTS_MAX: usize = 6;
 /// Bytes that a peer may send before the first exchange: a TLS handshake with long certificate chains.
@@ -81,20 +86,26 @@ impl Connector {
 
     /// Opens a connection.
     pub(crate) async fn connect(&self, route: Route<'_>, timings: &mut Timings) -> Result<Connection, Fault> {
-        let connection = timeout(route.within, self.open(&route, timings)).await;
+        let until = Instant::now() + route.within;
+        let connection = timeout(route.within, self.open(&route, until, timings)).await;
         let connection = connection.unwrap_or_else(|_| Err(Fault::timeout_connect()))?;
         self.counters.opened.increment();
         Ok(connection)
     }
 
-    async fn open(&self, route: &Route<'_>, timings: &mut Timings) -> Result<Connection, Fault> {
+    async fn open(
+        &self,
+        route: &Route<'_>,
+        until: Instant,
+        timings: &mut Timings,
+    ) -> Result<Connection, Fault> {
         let target = route.target;
-        let addresses = self.resolve(target, route.dns, timings).await?;
+        let addresses = self.resolve(target, route.dns, until, timings).await?;
         for address in addresses.iter() {
             self.config.policy.judge_address(*address)?;
         }
         let begun = Instant::now();
-        let tcp = self.connect_tcp(&addresses, target.port()).await?;
+        let tcp = self.connect_tcp(&addresses, target.port(), until).await?;
         timings.connect = Some(begun.elapsed());
 
         let allowance = Allowance::new(HANDSHAKE_BYTES_MAX);
@@ -122,16 +133,14 @@ impl Connector {
         &self,
         target: &Target,
         dns: Dns,
+        until: Instant,
         timings: &mut Timings,
     ) -> Result<Arc<[IpAddr]>, Fault> {
         if let Some(address) = target.address() {
             return Ok(Arc::new([address]));
         }
         let begun = Instant::now();
-        let answer = match dns {
-            Dns::Cached => self.dns.lookup(target.host()).await,
-            Dns::Anew => self.dns.lookup_anew(target.host()).await.map(Answer::Fresh),
-        };
+        let answer = self.look_up(target.host(), dns, until).await;
         timings.dns = Some(begun.elapsed());
         match answer {
             Ok(Answer::Fresh(addresses)) => Ok(addresses),
@@ -140,14 +149,32 @@ impl Connector {
                 Ok(addresses)
             }
             Err(ResolveError::NotFound) => Err(Fault::new(FailureKind::Dns, "the name has no address")),
+            Err(error) if is_shortage_of_resolver(&error) => Err(Fault::own_shortage()),
             Err(ResolveError::Failed(_)) => Err(Fault::new(FailureKind::Dns, "the name cannot be resolved")),
         }
     }
 
-    async fn connect_tcp(&self, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Fault> {
+    /// Asks, and if this machine is short of what that takes, again until then.
+    async fn look_up(&self, host: &str, dns: Dns, until: Instant) -> Result<Answer, ResolveError> {
+        loop {
+            let answer = match dns {
+                Dns::Cached => self.dns.lookup(host).await,
+                Dns::Anew => self.dns.lookup_anew(host).await.map(Answer::Fresh),
+            };
+            let next_attempt = Instant::now() + SHORTAGE_DELAY;
+            match answer {
+                Err(error) if is_shortage_of_resolver(&error) && next_attempt < until => {
+                    sleep_until(next_attempt).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn connect_tcp(&self, addresses: &[IpAddr], port: u16, until: Instant) -> Result<TcpStream, Fault> {
         let stream = match addresses {
-            [address] => connect_one(SocketAddr::new(address.to_canonical(), port)).await,
-            addresses => connect_first(interleave(addresses), port).await,
+            [address] => connect_one(SocketAddr::new(address.to_canonical(), port), until).await,
+            addresses => connect_first(interleave(addresses), port, until).await,
         };
         let stream = stream.map_err(|error| Fault::from_connect(&error))?;
         let peer = stream.peer_addr().map_err(|error| Fault::from_connect(&error))?.ip().to_canonical();
@@ -167,7 +194,32 @@ fn server_name(target: &Target) -> Result<ServerName<'static>, Fault> {
     }
 }
 
-async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
+/// Connects, and if this machine is short of what that takes, again until then.
+async fn connect_one(address: SocketAddr, until: Instant) -> io::Result<TcpStream> {
+    loop {
+        match connect_at_once(address).await {
+            Err(error) if is_own_shortage(&error, address) => {}
+            outcome => return outcome,
+        }
+        let next_attempt = Instant::now() + SHORTAGE_DELAY;
+        if next_attempt >= until {
+            return Err(io::Error::other(OwnShortage));
+        }
+        sleep_until(next_attempt).await;
+    }
+}
+
+fn is_shortage_of_resolver(error: &ResolveError) -> bool {
+    matches!(error, ResolveError::Failed(cause) if OwnShortage::is_cause_of(cause.as_ref()))
+}
+
+/// No port is left, if an IPv4 address cannot be connected from; with IPv6, this machine may simply have no address.
+fn is_own_shortage(error: &io::Error, address: SocketAddr) -> bool {
+    let no_port = error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4();
+    no_port || OwnShortage::is_cause_of(error)
+}
+
+async fn connect_at_once(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -195,13 +247,13 @@ fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
 
 /// Connects to the first address that answers. A further attempt begins when the one before has failed or has been
 /// silent for [`FALLBACK_DELAY`]; the losers are closed.
-async fn connect_first(addresses: Vec<IpAddr>, port: u16) -> io::Result<TcpStream> {
+async fn connect_first(addresses: Vec<IpAddr>, port: u16, until: Instant) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();
     let mut failure = io::Error::from(io::ErrorKind::HostUnreachable);
     loop {
         if let Some(address) = waiting.next() {
-            attempts.spawn(connect_one(SocketAddr::new(address.to_canonical(), port)));
+            attempts.spawn(connect_one(SocketAddr::new(address.to_canonical(), port), until));
         }
         let next_attempt = Instant::now() + FALLBACK_DELAY;
         tokio::select! {

@@ -28,7 +28,7 @@ pub enum FailureKind {
     ConnectionReset,
     /// The peer closed the connection before a whole response.
     ConnectionClosed,
-    /// No route to any address of the host.
+    /// No route to any address of the host, or nothing left on this machine to connect with.
     Unreachable,
     /// The name does not resolve, or could not be resolved.
     Dns,
@@ -134,6 +134,10 @@ impl Fault {
         Self::new(FailureKind::ConnectionClosed, "the connection was closed before a whole response")
     }
 
+    pub(crate) fn own_shortage() -> Self {
+        Self::new(FailureKind::Unreachable, "this machine has reached its limit on open files or ports")
+    }
+
     fn reset() -> Self {
         Self::new(FailureKind::ConnectionReset, "the connection was reset")
     }
@@ -154,6 +158,7 @@ impl Fault {
             }
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::reset(),
             io::ErrorKind::TimedOut => Self::timeout_connect(),
+            _ if inner::<OwnShortage>(error).is_some() => Self::own_shortage(),
             _ => Self::new(FailureKind::Unreachable, "the host cannot be reached"),
         }
     }
@@ -228,6 +233,23 @@ impl Fault {
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Self::protocol(),
             _ => Self::reset(),
         }
+    }
+}
+
+/// The reason in the I/O error of an attempt to connect for which this machine had nothing left.
+#[derive(Debug, thiserror::Error)]
+#[error("no more files or ports may be opened")]
+pub(crate) struct OwnShortage;
+
+impl OwnShortage {
+    /// Whether a system call failed because there are no more open files or buffers to be had. The numbers are those of
+    /// Unix; the standard library names none of them.
+    pub(crate) fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const ENOBUFS: i32 = if cfg!(target_os = "linux") { 105 } else { 55 };
+        let code = error.downcast_ref().and_then(io::Error::raw_os_error);
+        matches!(code, Some(ENFILE | EMFILE | ENOBUFS))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -50,7 +50,8 @@ pub enum ResolveError {
     /// The name does not exist, or has no address.
     #[error("the name has no address")]
     NotFound,
-    /// There was no answer to be had.
+    /// There was no answer to be had. If the cause is an [`std::io::Error`] of this machine's, for want of files or
+    /// buffers to open, it is asked for again as long as connecting may take.
     #[error("the lookup failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
 }
@@ -93,7 +94,12 @@ impl Resolve for SystemResolver {
 }
 
 fn failed(error: NetError) -> ResolveError {
-    ResolveError::Failed(Box::new(error))
+    // That no server could be asked may be for want of a socket, which is not said; one of our own tells.
+    let no_socket = match error {
+        NetError::NoConnections => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err(),
+        _ => None,
+    };
+    ResolveError::Failed(no_socket.map_or_else(|| Box::from(error), Box::from))
 }
 
 /// Whether an answer came from the cache.

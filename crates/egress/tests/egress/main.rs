@@ -6,6 +6,7 @@ mod http2;
 mod misbehaving;
 mod policy;
 mod redirects;
+mod shortage;
 mod spellings;
 mod support;
 mod tls;

@@ -65,7 +65,9 @@ impl From<Failure> for StoreError {
 /// Why a tenant's file does not serve.
 fn of_opening(error: OpenError) -> StoreError {
     match error {
-        OpenError::Database { source, .. } => Failure::Sql(source).into(),
+        OpenError::Database { source, .. } | OpenError::NotMigrated { source, .. } => {
+            Failure::Sql(source).into()
+        }
         OpenError::ReadOnly { .. } => StoreError::ReadOnly(error.into()),
         OpenError::Io { ref source, .. } if source.kind() == io::ErrorKind::StorageFull => {
             StoreError::Full(error.into())

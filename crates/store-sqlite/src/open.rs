@@ -134,6 +134,18 @@ pub enum OpenError {
         /// What SQLite uses instead.
         journal: String,
     },
+    /// It is of an earlier version, and there is no room to bring it up to date, or no place to sort its rows.
+    #[error(
+        "{} could not be brought up to date: make room in its folder, for as much again as it has, and in the one for \
+         temporary files, which must be writable (SQLITE_TMPDIR, TMPDIR, else /var/tmp or /tmp)",
+        .path.display()
+    )]
+    NotMigrated {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// The operating system refuses.
     #[error("{} cannot be opened", .path.display())]
     Io {
@@ -165,6 +177,17 @@ impl OpenError {
     }
 }
 
+/// Why a file was not brought up to date. SQLite does not say which of its files had no room or could not be made: the
+/// database, its log, or those in which it sorts what an index is made of, which are elsewhere.
+fn migration_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DiskFull | ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => {
+            OpenError::NotMigrated { path: path.into(), source }
+        }
+        _ => OpenError::of_sql(path, source),
+    }
+}
+
 /// What an open file consists of.
 pub(crate) struct Opened {
     /// Where the file is, whatever way leads there.
@@ -193,7 +216,7 @@ pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
     }
     judge(&writer, path)?;
     set_up_writer(&writer, options)?;
-    migrate(&mut writer).map_err(sql_error)?;
+    migrate(&mut writer).map_err(|source| migration_error(path, source))?;
     let opening =
         writer.query_row(crate::sql::STORE_OPEN, [], |row| row.get::<_, i64>(0)).map_err(sql_error)?;
     let reader = || open_reader(&file).map_err(sql_error);
@@ -449,6 +472,30 @@ mod tests {
             let refused = conn.execute_batch(&odd).unwrap_err().to_string();
             assert!(refused.contains("CHECK constraint failed"), "{table}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_brought_up_to_date_says_what_that_needs_and_stays_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.db");
+        let conn = Connection::open(&path).unwrap();
+        for migration in &MIGRATIONS[..5] {
+            conn.execute_batch(migration).unwrap();
+        }
+        conn.execute_batch(OF_VERSION_5).unwrap();
+        conn.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        conn.pragma_update(None, "user_version", 5).unwrap();
+        let pages: u32 = conn.query_row("pragma page_count", [], |row| row.get(0)).unwrap();
+        drop(conn);
+        let options = SqliteOptions { pages_max: Some(pages), ..SqliteOptions::new(&path) };
+        let Err(error) = open(&options) else { panic!("there is no room") };
+        assert!(matches!(error, OpenError::NotMigrated { .. }), "{error:?}");
+        assert!(error.to_string().contains("TMPDIR"), "{error}");
+        let applied = |conn: &Connection| -> i32 {
+            conn.query_row("pragma user_version", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(applied(&Connection::open(&path).unwrap()), 5);
+        assert_eq!(applied(&open(&SqliteOptions::new(&path)).unwrap().writer), known_version());
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub(crate) struct HttpTransport {
     egress: Egress,
     /// Whether certificates are verified whatever an endpoint says: it may have been written under another profile.
     tls_is_verified: bool,
-    /// The policy never changes, and says the same of the same text each time; parsing it costs as much as signing. Where
-    /// a name leads is judged anew with each connection.
+    /// The policy never changes, and says the same of the same text each time; parsing it costs as much as signing.
+    /// Where a name leads is judged anew with each connection.
     targets: RwLock<HashMap<String, Target>>,
 }
 
@@ -88,11 +88,12 @@ fn method(method: HttpMethod) -> Method {
 fn header_map(headers: &[Header<'_>]) -> Option<HeaderMap> {
     // Room for those that frame the message, too: a map that grows is made twice.
     let mut map = HeaderMap::with_capacity(headers.len() + FRAMING_HEADERS);
-    for (name, value) in headers {
+    let ours = request::count_of_ours(headers);
+    for (index, (name, value)) in headers.iter().enumerate() {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         let mut value = HeaderValue::from_str(value).ok()?;
         // An endpoint's own headers may be credentials for its own origin: a redirect to another must not carry them.
-        value.set_sensitive(!request::is_ours(name.as_str()));
+        value.set_sensitive(index >= ours);
         map.append(name, value);
     }
     Some(map)
@@ -173,5 +174,18 @@ mod tests {
         let before = known();
         assert!(transport.target("https://169.254.169.254/").is_err());
         assert_eq!(known(), before);
+    }
+
+    /// A receiver that is led to verifies the signature, and learns nothing else of the endpoint.
+    #[test]
+    fn a_redirect_elsewhere_takes_the_signature_along_and_not_what_an_endpoint_added() {
+        let ours = ["webhook-id", "traceparent", "webhook-signature", "X-Hub-Signature-256"];
+        let custom = ["X-Hub-Token", "Authorization"];
+        let headers: Vec<Header<'_>> =
+            ours.iter().chain(&custom).map(|name| ((*name).into(), "x".into())).collect();
+        let map = header_map(&headers).unwrap();
+        let told = |names: &[&str]| names.iter().map(|name| map[*name].is_sensitive()).collect::<Vec<_>>();
+        assert_eq!(told(&ours), [false; 4]);
+        assert_eq!(told(&custom), [true; 2]);
     }
 }

@@ -1,7 +1,6 @@
 //! The files from outside: how far they are, what condition they are in, and bringing all of them up to date at once.
 //!
-//! Looking changes nothing and asks for no lock, so that it works beside the process that has the files. Where no log
-//! lies beside a file, nobody writes it, and it is read as one that never changes: that leaves no other files behind.
+//! Looking changes nothing and asks for no lock, so that it works beside the process that has the files.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -12,9 +11,10 @@ use std::{
 
 use neo_events_domain::tenant::Schema;
 use neo_events_store::{MasterKeyFingerprint, MigrationStatus, MigrationStep};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::{
+    look::{log_of, look, resolved},
     open::{self, OpenError, Opened, SqliteOptions, judge, open},
     sql,
     tenant_files::directory_of,
@@ -59,7 +59,7 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> 
     let mut faults = Vec::new();
     if deep {
         for (_, path) in files(path)? {
-            let found = faults_of(&path).map_err(|source| OpenError::of_sql(&path, source))?;
+            let found = look_at(&path, faults_of, Vec::is_empty)?;
             faults.extend(found.into_iter().map(|fault| (path.clone(), fault)));
         }
     }
@@ -91,11 +91,12 @@ fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<Contents, Op
     };
     let mut found = Contents::default();
     if is_ready(&Schema::admin()) {
-        let sql_error = |source| OpenError::of_sql(admin, source);
-        let conn = look_into(admin).map_err(sql_error)?;
-        let listed = tenants::schemas(&conn).map_err(sql_error)?;
-        let noted = conn.query_row(sql::STORE_MASTER_KEY, [], |row| row.get::<_, Option<[u8; 16]>>(0));
-        found.noted_key = noted.map_err(sql_error)?.map(MasterKeyFingerprint);
+        let listed_and_noted = |conn: &Connection| {
+            let noted = conn.query_row(sql::STORE_MASTER_KEY, [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
+            Ok((tenants::schemas(conn)?, noted))
+        };
+        let (listed, noted) = look_at(admin, listed_and_noted, |_| true)?;
+        found.noted_key = noted.map(MasterKeyFingerprint);
         found.needs_its_key = found.noted_key.is_some();
         let directory = directory_of(&resolved(admin));
         let of_tenants = listed.into_iter().filter(|schema| *schema != Schema::admin());
@@ -103,8 +104,8 @@ fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<Contents, Op
         found.missing.retain(|path| !path.exists());
     }
     for (schema, path) in files(admin)? {
-        let has_secret = || look_into(&path)?.prepare(sql::ENDPOINT_SECRETS_NEWEST)?.exists([]);
-        if is_ready(&schema) && has_secret().map_err(|source| OpenError::of_sql(&path, source))? {
+        let has_secret = |conn: &Connection| conn.prepare(sql::ENDPOINT_SECRETS_NEWEST)?.exists([]);
+        if is_ready(&schema) && look_at(&path, has_secret, |_| true)? {
             found.needs_its_key = true;
             break;
         }
@@ -170,30 +171,28 @@ fn files(admin: &Path) -> Result<Vec<(Schema, PathBuf)>, OpenError> {
 }
 
 fn version(path: &Path) -> Result<i32, OpenError> {
-    let sql_error = |source| OpenError::of_sql(path, source);
-    let conn = look_into(path).map_err(sql_error)?;
-    judge(&conn, path)?;
-    conn.query_row("pragma user_version", [], |row| row.get(0)).map_err(sql_error)
+    let version = |conn: &Connection| {
+        judge(conn, path)?;
+        conn.query_row("pragma user_version", [], |row| row.get(0))
+            .map_err(|source| OpenError::of_sql(path, source))
+    };
+    look(path, version, |_| true)
 }
 
-fn faults_of(path: &Path) -> rusqlite::Result<Vec<String>> {
-    let conn = look_into(path)?;
+/// What is wrong with the pages of a file.
+pub(crate) fn faults_of(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = conn.prepare(&format!("pragma quick_check({FAULTS_MAX})"))?;
     let said: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(said.into_iter().filter(|said| said != "ok").collect())
 }
 
-fn look_into(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let path = resolved(path);
-    let conn = if log_of(&path).exists() {
-        Connection::open_with_flags(&path, flags)?
-    } else {
-        let uri = format!("file:{}?immutable=1", escaped(&path.to_string_lossy()));
-        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
-    };
-    conn.busy_timeout(open::BUSY_TIMEOUT)?;
-    Ok(conn)
+/// See [`look`].
+fn look_at<T>(
+    path: &Path,
+    ask: impl Fn(&Connection) -> rusqlite::Result<T>,
+    is_sound: impl Fn(&T) -> bool,
+) -> Result<T, OpenError> {
+    look(path, |conn| ask(conn).map_err(|source| OpenError::of_sql(path, source)), is_sound)
 }
 
 /// Whether the file says of itself that it has a write-ahead log: its 18th byte, the version of its format.
@@ -201,22 +200,6 @@ fn is_marked(path: &Path) -> io::Result<bool> {
     let mut header = Vec::new();
     File::open(path)?.take(19).read_to_end(&mut header)?;
     Ok(header.get(18) == Some(&2))
-}
-
-fn log_of(path: &Path) -> PathBuf {
-    let mut log = resolved(path).into_os_string();
-    log.push("-wal");
-    log.into()
-}
-
-/// Where a file is, whatever way leads there.
-fn resolved(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
-}
-
-/// What means something in a URI is told by its number.
-fn escaped(path: &str) -> String {
-    path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 
 fn is_in_use(path: &Path) -> bool {

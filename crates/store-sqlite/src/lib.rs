@@ -15,6 +15,7 @@ mod failure;
 mod inspect;
 mod leases;
 mod log_limit;
+mod look;
 mod open;
 mod page;
 mod queue;

@@ -20,7 +20,7 @@ fn matching(criterion: &mut Criterion) {
     let data = format!(
         r#"{{"plan":"pro","amount":100,"customer":{{"id":"c0","f0":"x","name":"N"}},"items":[{{"sku":"s0"}},{{"sku":"zz"}}]{padding}}}"#
     );
-    let shapes: [(&str, Shape); 6] = [
+    let shapes: [(&str, Shape); 8] = [
         ("by type", |i, group| rule(i, &format!("cat.t{group}"), None, "{}")),
         ("by context", |i, group| rule(i, "cat.*", Some(group), "{}")),
         ("by equality", |i, group| {
@@ -34,8 +34,15 @@ fn matching(criterion: &mut Criterion) {
             let filter = format!(r#"{{"items.sku":"s{group}","amount":{{"$gt":1}}}}"#);
             rule(i, pattern, (i % 2 == 0).then_some(0), &filter)
         }),
+        ("by bound", |i, group| rule(i, "*", None, &format!(r#"{{"amount":{{"$gte":{}}}}}"#, 100 + group))),
+        ("by range", |i, group| {
+            let (from, to) = (100 + group, 101 + group);
+            rule(i, "*", None, &format!(r#"{{"amount":{{"$gte":{from},"$lt":{to}}}}}"#))
+        }),
         // No clause that an index serves: all are looked at.
-        ("by range", |i, group| rule(i, "*", None, &format!(r#"{{"amount":{{"$gte":{}}}}}"#, 100 + group))),
+        ("by prefix", |i, group| {
+            rule(i, "*", None, &format!(r#"{{"customer.id":{{"$prefix":"c{group}"}}}}"#))
+        }),
     ];
     for (name, shape) in shapes {
         let mut group = criterion.benchmark_group(name);

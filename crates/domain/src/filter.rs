@@ -44,6 +44,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::json::Json;
+use crate::matching::Span;
 
 mod error;
 mod explain;
@@ -53,7 +54,7 @@ mod weight;
 
 pub use error::{FilterError, FilterErrorReason};
 
-use terms::{Group, Members, Path, Term, all_hold};
+use terms::{Group, Members, Path, Term, Test, all_hold};
 
 /// Bytes of a filter's text.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
@@ -110,6 +111,14 @@ pub struct Equality<'f> {
     members: &'f Members,
 }
 
+/// Another such condition: some number at this path lies between these bounds, roughly; and if there are two, another
+/// number may be what meets the second.
+#[derive(Clone, Copy)]
+pub(crate) struct Range<'f> {
+    path: &'f Path,
+    span: Span,
+}
+
 impl Filter {
     /// Compiles a filter from its JSON text, an object.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
@@ -150,6 +159,41 @@ impl Filter {
         let mut found = Vec::new();
         collect_equalities(&self.0.terms, &mut found);
         found.into_iter()
+    }
+
+    /// The conditions that an index may rely on besides: clauses that compare with numbers, of each field together.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<'_>> {
+        let mut found = Vec::new();
+        collect_ranges(&self.0.terms, &mut found);
+        found.into_iter()
+    }
+}
+
+fn collect_ranges<'f>(terms: &'f [Term], found: &mut Vec<Range<'f>>) {
+    for term in terms {
+        match term {
+            Term::Field { path, tests } => {
+                let span = tests.iter().filter_map(Test::required_span).reduce(Span::and);
+                found.extend(span.map(|span| Range { path, span }));
+            }
+            Term::Group { group: Group::And, filters, .. } => {
+                for terms in filters {
+                    collect_ranges(terms, found);
+                }
+            }
+            Term::Group { group: Group::Or | Group::Nor, .. } => {}
+        }
+    }
+}
+
+impl<'f> Range<'f> {
+    /// The path, segment by segment.
+    pub(crate) fn segments(&self) -> &'f [Box<str>] {
+        self.path.segments()
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.span
     }
 }
 

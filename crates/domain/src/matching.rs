@@ -1,15 +1,16 @@
 //! One event against many rules, without looking at all of them.
 //!
-//! A tenant may have a hundred thousand subscriptions that differ by event type, context or one equality in
-//! their filters. The [`Matcher`] files each rule under its type pattern, its context and (if its filter has
-//! any) one equality, the one under which the fewest others are filed already. An event then meets the rules
-//! that are filed where it could match, and each of those is checked in full: the index only ever proposes.
+//! A tenant may have a hundred thousand subscriptions that differ by event type, context, or one equality or range of
+//! numbers in their filters. The [`Matcher`] files each rule under its type pattern, its context and one condition of its
+//! filter, if there is one of these: the equality under which the fewest others are filed already, or, if those are many, a
+//! range. An event then meets the rules that are filed where it could match, and each of those is checked in full: the
+//! index only ever proposes.
 //!
 //! **Cost of an event.** At most six shelves are visited (three patterns that fit its type × no context and its
-//! own). In each, the paths of the filed equalities form a tree, and the event's data is walked along that tree:
+//! own). In each, the paths of the filed conditions form a tree, and the event's data is walked along that tree:
 //! however many different paths the rules name, a value of the data is visited at most once per shelf. So the
-//! search is bounded by the size of the data, the rest by the candidates: the rules that a filed equality (or
-//! the lack of any) leaves open.
+//! search is bounded by the size of the data and, for ranges, by how many different widths they have; the rest by the
+//! candidates: the rules that a filed condition (or the lack of any) leaves open.
 //!
 //! It holds no lock and no clock; whoever shares a matcher guards it.
 
@@ -23,8 +24,17 @@ use std::sync::OnceLock;
 use uuid::Uuid;
 
 use crate::event_type::{EventPattern, EventType};
-use crate::filter::{Equality, Filter};
+use crate::filter::{Equality, Filter, Range};
 use crate::json::{self, Json};
+
+mod ranges;
+
+pub(crate) use ranges::{Span, rounded};
+
+use ranges::Ranges;
+
+/// Rules under one equality from which on a range is the better place.
+const CROWD: usize = 64;
 
 /// What one subscriber wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,19 +84,28 @@ type Slot = u32;
 type Shelves = HashMap<Option<Uuid>, Shelf>;
 type Posting = BTreeSet<Slot>;
 
-/// A rule, with the position of the equality it is filed under among those of its filter.
+/// A rule, and what it is filed under.
 #[derive(Clone)]
 struct Filed<K> {
     rule: Rule<K>,
-    equality: Option<usize>,
+    under: Condition,
+}
+
+/// One of a filter's conditions, by its position among those of its kind.
+#[derive(Clone, Copy)]
+enum Condition {
+    Equality(usize),
+    Range(usize),
+    /// It has none to go by.
+    None,
 }
 
 /// The rules of one pattern and one context.
 #[derive(Clone, Default)]
 struct Shelf {
-    /// Those whose filter has no equality to go by.
+    /// Those whose filter has no condition to go by.
     open: Posting,
-    by_equality: Node,
+    by_path: Node,
 }
 
 /// The place of one path in the tree of paths.
@@ -95,6 +114,14 @@ struct Node {
     fields: HashMap<Box<str>, Node>,
     /// By the fingerprint of the value: a collision proposes a rule too many, which its filter then refuses.
     values: HashMap<u64, Posting>,
+    ranges: Ranges,
+}
+
+/// What an event's data has met in a tree.
+struct Found<'m, 'p> {
+    postings: &'p mut Vec<&'m Posting>,
+    /// Where numbers were found that ranges are about, and which.
+    numbers: Vec<(&'m Ranges, Span)>,
 }
 
 impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
@@ -135,8 +162,8 @@ impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
         });
         self.by_key.insert(rule.key, slot);
         let shelves = self.shelves_for(&rule.pattern);
-        let equality = shelves.entry(rule.context_id).or_default().insert(slot, &rule.filter);
-        self.slots[slot as usize] = Some(Filed { rule, equality });
+        let under = shelves.entry(rule.context_id).or_default().insert(slot, &rule.filter);
+        self.slots[slot as usize] = Some(Filed { rule, under });
     }
 
     /// Takes a rule out; whether it was there.
@@ -144,13 +171,13 @@ impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
         let Some(slot) = self.by_key.remove(key) else {
             return false;
         };
-        let Some(Filed { rule, equality }) = self.slots[slot as usize].take() else {
+        let Some(Filed { rule, under }) = self.slots[slot as usize].take() else {
             return false;
         };
         self.free.push(slot);
         let shelves = self.shelves_for(&rule.pattern);
         if let Some(shelf) = shelves.get_mut(&rule.context_id) {
-            shelf.remove(slot, &rule.filter, equality);
+            shelf.remove(slot, &rule.filter, under);
             if shelf.is_empty() {
                 shelves.remove(&rule.context_id);
             }
@@ -268,32 +295,54 @@ fn merge(mut postings: Vec<&Posting>, slots_max: usize) -> Vec<Slot> {
 
 impl Shelf {
     fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.by_equality.is_empty()
+        self.open.is_empty() && self.by_path.is_empty()
     }
 
-    /// Files a rule; answers under which equality of its filter.
-    fn insert(&mut self, slot: Slot, filter: &Filter) -> Option<usize> {
-        let tree = &mut self.by_equality;
-        let Some((position, equality)) = filter.equalities().enumerate().min_by_key(|(_, e)| tree.load(e))
-        else {
-            self.open.insert(slot);
-            return None;
-        };
-        for fingerprint in equality.fingerprints() {
-            tree.insert(equality.segments(), fingerprint, slot);
-        }
-        Some(position)
-    }
-
-    fn remove(&mut self, slot: Slot, filter: &Filter, position: Option<usize>) {
-        match position.and_then(|position| filter.equalities().nth(position)) {
-            None => {
-                self.open.remove(&slot);
+    /// Files a rule; answers under which condition of its filter.
+    fn insert(&mut self, slot: Slot, filter: &Filter) -> Condition {
+        let tree = &mut self.by_path;
+        let equality = filter.equalities().enumerate().min_by_key(|(_, equality)| tree.load(equality));
+        let is_crowded = equality.as_ref().is_none_or(|(_, equality)| tree.load(equality).0 >= CROWD);
+        // Of several the narrowest; one that is open to a side is as wide as can be.
+        let width = |range: &Range<'_>| range.span().to - range.span().from;
+        let range = filter.ranges().enumerate().min_by(|(_, a), (_, b)| width(a).total_cmp(&width(b)));
+        match (equality, range) {
+            (_, Some((position, range))) if is_crowded => {
+                tree.at(range.segments()).ranges.insert(range.span(), slot);
+                Condition::Range(position)
             }
-            Some(equality) => {
+            (Some((position, equality)), _) => {
                 for fingerprint in equality.fingerprints() {
-                    self.by_equality.remove(equality.segments(), fingerprint, slot);
+                    tree.at(equality.segments()).values.entry(fingerprint).or_default().insert(slot);
                 }
+                Condition::Equality(position)
+            }
+            (None, _) => {
+                self.open.insert(slot);
+                Condition::None
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: Slot, filter: &Filter, under: Condition) {
+        match under {
+            Condition::None => drop(self.open.remove(&slot)),
+            Condition::Equality(position) => {
+                let Some(equality) = filter.equalities().nth(position) else { return };
+                for fingerprint in equality.fingerprints() {
+                    self.by_path.prune(equality.segments(), &mut |node| {
+                        if let Some(posting) = node.values.get_mut(&fingerprint) {
+                            posting.remove(&slot);
+                            if posting.is_empty() {
+                                node.values.remove(&fingerprint);
+                            }
+                        }
+                    });
+                }
+            }
+            Condition::Range(position) => {
+                let Some(range) = filter.ranges().nth(position) else { return };
+                self.by_path.prune(range.segments(), &mut |node| node.ranges.remove(range.span(), slot));
             }
         }
     }
@@ -303,17 +352,31 @@ impl Shelf {
         if !self.open.is_empty() {
             postings.push(&self.open);
         }
-        if !self.by_equality.is_empty()
+        if !self.by_path.is_empty()
             && let Some(data) = data.get()
         {
-            self.by_equality.search(data, postings);
+            let mut found = Found { postings, numbers: Vec::new() };
+            self.by_path.search(data, &mut found);
+            found.look_up_numbers();
+        }
+    }
+}
+
+impl Found<'_, '_> {
+    /// Bounds of one range may be met by different numbers of an array, so what counts is from where to where they go.
+    fn look_up_numbers(mut self) {
+        self.numbers.sort_unstable_by_key(|(ranges, _)| ptr::from_ref(*ranges));
+        for of_one in self.numbers.chunk_by(|(one, _), (other, _)| ptr::eq(*one, *other)) {
+            if let Some(seen) = of_one.iter().map(|(_, span)| *span).reduce(Span::with) {
+                of_one[0].0.search(seen, self.postings);
+            }
         }
     }
 }
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.fields.is_empty() && self.values.is_empty()
+        self.fields.is_empty() && self.values.is_empty() && self.ranges.is_empty()
     }
 
     /// How bad a place an equality is to file a rule under: the longest posting it would join, then how many.
@@ -324,25 +387,19 @@ impl Node {
         (equality.fingerprints().map(length).max().unwrap_or(0), equality.fingerprints().count())
     }
 
-    fn insert(&mut self, segments: &[Box<str>], fingerprint: u64, slot: Slot) {
-        let node =
-            segments.iter().fold(self, |node, segment| node.fields.entry(segment.clone()).or_default());
-        node.values.entry(fingerprint).or_default().insert(slot);
+    /// The place of a path.
+    fn at(&mut self, segments: &[Box<str>]) -> &mut Self {
+        segments.iter().fold(self, |node, segment| node.fields.entry(segment.clone()).or_default())
     }
 
-    /// Takes a slot out, and what is empty then.
-    fn remove(&mut self, segments: &[Box<str>], fingerprint: u64, slot: Slot) {
+    /// Takes something out of the place of a path, and what is empty then.
+    fn prune(&mut self, segments: &[Box<str>], take_out: &mut dyn FnMut(&mut Self)) {
         let Some((first, rest)) = segments.split_first() else {
-            if let Some(posting) = self.values.get_mut(&fingerprint) {
-                posting.remove(&slot);
-                if posting.is_empty() {
-                    self.values.remove(&fingerprint);
-                }
-            }
+            take_out(self);
             return;
         };
         if let Some(node) = self.fields.get_mut(first) {
-            node.remove(rest, fingerprint, slot);
+            node.prune(rest, take_out);
             if node.is_empty() {
                 self.fields.remove(first);
             }
@@ -350,13 +407,13 @@ impl Node {
     }
 
     /// Walks data and tree together. An array stands for its elements, as in filters.
-    fn search<'m>(&'m self, data: &Json<'_>, postings: &mut Vec<&'m Posting>) {
+    fn search<'m>(&'m self, data: &Json<'_>, found: &mut Found<'m, '_>) {
         match data {
-            Json::Array(items) => items.iter().for_each(|item| self.search(item, postings)),
+            Json::Array(items) => items.iter().for_each(|item| self.search(item, found)),
             Json::Object(object) if self.fields.len() <= object.len() => {
                 for (name, node) in &self.fields {
                     if let Some(value) = object.get(name) {
-                        node.search(value, postings);
+                        node.search(value, found);
                     }
                 }
             }
@@ -364,12 +421,20 @@ impl Node {
                 // A duplicate key that does not count may propose a rule too many.
                 for (key, value) in object.iter() {
                     if let Some(node) = self.fields.get(key) {
-                        node.search(value, postings);
+                        node.search(value, found);
                     }
                 }
             }
-            scalar if !self.values.is_empty() => postings.extend(self.values.get(&scalar.fingerprint())),
-            _ => {}
+            scalar => {
+                if !self.values.is_empty() {
+                    found.postings.extend(self.values.get(&scalar.fingerprint()));
+                }
+                if let Json::Number(number) = scalar
+                    && !self.ranges.is_empty()
+                {
+                    found.numbers.push((&self.ranges, Span::of(number)));
+                }
+            }
         }
     }
 }

@@ -109,6 +109,33 @@ fn data_that_no_candidate_asks_for_is_not_read() {
 }
 
 #[test]
+fn bounds_may_be_met_by_different_numbers_of_an_array() {
+    let matcher = matcher([
+        rule(1, "*", None, r#"{"a":{"$gt":5,"$lt":3}}"#),
+        rule(2, "*", None, r#"{"a":{"$gte":4,"$lte":6}}"#),
+        rule(3, "*", None, r#"{"a":{"$gt":1e400}}"#),
+        rule(4, "*", None, r#"{"$and":[{"a":{"$lt":2}},{"b.c":{"$gte":0.1}}]}"#),
+    ]);
+    check(&matcher, "user.created", None, r#"{"a":[1,10]}"#, &[1, 2]);
+    check(&matcher, "user.created", None, r#"{"a":[[1],[{"b":5}]],"b":[{"c":0.1},{"c":"x"}]}"#, &[4]);
+    check(&matcher, "user.created", None, r#"{"a":5.0}"#, &[2]);
+    check(&matcher, "user.created", None, r#"{"a":4}"#, &[2]);
+    check(&matcher, "user.created", None, r#"{"a":1e401}"#, &[3]);
+    check(&matcher, "user.created", None, r#"{"a":"5"}"#, &[]);
+    check(&matcher, "user.created", None, r#"{"a":{"$gt":5}}"#, &[]);
+}
+
+#[test]
+fn numbers_that_round_to_the_same_are_told_apart() {
+    let exact = ["0.1", "0.1000000000000000000000000001", "0.09999999999999999999999999"];
+    let filters = exact.map(|number| format!(r#"{{"a":{{"$gte":{number},"$lte":{number}}}}}"#));
+    let matcher = matcher((0..).zip(&filters).map(|(key, filter)| rule(key, "*", None, filter)));
+    for (key, number) in (0..).zip(exact) {
+        check(&matcher, "user.created", None, &format!(r#"{{"a":{number}}}"#), &[key]);
+    }
+}
+
+#[test]
 fn the_buffer_is_overwritten() {
     let matcher = matcher([rule(1, "*", None, "{}")]);
     let mut keys = vec![9, 9];

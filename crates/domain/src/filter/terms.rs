@@ -6,6 +6,7 @@
 use regex::Regex;
 
 use crate::json::Json;
+use crate::matching::{Span, rounded};
 
 /// One requirement of a filter.
 pub(super) enum Term {
@@ -108,6 +109,20 @@ impl Test {
     pub(super) fn required_members(&self) -> Option<&Members> {
         match &self.check {
             Check::OneOf(members) if !self.is_negated => Some(members),
+            _ => None,
+        }
+    }
+
+    /// The span in which the field must have a number, if that is what the test asks.
+    pub(super) fn required_span(&self) -> Option<Span> {
+        match &self.check {
+            Check::Ordered(order, Json::Number(operand)) if !self.is_negated => {
+                let bound = rounded(operand);
+                Some(match order {
+                    Order::Greater | Order::GreaterOrEqual => Span { from: bound, ..Span::ALL },
+                    Order::Less | Order::LessOrEqual => Span { to: bound, ..Span::ALL },
+                })
+            }
             _ => None,
         }
     }

@@ -85,7 +85,7 @@ pub(crate) struct Account {
 struct KnownEndpoint {
     schema: Schema,
     endpoint: Endpoint,
-    /// What waited while it was not is due from then on.
+    /// When it was activated last.
     active_since: Timestamp,
     is_deleted: bool,
 }

@@ -96,9 +96,11 @@ impl Account {
                 format!("delivery {} was claimed at {} and is due at {next_retry_at}", short(id), grant.now)
             });
         }
-        let active_since = self.endpoints.get(&endpoint_id).map(|known| known.active_since);
-        if let (Some(due_at), Some(active_since)) = (due_at, active_since) {
-            self.in_time(id, due_at.max(active_since));
+        // What has waited for its endpoint waits for the next look at all endpoints, and that is late if the last one was slow.
+        let was_active =
+            |at: &Timestamp| self.endpoints.get(&endpoint_id).is_some_and(|known| known.active_since <= *at);
+        if let Some(due_at) = due_at.filter(was_active) {
+            self.in_time(id, due_at);
         }
     }
 

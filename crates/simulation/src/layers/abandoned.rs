@@ -33,6 +33,15 @@ use crate::{
 #[derive(Clone, Default)]
 pub(crate) struct Stragglers(Arc<Mutex<JoinSet<()>>>);
 
+impl Stragglers {
+    /// Whether the server is at nothing any more.
+    pub(crate) fn are_done(&self) -> bool {
+        let mut stragglers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while stragglers.try_join_next().is_some() {}
+        stragglers.is_empty()
+    }
+}
+
 /// Who may be left at a call, and carries it out then.
 #[derive(Clone)]
 pub(super) struct Server {

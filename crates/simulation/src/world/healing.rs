@@ -135,11 +135,16 @@ impl World {
         self.wait_until_over(WAIT_MAX).await;
     }
 
+    /// What is still late may be the beginning of more.
+    fn is_over(&self) -> bool {
+        self.stragglers.are_done() && self.judge.is_over()
+    }
+
     async fn wait_until_over(&mut self, patience: Duration) {
         let until = self.clock.elapsed() + patience;
         // Whoever publishes ends before, in vain if its nodes are dead.
         while self.publishers.join_next().await.is_some() {}
-        while !self.judge.is_over() && self.judge.violation().is_none() {
+        while !self.is_over() && self.judge.violation().is_none() {
             if self.clock.elapsed() > until {
                 break;
             }

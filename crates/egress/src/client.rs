@@ -21,8 +21,9 @@ use crate::policy::TargetPolicy;
 use crate::pool::{Found, Gate, Place, Pool};
 use crate::probe::{ProbeOutcome, ProbeReport};
 use crate::redirect::{self, REDIRECTS_MAX};
-use crate::resolve::{Resolve, SystemResolver};
+use crate::resolve::Resolve;
 use crate::stats::{ConnectionStats, Counters, Timings};
+use crate::system_resolver::SystemResolver;
 use crate::target::Target;
 
 /// A request takes no longer than this, whatever it asks for.

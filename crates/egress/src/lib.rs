@@ -16,6 +16,7 @@ mod redirect;
 mod resolve;
 mod stats;
 mod stream;
+mod system_resolver;
 mod target;
 mod tls;
 

@@ -1,4 +1,4 @@
-//! Names to addresses: the resolver's interface, the system's resolver, and the cache in front of either.
+//! Names to addresses: the resolver's interface, and the cache in front of whichever it is.
 //!
 //! The cache holds answers, not judgements: an answer is judged each time it is used. It is bounded in entries and
 //! in time, and an answer's own time to live counts where it is shorter. Failures are not cached here, so that a name
@@ -7,24 +7,15 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
-use hickory_resolver::net::{DnsError, NetError};
 use tokio::time::Instant;
 
 /// Addresses beyond these are neither judged nor used.
 const ADDRESSES_MAX: usize = 32;
-/// How long the system's resolver may remember that a name does not exist.
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5);
-
-/// A name server that does not answer should be found out before the connect timeout.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-const QUERY_RETRIES: usize = 1;
 
 /// The future that [`Resolve::lookup`] returns.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Resolved, ResolveError>> + Send + 'a>>;
@@ -54,52 +45,6 @@ pub enum ResolveError {
     /// buffers to open, it is asked for again as long as connecting may take.
     #[error("the lookup failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
-}
-
-/// The resolver of the system's configuration, with its hosts file.
-pub(crate) struct SystemResolver(TokioResolver);
-
-impl SystemResolver {
-    pub(crate) fn try_new() -> Result<Self, ResolveError> {
-        let mut builder = TokioResolver::builder_tokio().map_err(failed)?;
-        let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.use_hosts_file = ResolveHosts::Always;
-        options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
-        // The one cache is ours: its entries live as long as the configuration says.
-        options.cache_size = 0;
-        options.timeout = QUERY_TIMEOUT;
-        options.attempts = QUERY_RETRIES;
-        builder.build().map(Self).map_err(failed)
-    }
-}
-
-impl Resolve for SystemResolver {
-    fn lookup<'a>(&'a self, host: &'a str) -> Lookup<'a> {
-        Box::pin(async move {
-            // A dotted name is meant as it stands; only a single label may get the system's search domains.
-            let answer = if host.contains('.') {
-                self.0.lookup_ip(format!("{host}.")).await
-            } else {
-                self.0.lookup_ip(host).await
-            };
-            let answer = answer.map_err(|error| match error {
-                NetError::Dns(DnsError::NoRecordsFound(_)) => ResolveError::NotFound,
-                error => failed(error),
-            })?;
-            let ttl = answer.valid_until().saturating_duration_since(std::time::Instant::now());
-            Ok(Resolved { addresses: answer.iter().collect(), ttl })
-        })
-    }
-}
-
-fn failed(error: NetError) -> ResolveError {
-    // That no server could be asked may be for want of a socket, which is not said; one of our own tells.
-    let no_socket = match error {
-        NetError::NoConnections => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err(),
-        _ => None,
-    };
-    ResolveError::Failed(no_socket.map_or_else(|| Box::from(error), Box::from))
 }
 
 /// Whether an answer came from the cache.

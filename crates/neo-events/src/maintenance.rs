@@ -13,7 +13,7 @@ pub use neo_events_store::{MasterKeyFingerprint, MigrationStatus, MigrationStep}
 pub use neo_events_store_postgres::{
     Backlog, Encryption, OldTransaction, OpenError as PostgresOpenError, ServerFacts,
 };
-pub use neo_events_store_sqlite::{FileFacts, OpenError as SqliteOpenError};
+pub use neo_events_store_sqlite::{FileFacts, FileMigrations, OpenError as SqliteOpenError, UnreadableFile};
 
 use crate::{StartError, backend::Database, master_key};
 
@@ -63,7 +63,7 @@ pub fn node_connections_max() -> usize {
 }
 
 /// Applies every migration that an SQLite file and those of its tenants lack, and tells `progress` of each one done. The
-/// file is made if it is not there. Blocks.
+/// file is made if it is not there. A tenant's that cannot be brought up to date is an error once the others are. Blocks.
 pub fn migrate_sqlite(path: &Path, progress: impl FnMut(MigrationStep<'_>)) -> Result<(), StartError> {
     Ok(neo_events_store_sqlite::migrate(path, progress)?)
 }
@@ -80,7 +80,7 @@ pub fn lacks_noted_key(keys: &[MasterKey], noted: Option<MasterKeyFingerprint>) 
 }
 
 /// How far the migrations of an SQLite file and those of its tenants are. Blocks.
-pub fn sqlite_migrations(path: &Path) -> Result<Vec<MigrationStatus>, StartError> {
+pub fn sqlite_migrations(path: &Path) -> Result<FileMigrations, StartError> {
     Ok(neo_events_store_sqlite::migration_status(path)?)
 }
 

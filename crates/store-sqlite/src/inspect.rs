@@ -25,7 +25,7 @@ use crate::{
 const FAULTS_MAX: u32 = 10;
 
 /// What condition a file and those of its tenants are in.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FileFacts {
     /// Who may do what, as in `chmod`.
     pub mode: u32,
@@ -35,7 +35,10 @@ pub struct FileFacts {
     pub writes_ahead: bool,
     /// Files of tenants on the list that are gone.
     pub missing: Vec<PathBuf>,
-    /// Whether a master key was noted, or there are secrets of endpoints, which only the master key opens.
+    /// Files of tenants that cannot be read.
+    pub unreadable: Vec<UnreadableFile>,
+    /// Whether a master key was noted, or there are secrets of endpoints, which only the master key opens, or may be in
+    /// a file that cannot be read.
     pub needs_its_key: bool,
     /// Of the master key that was noted: a server does not start without that key.
     pub noted_key: Option<MasterKeyFingerprint>,
@@ -45,29 +48,56 @@ pub struct FileFacts {
     pub migrations: Vec<MigrationStatus>,
 }
 
+/// A tenant's file that cannot be read. The others are served all the same.
+#[derive(Debug)]
+pub struct UnreadableFile {
+    /// The tenant's schema.
+    pub scope: String,
+    /// Where the file is.
+    pub path: PathBuf,
+    /// Why it cannot be read.
+    pub error: OpenError,
+}
+
+/// How far the migrations of a file and those of its tenants are.
+#[derive(Debug)]
+pub struct FileMigrations {
+    /// Of the admin file and those of tenants that can be read.
+    pub scopes: Vec<MigrationStatus>,
+    /// The others.
+    pub unreadable: Vec<UnreadableFile>,
+}
+
 /// Looks at the admin file at this path and at its tenants'; `None` if it is not there. With `deep` every page is read.
+/// Only an admin file that cannot be read is an error.
 pub fn inspect(path: &Path, deep: bool) -> Result<Option<FileFacts>, OpenError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(open::io_error(path, error)),
     };
-    let migrations = migration_status(path)?;
+    let FileMigrations { scopes: migrations, mut unreadable } = migration_status(path)?;
     let writes_ahead =
         log_of(path).exists() || is_marked(path).map_err(|error| open::io_error(path, error))?;
-    let Contents { missing, needs_its_key, noted_key } = contents(path, &migrations)?;
+    let Contents { missing, needs_its_key, noted_key } = contents(path, &migrations, &mut unreadable)?;
     let mut faults = Vec::new();
     if deep {
-        for (_, path) in files(path)? {
-            let found = look_at(&path, faults_of, Vec::is_empty)?;
+        for (schema, path) in files(path)? {
+            if is_among(&unreadable, &schema) {
+                continue;
+            }
+            let found = look_at(&path, faults_of, Vec::is_empty);
+            let found = note_unreadable(&mut unreadable, (&schema, &path), found)?.unwrap_or_default();
             faults.extend(found.into_iter().map(|fault| (path.clone(), fault)));
         }
     }
+    let needs_its_key = needs_its_key || !unreadable.is_empty();
     Ok(Some(FileFacts {
         mode: metadata.permissions().mode() & 0o777,
         is_in_use: is_in_use(path),
         writes_ahead,
         missing,
+        unreadable,
         needs_its_key,
         noted_key,
         faults,
@@ -85,7 +115,11 @@ struct Contents {
 
 /// Which tenants have lost their file, and whether a master key was noted or anybody has a secret. Of files whose
 /// tables are not all there nothing is asked: they will be brought up to date first.
-fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<Contents, OpenError> {
+fn contents(
+    admin: &Path,
+    migrations: &[MigrationStatus],
+    unreadable: &mut Vec<UnreadableFile>,
+) -> Result<Contents, OpenError> {
     let is_ready = |schema: &Schema| {
         migrations.iter().any(|status| status.scope == schema.as_str() && status.applied >= status.known)
     };
@@ -105,7 +139,11 @@ fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<Contents, Op
     }
     for (schema, path) in files(admin)? {
         let has_secret = |conn: &Connection| conn.prepare(sql::ENDPOINT_SECRETS_NEWEST)?.exists([]);
-        if is_ready(&schema) && look_at(&path, has_secret, |_| true)? {
+        if !is_ready(&schema) {
+            continue;
+        }
+        let has_secret = look_at(&path, has_secret, |_| true);
+        if note_unreadable(unreadable, (&schema, &path), has_secret)? == Some(true) {
             found.needs_its_key = true;
             break;
         }
@@ -113,19 +151,48 @@ fn contents(admin: &Path, migrations: &[MigrationStatus]) -> Result<Contents, Op
     Ok(found)
 }
 
-/// How far the admin file at this path and those of its tenants are. Changes nothing.
-pub fn migration_status(path: &Path) -> Result<Vec<MigrationStatus>, OpenError> {
-    let status = |(schema, path): (Schema, PathBuf)| {
-        let applied = if path.exists() { version(&path)? } else { 0 };
-        Ok(MigrationStatus { scope: schema.to_string(), applied, known: open::known_version() })
-    };
-    files(path)?.into_iter().map(status).collect()
+/// What a file answered, if it could be read; that a tenant's could not is noted.
+fn note_unreadable<T>(
+    unreadable: &mut Vec<UnreadableFile>,
+    (schema, path): (&Schema, &Path),
+    answer: Result<T, OpenError>,
+) -> Result<Option<T>, OpenError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if *schema == Schema::admin() => Err(error),
+        Err(error) => {
+            let scope = schema.to_string();
+            unreadable.push(UnreadableFile { scope, path: path.to_owned(), error });
+            Ok(None)
+        }
+    }
+}
+
+fn is_among(unreadable: &[UnreadableFile], schema: &Schema) -> bool {
+    unreadable.iter().any(|file| file.scope == schema.as_str())
+}
+
+/// How far the admin file at this path and those of its tenants are. Changes nothing. Only an admin file that cannot be
+/// read is an error.
+pub fn migration_status(path: &Path) -> Result<FileMigrations, OpenError> {
+    let (mut scopes, mut unreadable) = (Vec::new(), Vec::new());
+    for (schema, path) in files(path)? {
+        let applied = if path.exists() { version(&path) } else { Ok(0) };
+        if let Some(applied) = note_unreadable(&mut unreadable, (&schema, &path), applied)? {
+            let (scope, known) = (schema.to_string(), open::known_version());
+            scopes.push(MigrationStatus { scope, applied, known });
+        }
+    }
+    Ok(FileMigrations { scopes, unreadable })
 }
 
 /// Brings the admin file at this path, which is made if it is not there, and those of its tenants up to date. Calls
-/// `progress` with each that was not. Nobody else may have them open.
+/// `progress` with each that was not. Nobody else may have them open. What is wrong with a tenant's file is answered once
+/// the others are up to date.
 pub fn migrate(path: &Path, mut progress: impl FnMut(MigrationStep<'_>)) -> Result<(), OpenError> {
-    let behind: Vec<_> = migration_status(path)?.into_iter().filter(MigrationStatus::is_behind).collect();
+    let FileMigrations { scopes, unreadable } = migration_status(path)?;
+    let behind: Vec<_> = scopes.into_iter().filter(MigrationStatus::is_behind).collect();
+    let mut failed = unreadable.into_iter().map(|file| file.error).next();
     // Its lock is everybody's: held until all are done.
     let admin = open(&SqliteOptions::new(path))?;
     tenants::insert_admin(&admin.writer).map_err(|source| OpenError::of_sql(path, source))?;
@@ -135,12 +202,18 @@ pub fn migrate(path: &Path, mut progress: impl FnMut(MigrationStep<'_>)) -> Resu
         if let Some((schema, path)) = file
             && *schema != Schema::admin()
         {
-            close(open(&SqliteOptions::new(path))?);
+            match open(&SqliteOptions::new(path)) {
+                Ok(opened) => close(opened),
+                Err(error) => {
+                    failed = failed.or(Some(error));
+                    continue;
+                }
+            }
         }
         progress(MigrationStep { scope: &status.scope, done: before + 1, total: behind.len() });
     }
     close(admin);
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// The writer last: only it can move the log into the file and remove it.

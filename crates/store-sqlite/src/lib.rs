@@ -33,7 +33,7 @@ mod tend;
 mod turn;
 mod writer;
 
-pub use inspect::{FileFacts, inspect, migrate, migration_status};
+pub use inspect::{FileFacts, FileMigrations, UnreadableFile, inspect, migrate, migration_status};
 pub use open::{OpenError, SqliteOptions};
 /// The driver, for programs that publish inside transactions of their own.
 pub use rusqlite;

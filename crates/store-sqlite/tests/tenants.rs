@@ -22,7 +22,7 @@ use neo_events_store::{
     PageRequest, Settled, Settlement, StoreError, Tenants, WorkQueue,
 };
 use neo_events_store_sqlite::{
-    SqliteOptions, SqliteStore,
+    OpenError, SqliteOptions, SqliteStore, inspect, migrate, migration_status,
     rusqlite::{Connection, TransactionBehavior},
 };
 use tempfile::TempDir;
@@ -302,6 +302,39 @@ async fn a_damaged_or_missing_file_is_its_tenants_trouble_alone() {
     store.due_endpoints(at(1)).await.unwrap();
     store.tend(at(1)).await.unwrap();
     store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tenants_file_that_cannot_be_read_is_a_fact_of_that_file() {
+    let place = Place::new();
+    let store = place.with_tenants(3).await;
+    store.insert_endpoint(&tenant(2).schema, &endpoint()).await.unwrap();
+    store.close().await;
+    // One is no database, of the other the last page is damaged.
+    std::fs::write(place.file_of(&tenant(0).schema), "not a database, though long enough to be one").unwrap();
+    let mut bytes = std::fs::read(place.file_of(&tenant(1).schema)).unwrap();
+    let last_page = bytes.len() - 4096;
+    bytes[last_page..].fill(0x5a);
+    std::fs::write(place.file_of(&tenant(1).schema), bytes).unwrap();
+
+    let status = migration_status(&place.path).unwrap();
+    let scopes: Vec<_> = status.scopes.iter().map(|status| status.scope.as_str()).collect();
+    assert_eq!(scopes, ["admin", "tenant_t1", "tenant_t2"]);
+    assert_eq!(status.unreadable[0].path, place.file_of(&tenant(0).schema));
+
+    for deep in [false, true] {
+        let facts = inspect(&place.path, deep).unwrap().unwrap();
+        let named = |scope: &str| facts.unreadable.iter().any(|file| file.scope == scope);
+        assert!(named("tenant_t0") && !named("tenant_t2") && !named("admin"), "{facts:?}");
+        let has_fault = facts.faults.iter().any(|(path, _)| *path == place.file_of(&tenant(1).schema));
+        assert!(!deep || has_fault || named("tenant_t1"), "{facts:?}");
+        assert!(facts.needs_its_key);
+    }
+    let refused = migrate(&place.path, |_| ()).unwrap_err();
+    assert!(matches!(refused, OpenError::NotADatabase { .. }), "{refused:?}");
+    std::fs::write(&place.path, "not a database, though long enough to be one").unwrap();
+    inspect(&place.path, false).unwrap_err();
+    migration_status(&place.path).unwrap_err();
 }
 
 #[tokio::test]

@@ -7,14 +7,14 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use neo_events::{
     StartError,
-    maintenance::{self, MigrationStatus, MigrationStep, SqliteOpenError},
+    maintenance::{self, FileMigrations, MigrationStatus, MigrationStep, SqliteOpenError, UnreadableFile},
 };
 use serde::Serialize;
 
 use crate::{
     cli::{
-        failure::Failure,
-        output::{Column, Output, Row, Shape},
+        failure::{Failure, with_causes},
+        output::{Column, Output, Row, Shape, printable},
         session::to_json,
     },
     settings::{self, Database},
@@ -146,6 +146,21 @@ struct Level {
 #[derive(Serialize)]
 struct Levels {
     data: Vec<Level>,
+    /// Tenants of whose files nothing can be told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    scope: String,
+    problem: String,
+}
+
+impl From<UnreadableFile> for Unreadable {
+    fn from(file: UnreadableFile) -> Self {
+        Self { scope: file.scope, problem: with_causes(&file.error) }
+    }
 }
 
 impl From<MigrationStatus> for Level {
@@ -170,22 +185,30 @@ impl Row for Level {
 }
 
 async fn status(database: &Database, output: &Output, is_json: bool) -> Result<(), Failure> {
-    let found = match database {
+    let FileMigrations { scopes: found, unreadable } = match database {
         Database::Sqlite(path) => tokio::task::block_in_place(|| maintenance::sqlite_migrations(path))?,
-        Database::Postgres(url) => maintenance::postgres_migrations(url).await?,
+        Database::Postgres(url) => {
+            FileMigrations { scopes: maintenance::postgres_migrations(url).await?, unreadable: Vec::new() }
+        }
     };
     let data: Vec<_> = found.into_iter().map(Level::from).collect();
+    let unreadable: Vec<_> = unreadable.into_iter().map(Unreadable::from).collect();
     let behind = data.iter().filter(|scope| scope.behind > 0).count();
+    let is_well = behind == 0 && unreadable.is_empty();
     if is_json {
-        output.line(to_json(&Levels { data })?)?;
+        output.line(to_json(&Levels { data, unreadable })?)?;
     } else {
         output.table(&data, &mut Shape::default())?;
+        for Unreadable { scope, problem } in &unreadable {
+            output.line(format_args!("{scope} cannot be read: {}", printable(problem)))?;
+        }
         output.line(match behind {
-            0 => format!("Up to date, {}.", scopes(data.len())),
+            0 if unreadable.is_empty() => format!("Up to date, {}.", scopes(data.len())),
+            0 => format!("{} up to date, {} not to be read.", scopes(data.len()), unreadable.len()),
             _ => format!("{behind} of {} behind: neo-events migrate up", scopes(data.len())),
         })?;
     }
-    if behind > 0 { Err(Failure::Reported) } else { Ok(()) }
+    if is_well { Ok(()) } else { Err(Failure::Reported) }
 }
 
 /// So many, with their unit.

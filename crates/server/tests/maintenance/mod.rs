@@ -132,6 +132,35 @@ fn damage_and_bad_settings_are_problems() {
     assert!(refused.stderr.contains("--no-migrate is for a postgres: database"), "{refused:?}");
 }
 
+#[test]
+fn one_tenants_damaged_file_hides_nothing_about_the_others() {
+    let folder = Folder::new();
+    folder.done(&["migrate", "up"]);
+    let tenants = folder.path("neo-events-data/admin.db.d");
+    fs::create_dir_all(&tenants).unwrap();
+    fs::write(tenants.join("tenant_bad.db"), "this is no database, whatever its name says").unwrap();
+    fs::write(tenants.join("tenant_old.db"), "").unwrap();
+    let status = folder.run(&["migrate", "status", "--json"]);
+    assert_eq!(status.code, FAILED, "{status:?}");
+    let scopes: Vec<_> =
+        status.json()["data"].as_array().unwrap().iter().map(|row| row["scope"].clone()).collect();
+    assert_eq!(scopes, ["admin", "tenant_old"]);
+    assert_eq!(status.json()["unreadable"][0]["scope"], "tenant_bad");
+    let up = folder.run(&["migrate", "up"]);
+    assert_eq!(up.code, FAILED, "{up:?}");
+    assert!(up.stdout.contains("migrated tenant_old") && up.stderr.contains("tenant_bad.db"), "{up:?}");
+    let shown = folder.run(&["migrate", "status"]);
+    assert!(shown.stdout.contains("tenant_bad cannot be read: ") && shown.code == FAILED, "{shown:?}");
+    assert!(shown.stdout.contains("2 scopes up to date, 1 not to be read."), "{shown:?}");
+    let doctor = folder.run(&["doctor", "--deep", "--json"]);
+    assert_eq!(doctor.code, FAILED, "{doctor:?}");
+    let (status, detail) = finding(&doctor, "tenant files");
+    assert!(status == "problem" && detail.contains("tenant_bad.db is not an SQLite database"), "{doctor:?}");
+    for check in ["database", "permissions", "journal", "migrations"] {
+        assert_eq!(finding(&doctor, check).0, "ok", "{doctor:?}");
+    }
+}
+
 /// What is found, and that a server does not start.
 fn refused_and_found(folder: &Folder, arguments: &[&str], check: &str) -> String {
     let doctor = folder.run(&[&["doctor", "--json"], arguments].concat());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use neo_events::maintenance::{self, FileFacts};
+use neo_events::maintenance::{self, FileFacts, UnreadableFile};
 
 use super::{NeededKey, finding::Findings, postgres::migrations_told};
 use crate::cli::failure::with_causes;
@@ -55,13 +55,22 @@ fn check_file(findings: &mut Findings, path: &Path, facts: &FileFacts, is_deep: 
         let advice = "put the files back, from a backup if need be: serve does not make them anew";
         findings.problem("tenant files", detail, advice);
     }
+    if let Some(UnreadableFile { error, .. }) = facts.unreadable.first() {
+        let detail = format!(
+            "{} of a tenant cannot be read, the first: {}",
+            facts.unreadable.len(),
+            with_causes(error)
+        );
+        let advice = "until that is mended these tenants are not served; the others are";
+        findings.problem("tenant files", detail, advice);
+    }
     match facts.faults.first() {
         Some((path, fault)) => {
             let detail = format!("{} faults, the first in {}: {fault}", facts.faults.len(), path.display());
             let advice = "restore a backup, or recover what is left with the sqlite3 shell's .recover";
             findings.problem("integrity", detail, advice);
         }
-        None if is_deep => findings.ok("integrity", "every page is sound"),
+        None if is_deep && facts.unreadable.is_empty() => findings.ok("integrity", "every page is sound"),
         None => {}
     }
 }

@@ -1,7 +1,10 @@
 //! Which endpoint holds how many places, whose turn it is, and what waits in each endpoint's queue: what
 //! [`Admission`](super::Admission) decides by, without its lock.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    hash::{BuildHasherDefault, DefaultHasher},
+};
 
 use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId, tenant::Schema};
 use neo_events_store::EndpointQuota;
@@ -47,7 +50,9 @@ pub(super) struct State {
     /// included.
     pub(super) in_hand: u32,
     pub(super) shares: RestrictedShares,
-    pub(super) endpoints: HashMap<Key, EndpointLoad>,
+    /// What goes through all of them takes an order that depends on nothing but what happened: so a simulation replays
+    /// exactly. Whoever could choose keys so that they collide chooses none: they are made here.
+    pub(super) endpoints: HashMap<Key, EndpointLoad, BuildHasherDefault<DefaultHasher>>,
     /// Endpoints in [`Due::Later`].
     pub(super) later: BTreeSet<(Timestamp, Key)>,
     /// Endpoints in [`Due::Ready`], in the order of their turns.

@@ -187,8 +187,8 @@ pub fn migration_status(path: &Path) -> Result<FileMigrations, OpenError> {
 }
 
 /// Brings the admin file at this path, which is made if it is not there, and those of its tenants up to date. Calls
-/// `progress` with each that was not. Nobody else may have them open. What is wrong with a tenant's file is answered once
-/// the others are up to date.
+/// `progress` with each that was not. Nobody else may have them open. What is wrong with a tenant's file is answered
+/// once the others are up to date.
 pub fn migrate(path: &Path, mut progress: impl FnMut(MigrationStep<'_>)) -> Result<(), OpenError> {
     let FileMigrations { scopes, unreadable } = migration_status(path)?;
     let behind: Vec<_> = scopes.into_iter().filter(MigrationStatus::is_behind).collect();

@@ -6,8 +6,8 @@
 //! - A claim reads a snapshot. A lease that ends while it reads (the row is settled and committed) must still count,
 //!   for the snapshot shows the row as it was. Such leases stay until the claim is over. Claims run one at a time.
 //! - A step that settles or cancels a row pins it from its check until its commit, whatever the lease's expiry. What
-//!   was performed stays with its holder also if the commit fails, for another lease from then on: as long as the holder
-//!   tries again, and not for ever where nobody does.
+//!   was performed stays with its holder also if the commit fails, for another lease from then on: as long as the
+//!   holder tries again, and not for ever where nobody does.
 
 use std::{
     collections::HashMap,

@@ -6,8 +6,8 @@
 //! claims for a moment; and between two commits the log is emptied. The writer goes on committing while it waits, and
 //! whoever it holds back waits no longer than for a list before their own.
 //!
-//! What the embedding program's own connections read cannot be held back. If they are in the way the log stays, which is
-//! logged, and is tried again later.
+//! What the embedding program's own connections read cannot be held back. If they are in the way the log stays, which
+//! is logged, and is tried again later.
 
 use std::{
     fs,
@@ -121,7 +121,7 @@ impl LogLimit {
                 tracing::warn!(
                     log = %self.log.display(),
                     bytes,
-                    "the write-ahead log is long and cannot be emptied: a connection of another's reads from it; trying \
+                    "the write-ahead log is long and cannot be emptied while another's transaction is open; trying \
                      again later"
                 );
             }

@@ -1,8 +1,8 @@
 //! A look into a file from outside, beside whoever may have it open: changes nothing and asks for no lock.
 //!
 //! Where no log lies beside a file, nobody writes it, and it is read as one that never changes: that leaves no other
-//! files behind. But a server may begin to write at any moment. What then looks wrong may be half of the old and half of
-//! the new, and is looked at again.
+//! files behind. But a server may begin to write at any moment. What then looks wrong may be half of the old and half
+//! of the new, and is looked at again.
 
 use std::{
     fs,

@@ -40,8 +40,8 @@ const READER_CACHE_KIB: u32 = 2 * 1024;
 pub struct SqliteOptions {
     /// The admin file; beside it stand `-wal`, `-shm` and `.lock`, and in `.d` the files of the tenants.
     pub path: PathBuf,
-    /// Connections for lists and counts in the admin file, beside one for claims and one for looking up keys and tenants.
-    /// At least 1; a tenant's file has one.
+    /// Connections for lists and counts in the admin file, beside one for claims and one for looking up keys and
+    /// tenants. At least 1; a tenant's file has one.
     pub readers: usize,
     /// The page cache of the admin file's writer, in KiB; a tenant's has an eighth.
     pub cache_kib: u32,

@@ -9,7 +9,8 @@
 //! something to do. So is the file of a tenant for which the embedding program writes while it is closed.
 //!
 //! Whether a file is still to be visited is said in one place, the list of visits, which one lock guards together with
-//! the open files. A visit is taken off before the file is looked at, so that whoever writes from then on lists another.
+//! the open files. A visit is taken off before the file is looked at, so that whoever writes from then on lists
+//! another.
 //!
 //! Opening and closing block, and happen under the tenant's gate in threads that may: two first uses open once, and who
 //! comes while a file is being closed waits until it can be opened again.

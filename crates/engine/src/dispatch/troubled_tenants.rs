@@ -1,10 +1,10 @@
 //! Tenants whose claims could not be dispatched, or not soon: their files are busy, somebody has locked their tables.
 //!
-//! One tenant's trouble is not the others'. What takes long goes on beside the passes; what failed is tried again beside
-//! them, for as long as its leases last. What is claimed of such a tenant meanwhile waits behind that. More than
-//! [`WAITING_MAX`] events hold up the passes where the claim before them only takes long, for that may be a tenant who is
-//! owed much. Where it failed they wait until their leases are over: what is given back would be claimed over and over
-//! before everybody else's.
+//! One tenant's trouble is not the others'. What takes long goes on beside the passes; what failed is tried again
+//! beside them, for as long as its leases last. What is claimed of such a tenant meanwhile waits behind that. More than
+//! [`WAITING_MAX`] events hold up the passes where the claim before them only takes long, for that may be a tenant who
+//! is owed much. Where it failed they wait until their leases are over: what is given back would be claimed over and
+//! over before everybody else's.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -43,7 +43,7 @@ fn main() {
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
     runtime.block_on(async {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [alone, beside] = folders.each_ref().map(|folder| folder.path());
+        let [alone, beside] = folders.each_ref().map(tempfile::TempDir::path);
         if wants("sqlite") {
             let [one, other] =
                 [alone, beside].map(|folder| format!("sqlite:{}", process::database(folder).display()));

@@ -188,7 +188,7 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args, server.ca_file(), &output).await,
         Command::Demo(args) => Box::pin(demo::run(args, &output)).await,
         Command::Bench(args) => bench::run(*args, &output, json).await,
-        Command::Listen(args) => listen::run(*args, server, output, json).await,
+        Command::Listen(args) => Box::pin(listen::run(*args, server, output, json)).await,
         Command::Publish(args) => publish::run(&open(server, output)?, *args).await,
         Command::Events(command) => events::run(&open(server, output)?, command).await,
         Command::Endpoints(command) => endpoints::run(&open(server, output)?, command).await,

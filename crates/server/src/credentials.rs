@@ -40,7 +40,12 @@ pub(crate) struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("url", &self.url).field("key", &"[redacted]").finish()
+        let Self { url, databases, key: _ } = self;
+        f.debug_struct("Credentials")
+            .field("url", url)
+            .field("key", &"[redacted]")
+            .field("databases", databases)
+            .finish()
     }
 }
 
@@ -90,19 +95,23 @@ impl Credentials {
     /// goes.
     pub(crate) fn forget(path: &Path, database: &Database) -> Result<(), CredentialsError> {
         let is_beside = matches!(database, Database::Sqlite(_));
-        match Self::read(path) {
-            Ok(None) => Ok(()),
-            Ok(Some(kept)) if !kept.databases.is_empty() => {
-                let databases = kept.others_than(path, database);
-                match databases.is_empty() {
-                    true => remove(path),
-                    false if databases == kept.databases => Ok(()),
-                    false => Self { databases, ..kept }.write(path),
+        let Ok(Some(kept)) = Self::read(path) else {
+            // What cannot be read is no key of anybody's.
+            return if is_beside { remove(path) } else { Ok(()) };
+        };
+        let databases = kept.others_than(path, database);
+        match (kept.databases.is_empty(), databases.is_empty()) {
+            // It names nobody: beside a database it is that one's, elsewhere it may be of other data.
+            (true, _) => {
+                if is_beside {
+                    remove(path)
+                } else {
+                    Ok(())
                 }
             }
-            // It names nobody: beside a database it is that one's, elsewhere it may be of other data.
-            Ok(Some(_)) | Err(_) if is_beside => remove(path),
-            Ok(Some(_)) | Err(_) => Ok(()),
+            (false, true) => remove(path),
+            (false, false) if databases == kept.databases => Ok(()),
+            (false, false) => Self { databases, ..kept }.write(path),
         }
     }
 

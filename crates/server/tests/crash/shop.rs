@@ -52,7 +52,7 @@ struct Told {
 impl Shop {
     pub(crate) async fn open(database: String) -> Self {
         let shared = Arc::new(Shared { database, told: Mutex::default(), enough: AtomicBool::new(false) });
-        let client = shared.connect().await.unwrap();
+        let (client, _driver) = shared.connect().await.unwrap();
         client.batch_execute("create table orders (id text primary key)").await.unwrap();
         let mut customers = JoinSet::new();
         for _ in 0..CUSTOMERS {
@@ -65,7 +65,7 @@ impl Shop {
     pub(crate) async fn close(self) -> HashSet<String> {
         self.shared.enough.store(true, Ordering::Relaxed);
         timeout(PATIENCE, self.customers.join_all()).await.expect("ordering ends");
-        let client = self.shared.connect().await.unwrap();
+        let (client, _driver) = self.shared.connect().await.unwrap();
         let rows = client.query("select id from orders", &[]).await.unwrap();
         let orders: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
         let told = self.shared.told.lock().unwrap();
@@ -83,10 +83,12 @@ impl Shop {
 }
 
 impl Shared {
-    async fn connect(&self) -> Result<Client, Error> {
+    /// A connection, and what moves its bytes.
+    async fn connect(&self) -> Result<(Client, JoinSet<Result<(), Error>>), Error> {
         let (client, connection) = tokio_postgres::connect(&self.database, NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        Ok((client, driver))
     }
 
     /// Until it is enough, with a new connection after each error.
@@ -99,7 +101,7 @@ impl Shared {
     }
 
     async fn order_until_it_fails(&self, sources: &Sources) -> Result<(), Error> {
-        let mut client = self.connect().await?;
+        let (mut client, _driver) = self.connect().await?;
         let publish = format!(
             "select tenant_{TENANT}.publish_event('load.test', $1::text::json, id => $2::text::uuid)"
         );

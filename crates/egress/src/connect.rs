@@ -111,13 +111,13 @@ impl Connector {
         let allowance = Allowance::new(HANDSHAKE_BYTES_MAX);
         let metered = MeteredTcp::new(tcp, allowance.clone());
         let stream = match target.scheme() {
-            Scheme::Http => Stream::Plain(metered),
+            Scheme::Http => Stream::plain(metered),
             Scheme::Https => {
                 let begun = Instant::now();
                 let connector = self.tls.get(route.verify_tls);
                 let session = connector.connect(server_name(target)?, metered).await;
                 timings.tls = Some(begun.elapsed());
-                Stream::Tls(Box::new(session.map_err(|error| Fault::from_handshake(&error))?))
+                Stream::tls(session.map_err(|error| Fault::from_handshake(&error))?)
             }
         };
         let connection = if stream.chose_http2() {

@@ -66,28 +66,11 @@ impl Allowance {
 pub(crate) struct MeteredTcp {
     tcp: TcpStream,
     allowance: Allowance,
-    turn: Option<Turn>,
-}
-
-/// What was read since others got to run.
-#[derive(Debug, Default)]
-struct Turn {
-    bytes: usize,
 }
 
 impl MeteredTcp {
     pub(crate) fn new(tcp: TcpStream, allowance: Allowance) -> Self {
-        Self { tcp, allowance, turn: None }
-    }
-
-    /// Whether a turn is over now; the next one begins with the next call.
-    fn is_turn_over(&mut self) -> bool {
-        let Some(turn) = &mut self.turn else { return false };
-        let over = turn.bytes >= TURN_BYTES_MAX;
-        if over {
-            turn.bytes = 0;
-        }
-        over
+        Self { tcp, allowance }
     }
 }
 
@@ -100,17 +83,9 @@ impl AsyncRead for MeteredTcp {
         if self.allowance.left() == 0 {
             return Poll::Ready(Err(io::Error::other(AllowanceSpent)));
         }
-        if self.is_turn_over() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer))?;
-        let bytes = buffer.filled().len() - before;
-        self.allowance.spend(bytes);
-        if let Some(turn) = &mut self.turn {
-            turn.bytes += bytes;
-        }
+        self.allowance.spend(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -143,27 +118,43 @@ impl AsyncWrite for MeteredTcp {
 
 /// What HTTP is spoken over.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    transport: Transport,
+    turn: Option<Turn>,
+}
+
+#[derive(Debug)]
+enum Transport {
     Plain(MeteredTcp),
     Tls(Box<TlsStream<MeteredTcp>>),
 }
 
+/// What was read since others got to run.
+#[derive(Debug, Default)]
+struct Turn {
+    bytes: usize,
+}
+
 impl Stream {
+    pub(crate) fn plain(tcp: MeteredTcp) -> Self {
+        Self { transport: Transport::Plain(tcp), turn: None }
+    }
+
+    pub(crate) fn tls(tls: TlsStream<MeteredTcp>) -> Self {
+        Self { transport: Transport::Tls(Box::new(tls)), turn: None }
+    }
+
     /// Whether the peer chose HTTP/2 in the TLS handshake.
     pub(crate) fn chose_http2(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+        match &self.transport {
+            Transport::Plain(_) => false,
+            Transport::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 
     /// From now on it is read in turns.
     pub(crate) fn read_in_turns(&mut self) {
-        let tcp = match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_mut().0,
-        };
-        tcp.turn = Some(Turn::default());
+        self.turn = Some(Turn::default());
     }
 }
 
@@ -173,32 +164,45 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        let Self { transport, turn } = self.get_mut();
+        if let Some(turn) = turn
+            && turn.bytes >= TURN_BYTES_MAX
+        {
+            turn.bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
+        let before = buffer.filled().len();
+        ready!(match transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        })?;
+        if let Some(turn) = turn {
+            turn.bytes += buffer.filled().len() - before;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 
@@ -207,16 +211,65 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
+        match &self.transport {
+            Transport::Plain(tcp) => tcp.is_write_vectored(),
+            Transport::Tls(tls) => tls.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What is read before the reader has to wait, be there more or not.
+    async fn turn(stream: &mut Stream) -> usize {
+        poll_fn(|cx| {
+            let mut bytes = 0;
+            loop {
+                let mut space = [0; 1000];
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(bytes),
+                    Poll::Ready(read) => read.unwrap(),
+                    Poll::Pending if bytes == 0 => return Poll::Pending,
+                    Poll::Pending => return Poll::Ready(bytes),
+                }
+                bytes += buffer.filled().len();
+            }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_though_there_is_more_to_read() {
+        const BYTES: usize = 5 * TURN_BYTES_MAX;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let write = async { peer.write_all(&vec![b'x'; BYTES]).await.unwrap() };
+        let mut stream = Stream::plain(MeteredTcp::new(tcp, Allowance::new(u64::MAX)));
+        stream.read_in_turns();
+        let read = async {
+            let mut left = BYTES;
+            while left > 0 {
+                let bytes = turn(&mut stream).await;
+                assert!((1..TURN_BYTES_MAX + 1000).contains(&bytes), "{bytes}");
+                left -= bytes;
+            }
+        };
+        tokio::join!(write, read);
     }
 }

@@ -76,7 +76,7 @@ impl Http2 {
             .await?;
         let now = Instant::now();
         let streams = Streams {
-            open: Mutex::new(Open { count: 0, used: now }),
+            open: Mutex::new(Open { count: 0, bytes: 0, used: now }),
             allowance,
             bytes_each: config.exchange_bytes_max(),
             // Of a stream that is given up, the rest of its window may still be on its way, and what filled it again.
@@ -169,9 +169,10 @@ pub(crate) struct Exchange {
     sent: Option<Sent>,
 }
 
-/// When a request was sent, and what had been read by then.
+/// When a request was sent, with a body of so many bytes, and what had been read by then.
 struct Sent {
     at: Instant,
+    body_bytes: u64,
     bytes_read: u64,
 }
 
@@ -181,7 +182,15 @@ impl Exchange {
     }
 
     pub(crate) async fn send(&mut self, message: Message) -> Result<http::Response<Incoming>, Undelivered> {
-        self.sent = Some(Sent { at: Instant::now(), bytes_read: self.connection.streams.allowance.read() });
+        let streams = &self.connection.streams;
+        let sent = Sent {
+            at: Instant::now(),
+            body_bytes: message.body().len() as u64,
+            bytes_read: streams.allowance.read(),
+        };
+        // A receiver that takes the body in small pieces says so of each.
+        streams.allow(&mut streams.lock(), sent.body_bytes);
+        self.sent = Some(sent);
         let mut sender = self.connection.sender.clone();
         // Hyper gives back what it has not begun to write, and nothing of what was refused after that.
         let kept = message.clone();
@@ -205,10 +214,11 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(sent) = &self.sent
-            && sent.bytes_read == self.connection.streams.allowance.read()
-            && sent.at.elapsed() >= self.connection.silence_max
-        {
+        let Some(sent) = &self.sent else { return };
+        let streams = &self.connection.streams;
+        streams.disallow(&mut streams.lock(), sent.body_bytes);
+        let is_silent = sent.bytes_read == streams.allowance.read();
+        if is_silent && sent.at.elapsed() >= self.connection.silence_max {
             self.connection.fell_silent.store(true, Ordering::Relaxed);
         }
     }
@@ -236,6 +246,8 @@ struct Streams {
 
 struct Open {
     count: usize,
+    /// What may be read for them, altogether.
+    bytes: u64,
     /// When the last one began.
     used: Instant,
 }
@@ -249,18 +261,24 @@ impl Streams {
         }
         open.count += 1;
         open.used = Instant::now();
-        self.allowance.set((self.allowance.left() + self.bytes_each).min(self.bytes_max(&open)));
+        self.allow(&mut open, self.bytes_each);
         true
     }
 
     fn end(&self) {
         let mut open = self.lock();
         open.count -= 1;
-        self.allowance.set(self.allowance.left().min(self.bytes_max(&open)));
+        self.disallow(&mut open, self.bytes_each);
     }
 
-    fn bytes_max(&self, open: &Open) -> u64 {
-        self.bytes_idle + self.bytes_each * open.count as u64
+    fn allow(&self, open: &mut Open, bytes: u64) {
+        open.bytes += bytes;
+        self.allowance.set((self.allowance.left() + bytes).min(self.bytes_idle + open.bytes));
+    }
+
+    fn disallow(&self, open: &mut Open, bytes: u64) {
+        open.bytes -= bytes;
+        self.allowance.set(self.allowance.left().min(self.bytes_idle + open.bytes));
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {

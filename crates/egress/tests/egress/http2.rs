@@ -21,6 +21,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -271,6 +272,47 @@ async fn honest_answers_never_use_a_connection_up() {
         assert_eq!((response.status, response.body.len()), (StatusCode::OK, BODY_BYTES));
     }
     assert_eq!(receiver.connections(), 1);
+}
+
+/// Some take a body in small pieces, and say of each that there is room for another.
+#[tokio::test]
+async fn a_large_body_may_be_taken_in_small_pieces() {
+    const PIECE_BYTES: u32 = 100;
+    const PIECES: usize = 60_000;
+    let authority = Authority::new("ours");
+    let no_window = [0, 4, 0, 0, 0, 0];
+    let receiver = Receiver::start(&authority, Some(&no_window), |wire| async move {
+        let (mut from_client, mut to_client) = tokio::io::split(wire.stream);
+        let room = |stream, bytes: u32| frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
+        let make_room = async {
+            to_client.write_all(&room(0, 1 << 30)).await.ok()?;
+            for _ in 0..PIECES / 100 {
+                to_client.write_all(&room(1, PIECE_BYTES).repeat(100)).await.ok()?;
+            }
+            to_client.flush().await.ok()
+        };
+        let take = async {
+            loop {
+                let mut head = [0; 9];
+                from_client.read_exact(&mut head).await.ok()?;
+                let [a, b, c, kind, flags, ..] = head;
+                let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+                from_client.read_exact(&mut payload).await.ok()?;
+                if kind == DATA && flags & END_STREAM != 0 {
+                    return Some(());
+                }
+            }
+        };
+        let (made, taken) = tokio::join!(make_room, take);
+        made.and(taken)?;
+        to_client.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, STATUS_200)).await.ok()?;
+        to_client.flush().await.ok()?;
+        from_client.read_u8().await.ok()
+    })
+    .await;
+    let body = vec![b'x'; PIECES * PIECE_BYTES as usize].into();
+    let response = egress(Some(&authority)).send(Request { body, ..post(&receiver.target()) }).await;
+    assert_eq!(response.unwrap().status, StatusCode::OK);
 }
 
 /// A client that finds out in tenths of a second what otherwise takes seconds.

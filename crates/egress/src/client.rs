@@ -18,7 +18,7 @@ use crate::connection::{Connection, Message, Undelivered, Untouched};
 use crate::failure::{Failure, FailureKind, Fault};
 use crate::keep_alive;
 use crate::policy::TargetPolicy;
-use crate::pool::{Found, Gate, Place, Pool};
+use crate::pool::{Found, Gate, Place, Pool, Reuse};
 use crate::probe::{ProbeOutcome, ProbeReport};
 use crate::redirect::{self, REDIRECTS_MAX};
 use crate::resolve::Resolve;
@@ -115,13 +115,6 @@ struct Answer {
 struct Reply {
     answer: Answer,
     extent: Extent,
-}
-
-/// Whether a connection from the pool will do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reuse {
-    Welcome,
-    Never,
 }
 
 impl Egress {
@@ -338,7 +331,7 @@ impl Shared {
             Found::Nothing => None,
         };
         // Boxed: whoever finds a connection need not carry the making of one.
-        Box::pin(self.connect(dial, gate, progress)).await
+        Box::pin(self.connect(dial, gate, reuse, progress)).await
     }
 
     fn reused(&self, connection: Connection, progress: &mut Progress) -> Connection {
@@ -353,6 +346,7 @@ impl Shared {
         &self,
         dial: &Dial<'_>,
         gate: Option<Gate>,
+        reuse: Reuse,
         progress: &mut Progress,
     ) -> Result<Connection, Fault> {
         let begun = Instant::now();
@@ -375,7 +369,7 @@ impl Shared {
         Ok(match self.connector.connect(route, &mut progress.timings).await? {
             Connection::Http2(exchange) => {
                 self.keep_swept();
-                Connection::Http2(self.pool.share(dial.place, exchange))
+                Connection::Http2(self.pool.share(dial.place, exchange, reuse))
             }
             connection @ Connection::Http1(_) => connection,
         })

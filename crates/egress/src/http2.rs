@@ -197,9 +197,12 @@ impl Exchange {
         let watched = |bytes| Full::new(Bytes::from_owner(Watched { bytes, _stream: self.stream.clone() }));
         sender.try_send_request(message.map(watched)).await.map_err(|error| {
             let fault = Fault::from_exchange(error.error());
-            match Fault::says_untouched(error.error()) {
-                Some(why) => Undelivered::Unsent(Box::new(kept), why, fault),
-                None => Undelivered::of(error, kept.into_body()),
+            // What waits for a free stream when the connection ends is dropped with it, which is told as a fault of ours.
+            let is_dropped = error.error().is_user();
+            match (Fault::says_untouched(error.error()), Undelivered::of(error, kept.body().clone())) {
+                (Some(why), _) => Undelivered::Unsent(Box::new(kept), why, fault),
+                (None, Undelivered::Lost(_)) if is_dropped => Undelivered::Lost(Fault::closed()),
+                (None, undelivered) => undelivered,
             }
         })
     }

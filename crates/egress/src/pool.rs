@@ -39,6 +39,13 @@ pub(crate) struct Place {
     pub(crate) verify_tls: bool,
 }
 
+/// Whether a connection from the pool will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Welcome,
+    Never,
+}
+
 /// What the pool has for a place.
 pub(crate) enum Found {
     /// A connection that can be used at once.
@@ -165,15 +172,16 @@ impl Pool {
         (0..count).for_each(|_| self.counters.pool_exhausted.increment());
     }
 
-    /// Lets others share an HTTP/2 connection. If there is one already that has room, that one is used for the exchange
-    /// instead.
-    pub(crate) fn share(&self, place: &Place, exchange: Exchange) -> Exchange {
+    /// Lets others share an HTTP/2 connection. If there is one already that has room, and may be reused, that one is used
+    /// for the exchange instead.
+    pub(crate) fn share(&self, place: &Place, exchange: Exchange, reuse: Reuse) -> Exchange {
         let now = Instant::now();
         let mut shard = self.shard(&place.origin);
         let lane = shard.entry(place.origin.clone()).or_default().lane(place.verify_tls);
         lane.http2_gate.get_or_insert_default();
         lane.http2.retain(|http2| self.limits.admits_http2(http2, now));
-        let in_use = lane.begin_http2().unwrap_or_else(|| {
+        let present = if reuse == Reuse::Welcome { lane.begin_http2() } else { None };
+        let in_use = present.unwrap_or_else(|| {
             lane.http2.push(exchange.connection().clone());
             exchange
         });

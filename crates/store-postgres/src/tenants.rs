@@ -146,7 +146,11 @@ impl PostgresStore {
         if let Some(no) = self.inner.tenants.no(schema) {
             return Ok(no);
         }
-        let mut conn = self.inner.connections.work().await?;
+        let mut conn = match self.inner.connections.work().await {
+            // Its tenants can be read all the same.
+            Err(Failure::ReadOnly) => self.inner.connections.read().await?,
+            conn => conn?,
+        };
         let row = conn.query_opt(sql::TENANTS_NO_BY_SCHEMA, &Schema::admin(), &[&schema.as_str()]).await?;
         let Some(row) = row else { return Err(Failure::Schema(schema.clone())) };
         // It may have been made by a node of an earlier version, after this one had migrated all it found.

@@ -133,8 +133,8 @@ impl LogLimit {
     }
 }
 
-/// Whether everything was moved into the file, and nobody reads from the log.
-fn empty(conn: &Connection) -> rusqlite::Result<bool> {
+/// Moves everything into the file and empties the log, unless somebody is in the way for long. Answers whether nobody was.
+pub(crate) fn empty(conn: &Connection) -> rusqlite::Result<bool> {
     conn.busy_timeout(EMPTYING_PATIENCE)?;
     let is_busy = conn.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get::<_, bool>(0));
     conn.busy_timeout(BUSY_TIMEOUT)?;

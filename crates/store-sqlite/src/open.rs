@@ -361,7 +361,7 @@ fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> Result<(), OpenE
 ///
 /// What a failed sync leaves behind: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
 fn empty_log(conn: &Connection) -> rusqlite::Result<()> {
-    conn.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
+    crate::log_limit::empty(conn).map(drop)
 }
 
 fn set_up_log(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {

@@ -39,7 +39,7 @@ const LOADS: [Load; 4] = [
         arguments: &["--mode", "single", "--events", "5000", "--endpoints", "10"],
         goal: Some(0.5),
     },
-    Load { name: "steady", arguments: &["--mode", "single", "--events", "3000", "--rate", "50"], goal: None },
+    Load { name: "steady", arguments: &["--mode", "single", "--events", "1500", "--rate", "50"], goal: None },
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-pub use crate::time::to_micros;
+use crate::time::to_micros;
 use crate::{
     event_type::EventType,
     id::{EventId, IdEntropy},

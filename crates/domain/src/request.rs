@@ -15,8 +15,6 @@ use crate::{
 /// The value of `User-Agent`.
 pub const USER_AGENT: &str = concat!("neo-events/", env!("CARGO_PKG_VERSION"));
 
-const STANDARD_SIGNATURE: &str = "webhook-signature";
-
 /// What the headers of one attempt say.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
@@ -58,7 +56,7 @@ pub fn headers<'a>(
     add("x-neo-attempt", facts.attempt_number.to_string().into());
     add("traceparent", traceparent(facts.event_id, facts.request_id).into());
     if let Some(signatures) = facts.signatures {
-        add(STANDARD_SIGNATURE, signatures.standard.as_str().into());
+        add("webhook-signature", signatures.standard.as_str().into());
         headers.push((facts.signature_header.into(), signatures.body.as_str().into()));
         if let Some(previous) = &signatures.body_previous {
             headers
@@ -67,31 +65,6 @@ pub fn headers<'a>(
     }
     headers.extend(custom.into_iter().map(|(name, value)| (name.into(), value.into())));
     headers
-}
-
-/// Whether a header is one of ours whatever the endpoint: it is the same for every receiver, or signed for all to see.
-pub fn is_ours(name: &str) -> bool {
-    let begins = |with: &str| name.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
-    ["content-type", "user-agent", "traceparent"].iter().any(|ours| ours.eq_ignore_ascii_case(name))
-        || begins("webhook-")
-        || begins("x-neo-")
-}
-
-/// How many of the [`headers`] of a request are ours, wherever the endpoint has its signature; its own follow.
-pub fn count_of_ours(headers: &[Header<'_>]) -> usize {
-    let named = headers.iter().take_while(|(name, _)| is_ours(name)).count();
-    let (ours, rest) = headers.split_at(named);
-    let ends_with_signature = ours.last().is_some_and(|(name, _)| name == STANDARD_SIGNATURE);
-    named
-        + match rest {
-            [(signature, _), (other, _), ..] if ends_with_signature && is_previous(other, signature) => 2,
-            [_, ..] if ends_with_signature => 1,
-            _ => 0,
-        }
-}
-
-fn is_previous(name: &str, signature_header: &str) -> bool {
-    name.starts_with(signature_header) && name == previous_signature_header(signature_header)
 }
 
 /// W3C Trace Context, level 1: the trace is the event, the span is the request.
@@ -151,21 +124,5 @@ mod tests {
             "X-Priority: high",
         ];
         assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn an_endpoints_own_headers_are_told_from_ours_wherever_its_signature_is() {
-        let schema = Schema::tenant("acme").unwrap();
-        let one = Signatures { standard: "v1,a".into(), body: "sha256=a".into(), body_previous: None };
-        let two = Signatures { body_previous: Some("sha256=b".into()), ..one.clone() };
-        for signatures in [None, Some(&one), Some(&two)] {
-            for signature_header in ["X-Neo-Signature", "X-Hub-Signature-256", "Authorization"] {
-                for custom in [&[][..], &[("X-Api-Key", "k")], &[("X-Hub", "k"), ("X-Hub-Signature", "k")]] {
-                    let headers =
-                        headers(&facts(&schema, signatures, signature_header), custom.iter().copied());
-                    assert_eq!(count_of_ours(&headers), headers.len() - custom.len(), "{headers:?}");
-                }
-            }
-        }
     }
 }

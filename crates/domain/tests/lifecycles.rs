@@ -10,7 +10,6 @@ use neo_events_domain::delivery::{
 use neo_events_domain::endpoint::{Endpoint, EndpointDraft, EndpointPatch, HttpMethod, Profile};
 use neo_events_domain::event::{DomainEvent, EventDraft, JsonObject, NewEvent};
 use neo_events_domain::id::{EventId, Id};
-use neo_events_domain::request::is_ours;
 use neo_events_domain::retry::{FailureCode, Outcome, RetryPolicy};
 use neo_events_domain::signing::SigningSecret;
 use neo_events_domain::subscription::{SubscriptionDraft, SubscriptionPatch};
@@ -283,18 +282,6 @@ fn events_about_organizations_and_users_are_theirs() {
     let (_, stored) = full();
     assert_eq!((stored.category(), stored.action()), ("user", "created"));
     assert_eq!((stored.metadata("m").as_deref(), stored.metadata("n")), (Some("1"), None));
-}
-
-#[test]
-fn what_every_receiver_may_see_is_told_from_what_an_endpoint_added() {
-    for name in
-        ["Content-Type", "user-agent", "traceparent", "webhook-id", "Webhook-Signature", "x-neo-attempt"]
-    {
-        assert!(is_ours(name), "{name}");
-    }
-    for name in ["authorization", "x-api-key", "x-hub-signature-256", "x-neo", "content-types", "webhook"] {
-        assert!(!is_ours(name), "{name}");
-    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use neo_events_domain::{
     delivery::{AttemptRecord, DeliveryState},
     endpoint::Endpoint,
     retry::{Outcome, Verdict, judge},
+    time::later,
 };
 use neo_events_store::{
     DELIVERY_LEASE, DeliveryWork, EndpointClaim, Lease, Settled, Settlement, Store, StoreError, Unsettled,
@@ -32,7 +33,6 @@ use crate::{
     Sources,
     admission::{Admission, AttemptHealth, Claimed, Key, Place, Turn},
     direct::Taken,
-    sources::later,
     supervisor::StopSignals,
     usage::UsageLog,
     webhook::Webhook,

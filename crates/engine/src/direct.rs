@@ -14,6 +14,7 @@ use neo_events_domain::{
     event::NewEvent,
     id::{DeliveryId, SubscriptionId},
     tenant::Schema,
+    time::later,
 };
 use neo_events_store::{
     Arrival, DELIVERY_LEASE, DeliveryWork, DirectDelivery, DirectDispatch, HandOver, Lease,
@@ -25,7 +26,6 @@ use crate::{
     admission::{Admission, Key, Place},
     dispatch::new_delivery,
     registry::{Matches, Registry, Subject},
-    sources::later,
     usage::UsageLog,
 };
 

@@ -7,7 +7,9 @@ mod troubled_tenants;
 
 use std::{sync::Arc, time::Duration};
 
-use neo_events_domain::{SignedDuration, Timestamp, delivery::Trigger, id::EndpointId, tenant::Schema};
+use neo_events_domain::{
+    SignedDuration, Timestamp, delivery::Trigger, id::EndpointId, tenant::Schema, time::later,
+};
 use neo_events_store::{
     CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
 };
@@ -19,7 +21,6 @@ use crate::{
     Sources,
     admission::Admission,
     registry::{Registry, Subject, Wanted},
-    sources::later,
     usage::UsageLog,
 };
 

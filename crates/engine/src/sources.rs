@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neo_events_domain::{SignedDuration, Timestamp, event::to_micros, id::Id};
+use neo_events_domain::{Timestamp, id::Id, time::to_micros};
 use ring::rand::SecureRandom;
 
 /// Tells the time.
@@ -172,11 +172,6 @@ impl Sources {
     pub fn jitter(&self) -> f64 {
         f64::from(u32::from_ne_bytes(self.bytes())) / f64::from(u32::MAX)
     }
-}
-
-/// So long after a time, or as late as there is one.
-pub(crate) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
-    at.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 
 impl fmt::Debug for Sources {

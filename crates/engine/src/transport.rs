@@ -15,8 +15,10 @@ pub struct TransportRequest<'a> {
     pub url: Cow<'a, str>,
     /// How.
     pub method: HttpMethod,
-    /// All of them but `host` and `content-length`.
+    /// All of them but `host` and `content-length`; the endpoint's own come last.
     pub headers: Vec<Header<'a>>,
+    /// How many are the endpoint's own. They may be credentials for its origin, and no other origin gets them.
+    pub own_headers: usize,
     /// The signed bytes.
     pub body: Bytes,
     /// From DNS to the last byte of the answer.

@@ -101,6 +101,7 @@ fn build<'a>(facts: &RequestFacts<'a>, endpoint: &'a Endpoint, body: Bytes) -> T
         url: Cow::Borrowed(&endpoint.endpoint_url),
         method: endpoint.http_method,
         headers: request::headers(facts, endpoint.custom_headers.iter()),
+        own_headers: endpoint.custom_headers.iter().count(),
         body,
         timeout: Duration::from_secs(endpoint.timeout_seconds.into()),
         follow_redirects: endpoint.follow_redirects,

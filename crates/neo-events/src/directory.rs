@@ -7,9 +7,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use neo_events_domain::{
     Timestamp,
     api_key::{ApiKey, ApiKeyDraft, KEY_PREFIX},
-    event::to_micros,
     id::ApiKeyId,
     tenant::{Schema, Tenant as TenantRecord, TenantDraft},
+    time::to_micros,
     violation::{Rule, Violations},
 };
 use neo_events_store::{ApiKeyQuery, Inserted, KeyDigest, Page, PageRequest, StoreError};

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use neo_events_domain::{
     delivery::{RESPONSE_BODY_BYTES_KEPT, ReceivedResponse},
     endpoint::{EndpointLimits, HttpMethod},
-    request::{self, Header},
+    request::Header,
     retry::FailureCode,
 };
 use neo_events_egress::{Egress, Failure, FailureKind, Request, Response, Target, TargetRefused};
@@ -58,7 +58,7 @@ impl Transport for HttpTransport {
             Ok(target) => target,
             Err(refused) => return unsent(FailureCode::TargetRefused, refused.to_string()),
         };
-        let Some(headers) = header_map(&request.headers) else {
+        let Some(headers) = header_map(&request.headers, request.own_headers) else {
             return unsent(FailureCode::Configuration, "a header cannot be sent".to_owned());
         };
         let sent = self.egress.send(Request {
@@ -85,10 +85,10 @@ fn method(method: HttpMethod) -> Method {
     }
 }
 
-fn header_map(headers: &[Header<'_>]) -> Option<HeaderMap> {
+fn header_map(headers: &[Header<'_>], own: usize) -> Option<HeaderMap> {
     // Room for those that frame the message, too: a map that grows is made twice.
     let mut map = HeaderMap::with_capacity(headers.len() + FRAMING_HEADERS);
-    let ours = request::count_of_ours(headers);
+    let ours = headers.len().saturating_sub(own);
     for (index, (name, value)) in headers.iter().enumerate() {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         let mut value = HeaderValue::from_str(value).ok()?;
@@ -183,7 +183,7 @@ mod tests {
         let custom = ["X-Hub-Token", "Authorization"];
         let headers: Vec<Header<'_>> =
             ours.iter().chain(&custom).map(|name| ((*name).into(), "x".into())).collect();
-        let map = header_map(&headers).unwrap();
+        let map = header_map(&headers, custom.len()).unwrap();
         let told = |names: &[&str]| names.iter().map(|name| map[*name].is_sensitive()).collect::<Vec<_>>();
         assert_eq!(told(&ours), [false; 4]);
         assert_eq!(told(&custom), [true; 2]);

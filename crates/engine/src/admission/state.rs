@@ -6,12 +6,11 @@ use std::{
     hash::{BuildHasherDefault, DefaultHasher},
 };
 
-use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId, tenant::Schema};
+use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId, tenant::Schema, time::later};
 use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
 use super::{AttemptHealth, Key};
-use crate::sources::later;
 
 /// Most deliveries in hand on a node.
 pub(super) const IN_HAND_MAX: u32 = 1024;

@@ -83,6 +83,7 @@ fn owned(request: TransportRequest<'_>) -> TransportRequest<'static> {
         url: own(request.url),
         method: request.method,
         headers: request.headers.into_iter().map(|(name, value)| (own(name), own(value))).collect(),
+        own_headers: request.own_headers,
         body: request.body,
         timeout: request.timeout,
         follow_redirects: request.follow_redirects,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use neo_events_domain::{
     SignedDuration, Timestamp,
     delivery::DeliveryState,
-    event::to_micros,
     id::{DeliveryId, RequestId},
     retry::{RetryPolicy, Verdict},
+    time::to_micros,
 };
 use neo_events_store::{DeliveryWork, Lease, Settled, Settlement, StoreError};
 

@@ -10,12 +10,13 @@ use neo_events_domain::{
         IllegalTransition, error_code, is_answered,
     },
     endpoint::Endpoint,
-    event::{DomainEvent, to_micros},
+    event::DomainEvent,
     id::{DeliveryId, EndpointId},
     payload,
     request::{RequestFacts, headers},
     stats::{EndpointStats, ResponseTimeHistogram},
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::{Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, Usage};
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp, Uuid,
-    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule, to_micros},
+    event::{AGGREGATE_VERSION_MAX, DomainEvent, JsonObject, NewEvent, VersionRule},
     event_type::EventType,
     id::EventId,
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::{
     AggregateQuery, Appended, Cursor, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent,

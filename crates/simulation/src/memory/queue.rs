@@ -7,10 +7,11 @@ use neo_events_domain::{
     Timestamp,
     delivery::{AttemptRecord, DeliveryState},
     endpoint::DISABLED_REASON_GONE,
-    event::{NewEvent, to_micros},
+    event::NewEvent,
     id::EndpointId,
     retry::{FIRST_WAIT_MAX, Progress, Verdict, WAIT_MAX},
     tenant::Schema,
+    time::to_micros,
 };
 use neo_events_store::{
     Appended, Arrival, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, DispatchClaim,

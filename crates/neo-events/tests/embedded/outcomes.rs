@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use neo_events::{
-    Delivery, DeliveryState, DeliveryStatus, EndpointPatch, EventDraft, SubscriptionDraft, Timestamp,
+    Delivery, DeliveryState, DeliveryStatus, EndpointDraft, EndpointPatch, EventDraft, SubscriptionDraft,
+    Timestamp,
     domain::{delivery::AttemptStatus, id::EndpointId},
 };
 
@@ -350,4 +351,28 @@ async fn last_used_times_are_noted_soon() {
     })
     .await;
     assert!(used >= created.endpoint.created_at);
+}
+
+/// Whoever is led to can verify the signature, wherever the endpoint has it, and learns nothing else of the endpoint.
+#[tokio::test]
+async fn a_redirect_to_another_origin_takes_the_signature_along_and_no_credentials() {
+    let there = Receiver::start().await;
+    let url = there.url.clone();
+    let redirecting =
+        move |_: &_, _| Answer { headers: vec![("location", url.clone())], ..Answer::status(307) };
+    let (world, here) = (World::new().await, Receiver::answering(redirecting).await);
+    let draft = EndpointDraft {
+        follow_redirects: Some(true),
+        signature_header: Some("X-Hub-Signature-256".into()),
+        custom_headers: vec![("X-Api-Key".into(), "of this origin".into())],
+        ..EndpointDraft::standard("test", &*here.url)
+    };
+    let endpoint = world.tenant().create_endpoint(draft, None).await.unwrap().endpoint;
+    let everything = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+    world.tenant().create_subscription(endpoint.id, everything).await.unwrap();
+    world.publish("{}").await;
+    let led_to = &there.wait_for(1).await[0];
+    assert!(led_to.header("x-hub-signature-256").starts_with("sha256="));
+    assert_eq!(led_to.header("x-api-key"), "");
+    assert_eq!(here.received()[0].header("x-api-key"), "of this origin");
 }

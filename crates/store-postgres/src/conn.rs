@@ -181,11 +181,11 @@ impl managed::Manager for Manager {
             if self.fell_silent_since(connection.asked_at) {
                 return Err(RecycleError::message("another one had no answer"));
             }
-            let Ok(is_of_a_standby) = timeout(RECYCLE_WAIT, connection.is_of_a_standby()).await else {
+            let Ok(server) = timeout(RECYCLE_WAIT, connection.server_state()).await else {
                 *self.silent_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                 return Err(RecycleError::message("its server says no word"));
             };
-            if is_of_a_standby.map_err(RecycleError::Backend)? {
+            if server.map_err(RecycleError::Backend)?.is_standby {
                 return Err(RecycleError::message("its server is not the primary any more"));
             }
             connection.asked_at = Instant::now();
@@ -195,15 +195,16 @@ impl managed::Manager for Manager {
 }
 
 impl Manager {
-    /// A server takes no writes. A standby is not what was asked for; a primary that somebody has made read-only can be read
-    /// all the same.
+    /// A server took no writes a moment ago. A standby is not what was asked for; a primary that somebody has made read-only
+    /// can be read all the same; and what was promoted meanwhile is as good as any.
     async fn of_a_read_only_server(&self, failure: Failure) -> Result<Connection, Failure> {
         let mut config = self.config.clone();
         config.target_session_attrs(TargetSessionAttrs::Any);
         let connection = Connection::open(&config, &self.tls).await?;
-        if connection.is_of_a_standby().await? {
+        let server = connection.server_state().await?;
+        if server.is_standby {
             Err(failure)
-        } else if self.only_reads {
+        } else if self.only_reads || !server.is_read_only {
             Ok(connection)
         } else {
             Err(Failure::ReadOnly)
@@ -218,6 +219,13 @@ impl Manager {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some_and(|silent_at| silent_at > asked_at)
     }
+}
+
+/// What a server is when it is asked.
+struct ServerState {
+    is_standby: bool,
+    /// Somebody has made its sessions so, whatever it is.
+    is_read_only: bool,
 }
 
 /// One connection.
@@ -335,9 +343,9 @@ impl Connection {
         }
     }
 
-    async fn is_of_a_standby(&self) -> Result<bool, Failure> {
-        let row = self.query_one(sql::SESSIONS_IS_STANDBY, &Schema::admin(), &[]).await?;
-        Ok(row.try_get(0)?)
+    async fn server_state(&self) -> Result<ServerState, Failure> {
+        let row = self.query_one(sql::SESSIONS_SERVER_STATE, &Schema::admin(), &[]).await?;
+        Ok(ServerState { is_standby: row.try_get("is_standby")?, is_read_only: row.try_get("is_read_only")? })
     }
 
     /// Until the connection has ended.
@@ -465,5 +473,31 @@ impl std::ops::Deref for Transaction<'_> {
     type Target = Connection;
     fn deref(&self) -> &Connection {
         self.connection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neo_events_test_postgres::database;
+
+    use super::*;
+    use crate::open::Address;
+
+    /// A failover: the server was a standby when a connection was refused, and is the primary when it is asked what it is.
+    #[tokio::test]
+    async fn a_standby_that_was_promoted_meanwhile_is_not_taken_for_a_primary_made_read_only() {
+        let database = database().await;
+        let address = Address::parse(&database.url()).unwrap();
+        for only_reads in [false, true] {
+            let manager = Manager {
+                config: address.config(Duration::ZERO, Duration::ZERO),
+                tls: address.tls.clone(),
+                answer_timeout: CONNECTION_WAIT,
+                only_reads,
+                silent_at: Mutex::default(),
+            };
+            let connection = manager.of_a_read_only_server(Failure::NoWord).await.unwrap();
+            connection.batch("create temporary table written (n integer)").await.unwrap();
+        }
     }
 }

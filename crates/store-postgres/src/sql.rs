@@ -199,7 +199,7 @@ statements! {
     SESSIONS_FREE_DELIVERIES = "sessions/free_deliveries",
     SESSIONS_FREE_DISPATCHES = "sessions/free_dispatches",
     SESSIONS_OTHERS = "sessions/others",
-    SESSIONS_IS_STANDBY = "sessions/is_standby",
+    SESSIONS_SERVER_STATE = "sessions/server_state",
     SESSIONS_PING = "sessions/ping",
     SESSIONS_REMOVE_DEAD = "sessions/remove_dead",
     STREAM_HEADS_ADVANCE = "stream_heads/advance",

@@ -1,1 +1,0 @@
-select pg_is_in_recovery()

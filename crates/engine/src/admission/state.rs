@@ -24,6 +24,9 @@ pub(super) const SLOW_IN_HAND_MAX: u32 = IN_HAND_MAX / 4;
 /// Most of both kinds together. The rest of the node is left to endpoints that answer well, even when many new
 /// endpoints are found to hang at the same time, and the share of the slow ones becomes more than full.
 pub(super) const RESTRICTED_IN_HAND_MAX: u32 = IN_HAND_MAX / 4 * 3;
+/// While fewer attempts than this are unrecorded, of all tenants together, none of them is blocked: one that holds three
+/// quarters of what the others leave holds three quarters of the node with them, but for what rounding takes.
+pub(super) const UNRECORDED_BLOCKING_MIN: u32 = IN_HAND_MAX / 4 * 3 - 2;
 /// Most deliveries in flight to one endpoint.
 pub(super) const ENDPOINT_IN_FLIGHT_MAX: u32 = 64;
 /// For each delivery that may be in flight to an endpoint that answers well, this many may be in hand.
@@ -82,10 +85,18 @@ impl Unrecorded {
         own > 0 && own >= (IN_HAND_MAX - (self.all - own)) / 4 * 3
     }
 
+    /// Tenants for which nothing new is begun. Of several some are unblocked by what others record: each one's limit
+    /// depends on what the others leave.
+    fn blocked(&self) -> Vec<Schema> {
+        if self.all < UNRECORDED_BLOCKING_MIN {
+            return Vec::new();
+        }
+        self.of_tenant.keys().filter(|schema| self.blocks_new_work_for(schema)).cloned().collect()
+    }
+
     /// Tenants that are blocked now and were blocked at the call before.
     fn blocked_for_long(&mut self) -> Vec<Schema> {
-        let blocked: Vec<_> =
-            self.of_tenant.keys().filter(|schema| self.blocks_new_work_for(schema)).cloned().collect();
+        let blocked = self.blocked();
         let before = std::mem::replace(&mut self.blocked_before, blocked.clone());
         blocked.into_iter().filter(|schema| before.contains(schema)).collect()
     }
@@ -130,12 +141,12 @@ impl RestrictedShares {
     /// How many more deliveries of an endpoint may be taken in hand, if only one part in `divisor` of its share may be
     /// used. A share can be more than full: endpoints that are found to be silent are moved to it with all that they
     /// have.
-    fn free(&mut self, load: &EndpointLoad, divisor: u32) -> u32 {
+    pub(super) fn free(&mut self, load: &EndpointLoad, divisor: u32) -> u32 {
         let of_both = RESTRICTED_IN_HAND_MAX.saturating_sub(self.unproven + self.slow);
         self.of(load).map_or(u32::MAX, |(held, max)| (max / divisor).saturating_sub(*held).min(of_both))
     }
 
-    fn count(&mut self, load: &EndpointLoad) {
+    pub(super) fn count(&mut self, load: &EndpointLoad) {
         if let Some((held, _)) = self.of(load) {
             *held += load.charge();
         }
@@ -355,12 +366,13 @@ impl State {
 
     /// It is recorded, or never will be.
     pub(super) fn end_record(&mut self, schema: &Schema) {
-        let was_blocked = self.unrecorded.blocks_new_work_for(schema);
+        let mut unblocked = self.unrecorded.blocked();
         self.unrecorded.discount(schema);
-        if was_blocked && !self.unrecorded.blocks_new_work_for(schema) {
+        unblocked.retain(|schema| !self.unrecorded.blocks_new_work_for(schema));
+        if !unblocked.is_empty() {
             self.ready.append(&mut self.blocked);
-            let of_it = self.endpoints.iter_mut().filter(|(key, _)| key.0 == *schema);
-            of_it.for_each(|(_, load)| load.call_next());
+            let of_them = self.endpoints.iter_mut().filter(|(key, _)| unblocked.contains(&key.0));
+            of_them.for_each(|(_, load)| load.call_next());
         }
     }
 
@@ -483,7 +495,7 @@ impl EndpointLoad {
         }
     }
 
-    const fn has_room(&self) -> bool {
+    pub(super) const fn has_room(&self) -> bool {
         self.in_hand < self.in_hand_max()
     }
 

@@ -4,8 +4,10 @@ use super::*;
 use crate::admission::state::{
     ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_MIN, IN_HAND_PER_FLIGHT, QUEUE_BOUND_MIN,
     RESTRICTED_IN_HAND_MAX, RestrictedShares, SLOW_IN_HAND_MAX, UNPROVEN_IN_HAND_MAX,
+    UNRECORDED_BLOCKING_MIN,
 };
 use neo_events_domain::{SignedDuration, Uuid};
+use proptest::prelude::*;
 use std::task::{Context, Poll, Waker};
 
 /// Where it does not matter which delivery it is.
@@ -143,6 +145,36 @@ fn who_stands_queued_of_a_tenant_that_is_not_recorded_goes_on_with_it_or_is_sent
             unbar();
             assert_eq!(poll(), Poll::Ready(Turn::Come));
             admission.notice_silence();
+        }
+    }
+}
+
+/// A tenant's limit depends on what the others leave: what they record may unblock it too.
+#[test]
+fn who_stands_queued_goes_on_when_its_tenant_is_unblocked_by_what_another_one_records() {
+    let admission = Arc::new(Admission::default());
+    let theirs = Schema::tenant("theirs").unwrap();
+    proven(&admission, 1);
+    let mut in_hand = places(&admission, 1, 0);
+    (0..400).for_each(|_| admission.state().begin_record(&theirs));
+    (0..468).for_each(|_| admission.state().begin_record(&Schema::admin()));
+    let mut place = in_hand.pop().unwrap();
+    let mut turn = std::pin::pin!(place.turn(NOBODY));
+    let mut poll = || turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(poll(), Poll::Pending, "nothing is begun");
+    (0..400).for_each(|_| admission.state().end_record(&theirs));
+    assert_eq!(poll(), Poll::Ready(Turn::Come));
+}
+
+#[test]
+fn no_tenant_is_blocked_while_few_attempts_are_unrecorded() {
+    let tenants = [Schema::admin(), Schema::tenant("theirs").unwrap()];
+    for own in 1..UNRECORDED_BLOCKING_MIN {
+        let mut state = State::default();
+        (0..own).for_each(|_| state.begin_record(&tenants[0]));
+        for _ in own..UNRECORDED_BLOCKING_MIN {
+            assert!(!state.unrecorded.blocks_new_work_for(&tenants[0]), "{:?}", state.unrecorded);
+            state.begin_record(&tenants[1]);
         }
     }
 }
@@ -571,4 +603,201 @@ fn an_endpoint_at_its_bound_goes_on_when_a_place_comes_back() {
     finish(&admission, 1, AttemptHealth::Good);
     assert_eq!(admission.next_claim_at(at(0)), Some(at(0)));
     assert_eq!(quotas(&admission, 0), [(1, 3)]);
+}
+
+/// What happens to the places of three tenants with two endpoints each.
+#[derive(Debug, Clone)]
+enum Step {
+    /// An endpoint owes something; all that there is room for is claimed.
+    Claim {
+        endpoint: u128,
+    },
+    /// The first few in hand, counted from somewhere, ask for their turn.
+    AskForTurns {
+        from: usize,
+    },
+    /// Some of those in flight are answered.
+    Answer {
+        from: usize,
+        count: usize,
+        health: AttemptHealth,
+    },
+    /// Some of those that were answered are recorded.
+    Record {
+        from: usize,
+        count: usize,
+    },
+    /// Many attempts of a tenant are answered that have nothing to do with these endpoints.
+    HoldUp {
+        tenant: u128,
+        count: u32,
+    },
+    /// They are recorded.
+    LetGo {
+        tenant: u128,
+    },
+    NoticeSilence,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let health = prop_oneof![
+        4 => Just(AttemptHealth::Good),
+        1 => Just(AttemptHealth::Failed),
+        1 => Just(AttemptHealth::Slow),
+    ];
+    let step = prop_oneof![
+        4 => (0..6_u128).prop_map(|endpoint| Step::Claim { endpoint }),
+        4 => any::<usize>().prop_map(|from| Step::AskForTurns { from }),
+        6 => (any::<usize>(), 1..100_usize, health)
+            .prop_map(|(from, count, health)| Step::Answer { from, count, health }),
+        3 => (any::<usize>(), 1..100_usize).prop_map(|(from, count)| Step::Record { from, count }),
+        3 => (0..3_u128, 1..600_u32).prop_map(|(tenant, count)| Step::HoldUp { tenant, count }),
+        3 => (0..3_u128).prop_map(|tenant| Step::LetGo { tenant }),
+        1 => Just(Step::NoticeSilence),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+/// The places of one walk, by how far they have come.
+#[derive(Default)]
+struct Walk {
+    admission: Arc<Admission>,
+    in_hand: Vec<Place>,
+    /// Each with the message that is to call it.
+    queued: Vec<(Place, oneshot::Receiver<()>)>,
+    in_flight: Vec<Place>,
+    answered: Vec<Place>,
+    held_up: [u32; 3],
+}
+
+impl Walk {
+    fn tenant(n: u128) -> Schema {
+        Schema::tenant(&format!("t{n}")).unwrap()
+    }
+
+    fn key(endpoint: u128) -> Key {
+        (Self::tenant(endpoint % 3), EndpointId::from_uuid(Uuid::from_u128(endpoint)))
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Claim { endpoint } => {
+                self.admission.owe(Self::key(endpoint), at(0));
+                let admission = Arc::clone(&self.admission);
+                let mut reservation = admission.reserve(at(1));
+                for quota in reservation.quotas() {
+                    let key = (quota.schema.clone(), quota.endpoint_id);
+                    let places = (0..quota.max).map(|_| Arc::clone(&admission).place(key.clone()));
+                    self.in_hand.extend(places);
+                }
+                let reserved: Vec<_> = reservation.quotas().to_vec();
+                reservation.end(|key| {
+                    let quota =
+                        reserved.iter().find(|quota| (&quota.schema, quota.endpoint_id) == (&key.0, key.1));
+                    Claimed { deliveries: quota.unwrap().max, next_due_at: None }
+                });
+            }
+            Step::AskForTurns { from } => {
+                for mut place in some(&mut self.in_hand, from, 50) {
+                    let queued = self.admission.state().join_queue(&place.key, NOBODY);
+                    if let Some(called) = queued {
+                        self.queued.push((place, called));
+                    } else {
+                        place.stage = Stage::AtEndpoint;
+                        self.in_flight.push(place);
+                    }
+                }
+            }
+            Step::Answer { from, count, health } => {
+                for mut place in some(&mut self.in_flight, from, count) {
+                    place.answered(health);
+                    self.answered.push(place);
+                }
+            }
+            Step::Record { from, count } => drop(some(&mut self.answered, from, count)),
+            Step::HoldUp { tenant, count } => {
+                // They hold places, and there are not more than there are.
+                let free = IN_HAND_MAX - self.admission.state().in_hand;
+                let count = count.min(free);
+                let mut state = self.admission.state();
+                state.in_hand += count;
+                (0..count).for_each(|_| state.begin_record(&Self::tenant(tenant)));
+                self.held_up[usize::try_from(tenant).unwrap()] += count;
+            }
+            Step::LetGo { tenant } => {
+                let count = std::mem::take(&mut self.held_up[usize::try_from(tenant).unwrap()]);
+                let mut state = self.admission.state();
+                state.leave_node(count);
+                (0..count).for_each(|_| state.end_record(&Self::tenant(tenant)));
+            }
+            Step::NoticeSilence => self.admission.notice_silence(),
+        }
+        self.hear_calls();
+    }
+
+    /// Who is called is in flight; who is sent away gives its place back.
+    fn hear_calls(&mut self) {
+        for (mut place, mut called) in std::mem::take(&mut self.queued) {
+            match called.try_recv() {
+                Ok(()) => {
+                    place.stage = Stage::AtEndpoint;
+                    self.in_flight.push(place);
+                }
+                Err(oneshot::error::TryRecvError::Empty) => self.queued.push((place, called)),
+                Err(oneshot::error::TryRecvError::Closed) => drop(place),
+            }
+        }
+    }
+
+    fn check(&self) {
+        let state = self.admission.state();
+        let held_up: u32 = self.held_up.iter().sum();
+        let places = self.in_hand.len() + self.queued.len() + self.in_flight.len() + self.answered.len();
+        assert_eq!(state.in_hand, u32::try_from(places).unwrap() + held_up);
+        assert!(state.in_hand <= IN_HAND_MAX);
+        let mut shares = RestrictedShares::default();
+        for (key, load) in &state.endpoints {
+            let of_it = |places: &[Place]| places.iter().filter(|place| place.key == *key).count();
+            assert_eq!(load.in_flight as usize, of_it(&self.in_flight));
+            let is_blocked = state.unrecorded.blocks_new_work_for(&key.0);
+            assert!(
+                load.queue.is_empty() || load.in_flight >= load.bound || is_blocked,
+                "{} stand queued with nothing in their way",
+                load.queue.len()
+            );
+            shares.count(load);
+        }
+        assert_eq!(state.shares, shares);
+        for key in &state.blocked {
+            let load = &state.endpoints[key];
+            let waits_for_share = state.shares.clone().free(load, 1) == 0;
+            assert!(
+                waits_for_share || state.unrecorded.blocks_new_work_for(&key.0) || !load.has_room(),
+                "an endpoint has no turn with nothing in its way"
+            );
+        }
+    }
+}
+
+/// As many as are asked for, counted from somewhere.
+fn some(places: &mut Vec<Place>, from: usize, count: usize) -> Vec<Place> {
+    let from = from.checked_rem(places.len()).unwrap_or(0);
+    places.drain(from..places.len().min(from + count)).collect()
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_nobody_waits_with_nothing_in_the_way(steps in steps()) {
+        let mut walk = Walk::default();
+        for step in &steps {
+            walk.take(step);
+            walk.check();
+        }
+        for tenant in 0..3 {
+            walk.take(&Step::LetGo { tenant });
+        }
+        let admission = Arc::clone(&walk.admission);
+        drop(walk);
+        prop_assert_eq!(admission.state().in_hand, 0, "every place comes back");
+    }
 }

@@ -135,6 +135,11 @@ impl Admission {
         self.state().return_queued_of(schema);
     }
 
+    /// How many attempts of this tenant have been answered and are not recorded yet.
+    pub(crate) fn unrecorded_of(&self, schema: &Schema) -> u32 {
+        self.state().unrecorded.of(schema)
+    }
+
     /// When there is something to claim: now, later, or as far as is known never.
     pub(crate) fn next_claim_at(&self, now: Timestamp) -> Option<Timestamp> {
         let state = self.state();

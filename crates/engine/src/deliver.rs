@@ -11,7 +11,10 @@
 //! Claimed is only what there is room for ([`crate::admission`]). A node that dies in the middle has recorded nothing:
 //! its leases end, and the deliveries are made again with the same `webhook-id`.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+mod complaints;
+mod sweeps;
+
+use std::{collections::HashMap, error::Error, pin::pin, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Timestamp,
@@ -38,12 +41,9 @@ use crate::{
     webhook::Webhook,
 };
 
-/// How often the store is asked who is due, whatever the hints say.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// Of the time, asking takes at most one part in this many, however long the list is.
-const SWEEP_SHARE: u32 = 10;
-/// It is asked again after this time at the latest, however long the last answer took: the database may have hung.
-const SWEEP_INTERVAL_MAX: Duration = Duration::from_mins(1);
+pub(crate) use complaints::Complaints;
+use sweeps::Sweeps;
+
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
 /// How many that were taken begin together.
@@ -63,6 +63,7 @@ pub(crate) struct Deliverer {
     pub(crate) admission: Arc<Admission>,
     pub(crate) usage: Arc<UsageLog>,
     pub(crate) webhook: Webhook,
+    pub(crate) complaints: Complaints,
 }
 
 /// Whether a pass found anything to do.
@@ -116,7 +117,7 @@ impl Deliverer {
     async fn run_claimed(self: &Arc<Self>, signals: &StopSignals) {
         let stop = &signals.stop;
         let mut in_flight = JoinSet::new();
-        let mut sweep_at: Option<Instant> = None;
+        let mut sweeps = Sweeps::starting(Instant::now());
         let mut listened_at = Instant::now();
         while !stop.is_cancelled() {
             if listened_at.elapsed() >= SLOW {
@@ -124,8 +125,8 @@ impl Deliverer {
                 listened_at = Instant::now();
             }
             let passed = async {
-                if sweep_at.is_none_or(|at| at <= Instant::now()) {
-                    sweep_at = Some(self.sweep().await);
+                if sweeps.are_due(Instant::now()) {
+                    self.sweep(&mut sweeps).await;
                 }
                 self.pass(&mut in_flight, signals).await
             };
@@ -133,16 +134,13 @@ impl Deliverer {
                 Ok(Passed::Idle) => Duration::ZERO,
                 Ok(Passed::Worked) => CLAIM_PACE,
                 Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "claiming failed; trying again"
-                    );
+                    tracing::error!(error = &error as &dyn Error, "claiming failed; trying again");
                     RETRY_INTERVAL
                 }
             };
             let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-            if let Some(Woken::ByAnotherNode) = stop.run_until_cancelled(self.wait()).await {
-                sweep_at = None;
+            if let Some(Woken::ByAnotherNode) = stop.run_until_cancelled(self.wait(sweeps.next_at())).await {
+                sweeps.hinted();
             }
             while let Some(ended) = in_flight.try_join_next() {
                 log_panic(ended);
@@ -151,24 +149,22 @@ impl Deliverer {
         while in_flight.join_next().await.is_some() {}
     }
 
-    /// Asks the store who is due: the truth behind the hints. Answers when to ask again. If it cannot say, what is
-    /// known already is delivered all the same.
-    async fn sweep(&self) -> Instant {
+    /// Asks the store who is due: the truth behind the hints. If it cannot say, what is known already is delivered all
+    /// the same.
+    async fn sweep(&self, sweeps: &mut Sweeps) {
         let began = Instant::now();
-        match self.store.due_endpoints(self.sources.now()).await {
+        let answer = self.store.due_endpoints(self.sources.now()).await;
+        sweeps.ended(began, Instant::now(), answer.is_ok());
+        match answer {
             Ok(due) => {
                 for due in due {
                     self.admission.owe((due.schema, due.endpoint_id), due.due_at);
                 }
             }
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "who is due is not known; trying again"
-                );
+                tracing::error!(error = &error as &dyn Error, "who is due is not known; trying again");
             }
         }
-        Instant::now() + (began.elapsed() * SWEEP_SHARE).clamp(SWEEP_INTERVAL, SWEEP_INTERVAL_MAX)
     }
 
     /// Claims what there is room for and sets it going.
@@ -201,17 +197,19 @@ impl Deliverer {
         Ok(Passed::Worked)
     }
 
-    /// Until something is due and there is room for it, a hint comes, or it is time to sweep.
-    async fn wait(&self) -> Woken {
+    /// Until something is due and there is room for it, a hint comes, or it is time to ask who is due.
+    async fn wait(&self, sweep_at: Instant) -> Woken {
         let now = self.sources.now();
         let until_due = self.admission.next_claim_at(now).map(|at| at.duration_since(now));
-        let until_due = until_due.map_or(SWEEP_INTERVAL, |wait| Duration::try_from(wait).unwrap_or_default());
+        let until_due =
+            until_due.map_or(sweeps::INTERVAL, |wait| Duration::try_from(wait).unwrap_or_default());
+        let until_sweep = sweep_at.saturating_duration_since(Instant::now()).min(sweeps::INTERVAL);
         tokio::select! {
             // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
             biased;
             () = self.store.wake_up_to_deliver() => Woken::ByAnotherNode,
             () = self.admission.changed() => Woken::Locally,
-            () = tokio::time::sleep(until_due.min(SWEEP_INTERVAL)) => Woken::Locally,
+            () = tokio::time::sleep(until_due.min(until_sweep)) => Woken::Locally,
         }
     }
 
@@ -271,8 +269,13 @@ impl Deliverer {
                 Err(Unsettled { work, error })
                     if signals.abort.is_cancelled() || self.is_hopeless(&work.lease, &error) =>
                 {
-                    let delivery_id = work.lease.work().delivery_id;
-                    tracing::error!(%error, %delivery_id, "an attempt was not recorded");
+                    let DeliveryWork { delivery_id, schema, .. } = work.lease.work();
+                    tracing::error!(
+                        error = &error as &dyn Error,
+                        %schema,
+                        %delivery_id,
+                        "an attempt was not recorded"
+                    );
                     // A store may keep for its holder what was performed, until it is told. As it closes it gives all
                     // back.
                     if !signals.abort.is_cancelled() {
@@ -281,9 +284,14 @@ impl Deliverer {
                     return None;
                 }
                 Err(Unsettled { work, error }) => {
-                    tracing::warn!(%error, "an attempt could not be recorded; trying again");
-                    // While nothing can be recorded, nothing more should be attempted.
-                    self.admission.return_queued_of(&work.lease.work().schema);
+                    let schema = &work.lease.work().schema;
+                    if self.complaints.may_be_said(schema, Instant::now()) {
+                        let (error, unrecorded) =
+                            (&error as &dyn Error, self.admission.unrecorded_of(schema));
+                        tracing::warn!(error, %schema, unrecorded, "an attempt could not be recorded; trying again");
+                        // While nothing can be recorded, nothing more should be attempted.
+                        self.admission.return_queued_of(schema);
+                    }
                     settlement = work;
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
@@ -307,7 +315,7 @@ impl Deliverer {
         while let Err(Unsettled { work, error }) = self.store.release(lease).await {
             // The store gives back what is left as it closes, and what is over is free.
             if signals.stop.is_cancelled() || self.is_hopeless(&work, &error) {
-                tracing::warn!(%error, %delivery_id, "a lease was not given back");
+                tracing::warn!(error = &error as &dyn Error, %delivery_id, "a lease was not given back");
                 return;
             }
             lease = work;

@@ -5,7 +5,7 @@
 
 mod troubled_tenants;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     SignedDuration, Timestamp, delivery::Trigger, id::EndpointId, tenant::Schema, time::later,
@@ -68,10 +68,7 @@ impl Dispatcher {
                 Ok(0) => troubled.rest(wait_for_work(self.store.as_ref())).await,
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "dispatch failed; trying again"
-                    );
+                    tracing::error!(error = &error as &dyn Error, "dispatch failed; trying again");
                     let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY_INTERVAL)).await;
                 }
             }
@@ -96,7 +93,11 @@ impl Dispatcher {
             count += events.claim.owed.len();
             if let Err(failed) = troubled.dispatch(events).await {
                 let Undispatched { events, error } = failed.as_ref();
-                tracing::error!(%error, schema = %events.claim.schema, "a tenant's events were not dispatched");
+                tracing::error!(
+                    error = error as &dyn Error,
+                    schema = %events.claim.schema,
+                    "a tenant's events were not dispatched"
+                );
                 if stop.is_cancelled() {
                     self.release(failed.events).await;
                 } else {
@@ -153,7 +154,11 @@ impl Dispatcher {
     /// Gives back what nobody will dispatch here.
     async fn release(&self, events: ClaimedEvents) {
         if let Err(error) = self.store.release_dispatches(events.claim.owed).await {
-            tracing::warn!(%error, schema = %events.claim.schema, "dispatches were not given back");
+            tracing::warn!(
+                error = &error as &dyn Error,
+                schema = %events.claim.schema,
+                "dispatches were not given back"
+            );
         }
     }
 

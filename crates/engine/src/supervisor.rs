@@ -3,7 +3,7 @@
 //!
 //! Which passes run on a node is a choice ([`Passes`]): nodes that share a database may divide the work.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use neo_events_store::Store;
 use tokio::{
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Keyring, Sources, Transport,
     admission::Admission,
-    deliver::Deliverer,
+    deliver::{Complaints, Deliverer},
     direct::{DirectDispatcher, Taken},
     dispatch::Dispatcher,
     handle::EngineHandle,
@@ -195,6 +195,7 @@ async fn run_deliver(parts: Arc<Parts>) {
         admission: Arc::clone(admission),
         usage: Arc::clone(usage),
         webhook,
+        complaints: Complaints::default(),
     };
     let mut taken = parts.taken.lock().await;
     Arc::new(deliverer).run(&mut taken, signals.clone()).await;
@@ -206,7 +207,7 @@ async fn run_tend(parts: Arc<Parts>) {
     let mut flushed_at = Instant::now();
     while !stop.is_cancelled() {
         let more = parts.store.tend(parts.sources.now()).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "tending failed; trying again");
+            tracing::warn!(error = &error as &dyn Error, "tending failed; trying again");
             false
         });
         if flushed_at.elapsed() >= FLUSH_INTERVAL {

@@ -81,8 +81,12 @@ impl Unrecorded {
     /// nothing new is begun for it. A lower limit would block a busy tenant whenever the database takes a moment
     /// longer.
     pub(super) fn blocks_new_work_for(&self, schema: &Schema) -> bool {
-        let own = self.of_tenant.get(schema).copied().unwrap_or(0);
+        let own = self.of(schema);
         own > 0 && own >= (IN_HAND_MAX - (self.all - own)) / 4 * 3
+    }
+
+    pub(super) fn of(&self, schema: &Schema) -> u32 {
+        self.of_tenant.get(schema).copied().unwrap_or(0)
     }
 
     /// Tenants for which nothing new is begun. Of several some are unblocked by what others record: each one's limit

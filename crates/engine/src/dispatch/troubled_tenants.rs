@@ -6,7 +6,7 @@
 //! is owed much. Where it failed they wait until their leases are over: what is given back would be claimed over and
 //! over before everybody else's.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use neo_events_domain::tenant::Schema;
 use tokio::{
@@ -146,7 +146,7 @@ impl TroubledTenants {
                     (Err(failed), next) => {
                         let Undispatched { events, error } = failed.as_ref();
                         tracing::warn!(
-                            %error,
+                            error = error as &dyn Error,
                             schema = %events.claim.schema,
                             "a tenant's events were not dispatched beside the passes"
                         );

@@ -222,6 +222,26 @@ mod tests {
         command_line().debug_assert();
     }
 
+    #[test]
+    fn a_filter_that_the_api_takes_is_taken() {
+        // More levels of JSON than an event's data may have, and six of the language.
+        let filter = format!("{}{{\"a\": 1}}{}", "{\"$or\": [".repeat(5), "]}".repeat(5));
+        let id = "0190d6c0-0000-7000-8000-000000000000";
+        for command in [
+            vec!["subscriptions", "create", id, "a.b"],
+            vec!["subscriptions", "update", id],
+            vec!["subscriptions", "explain", "--event-id", id],
+            vec!["listen", "--subscribe", "a.b"],
+        ] {
+            let given = |filter: &str| {
+                let line = ["neo-events"].into_iter().chain(command.iter().copied());
+                command_line().try_get_matches_from(line.chain(["--event-filters", filter]))
+            };
+            assert!(given(&filter).is_ok(), "{command:?}");
+            assert!(given(r#"{"a": {"$gtr": 1}}"#).is_err(), "{command:?}");
+        }
+    }
+
     /// Every command and what it says behind its flags, with the commands before it.
     fn closing_words(command: &clap::Command, before: &str) -> Vec<(String, String)> {
         let name = format!("{before} {}", command.get_name());

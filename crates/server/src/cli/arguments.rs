@@ -7,6 +7,7 @@ use neo_events::{
     Sources, Timestamp,
     domain::{
         event::{EVENT_DATA_BYTES_MAX, JsonObject},
+        filter::Filter,
         time::parse,
     },
 };
@@ -26,6 +27,12 @@ pub(crate) fn uuid(text: &str) -> Result<Uuid, String> {
 /// A JSON object, kept as it was written.
 pub(crate) fn json_object(text: &str) -> Result<Box<RawValue>, String> {
     JsonObject::try_new(text, EVENT_DATA_BYTES_MAX).map_err(|rule| format!("it {rule}"))?;
+    RawValue::from_string(text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A filter, kept as it was written. It is judged as the server judges it: the language has limits of its own.
+pub(crate) fn filter(text: &str) -> Result<Box<RawValue>, String> {
+    Filter::parse(text).map_err(|error| error.to_string())?;
     RawValue::from_string(text.to_owned()).map_err(|error| error.to_string())
 }
 
@@ -91,6 +98,8 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use neo_events::domain::filter::{FILTER_BYTES_MAX, FILTER_LEVELS_MAX};
+
     use super::*;
 
     #[test]
@@ -134,5 +143,18 @@ mod tests {
         assert_eq!(json_object(r#"{"a": 1.00}"#).unwrap().get(), r#"{"a": 1.00}"#);
         assert!(json_object("[1]").is_err());
         assert!(json_object("{").is_err());
+    }
+
+    #[test]
+    fn a_filter_is_judged_by_its_own_limits() {
+        // An `$or` is a level of the language and two of JSON.
+        let nested = |levels: usize| {
+            format!("{}{{\"a\": 1.00}}{}", "{\"$or\": [".repeat(levels - 1), "]}".repeat(levels - 1))
+        };
+        assert_eq!(filter(&nested(FILTER_LEVELS_MAX)).unwrap().get(), nested(FILTER_LEVELS_MAX));
+        assert!(filter(&nested(FILTER_LEVELS_MAX + 1)).unwrap_err().contains("deeper than 10 levels"));
+        let long = format!("{{\"a\": \"{}\"}}", "x".repeat(FILTER_BYTES_MAX));
+        assert!(filter(&long).unwrap_err().contains("at most 16384"));
+        assert!(filter(r#"{"a": {"$gtr": 1}}"#).unwrap_err().contains("unknown operator `$gtr` at /a/$gtr"));
     }
 }

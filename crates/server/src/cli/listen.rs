@@ -73,7 +73,7 @@ pub(crate) struct ListenArgs {
     #[arg(long, value_name = "PATTERN")]
     subscribe: Option<String>,
     /// With --subscribe: which events, by their data
-    #[arg(long, visible_alias = "filter", value_name = "JSON", requires = "subscribe", value_parser = arguments::json_object)]
+    #[arg(long, visible_alias = "filter", value_name = "JSON", requires = "subscribe", value_parser = arguments::filter)]
     event_filters: Option<Box<RawValue>>,
     /// With --subscribe: where the server reaches this receiver [default: its own address]
     #[arg(long, value_name = "URL", requires = "subscribe")]

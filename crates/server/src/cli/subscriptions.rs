@@ -90,7 +90,7 @@ pub(crate) struct CreateArgs {
     #[arg(value_name = "PATTERN")]
     event_type: String,
     /// Which events of these types, by their data
-    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
+    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::filter)]
     event_filters: Option<Box<RawValue>>,
     /// Only events of this context
     #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
@@ -115,7 +115,7 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "PATTERN")]
     event_type: Option<String>,
     /// Which events of these types, by their data; `{}` lets all pass
-    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
+    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::filter)]
     event_filters: Option<Box<RawValue>>,
     /// Whether it matches
     #[arg(long, value_name = "BOOL")]
@@ -146,7 +146,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, visible_alias = "subscription", value_name = "UUID", value_parser = arguments::uuid)]
     subscription_id: Option<Uuid>,
     /// A filter that need not belong to a subscription
-    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::json_object)]
+    #[arg(long, visible_alias = "filter", value_name = "JSON", value_parser = arguments::filter)]
     event_filters: Option<Box<RawValue>>,
     /// A published event
     #[arg(long, visible_alias = "event", value_name = "UUID", value_parser = arguments::uuid)]

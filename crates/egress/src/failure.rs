@@ -1,7 +1,7 @@
 //! What can happen to a request instead of a response.
 //!
 //! Receivers fail in every way there is, and all of them are ordinary outcomes that the caller records, so each has a
-//! name. The texts are fixed fragments: no address, no name and nothing that a receiver sent gets into them, so they
+//! kind. What users call it is the caller's business: there it has one name, whatever it was that failed. The texts are fixed fragments: no address, no name and nothing that a receiver sent gets into them, so they
 //! may be shown to a tenant.
 
 use std::error::Error;
@@ -51,27 +51,6 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// The machine-readable name, in snake case.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::TimeoutConnect => "timeout_connect",
-            Self::TimeoutTotal => "timeout_total",
-            Self::ConnectionRefused => "connection_refused",
-            Self::ConnectionReset => "connection_reset",
-            Self::ConnectionClosed => "connection_closed",
-            Self::Unreachable => "unreachable",
-            Self::Dns => "dns",
-            Self::Tls => "tls",
-            Self::TargetRefused => "target_refused",
-            Self::TooManyRedirects => "too_many_redirects",
-            Self::RedirectInvalid => "redirect_invalid",
-            Self::ResponseHeadersTooLarge => "response_headers_too_large",
-            Self::ProtocolError => "protocol_error",
-            Self::UpgradeRefused => "upgrade_refused",
-            Self::RequestInvalid => "request_invalid",
-        }
-    }
-
     /// Whether the connection is at fault, rather than what was said over it.
     pub(crate) fn is_connection_error(self) -> bool {
         match self {
@@ -96,7 +75,7 @@ impl FailureKind {
 
 /// A request that got no whole response.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{}: {detail}", kind.code())]
+#[error("{kind:?}: {detail}")]
 pub struct Failure {
     /// What happened.
     pub kind: FailureKind,

@@ -28,12 +28,15 @@ pub enum ProbeOutcome {
 }
 
 impl ProbeReport {
-    /// Whether the receiver answered with a status below 500.
+    /// Whether the receiver answered with a status below 500. What failed after a status came is no answer.
     pub fn is_success(&self) -> bool {
-        self.status().is_some_and(|status| status.as_u16() < 500)
+        match &self.outcome {
+            ProbeOutcome::Answered(status) => status.as_u16() < 500,
+            ProbeOutcome::Failed(_) => false,
+        }
     }
 
-    /// The status of the answer.
+    /// The status of the answer; of a failure, if it came so far.
     pub fn status(&self) -> Option<StatusCode> {
         match &self.outcome {
             ProbeOutcome::Answered(status) => Some(*status),

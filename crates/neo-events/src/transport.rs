@@ -133,7 +133,8 @@ fn unsent(code: FailureCode, message: String) -> TransportReport {
     }
 }
 
-fn failure_code(kind: FailureKind) -> FailureCode {
+/// What users call a failure, be it of an attempt or of a probe.
+pub(crate) fn failure_code(kind: FailureKind) -> FailureCode {
     match kind {
         FailureKind::TimeoutConnect => FailureCode::TimeoutConnect,
         FailureKind::TimeoutTotal => FailureCode::TimeoutTotal,

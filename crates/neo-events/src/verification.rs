@@ -5,11 +5,12 @@ use std::time::Duration;
 use neo_events_domain::{
     endpoint::Endpoint,
     id::EndpointId,
+    retry::FailureCode,
     violation::{Rule, Violations},
 };
 use neo_events_egress::{ProbeOutcome, ProbeReport, Timings};
 
-use crate::{Conflict, Error, Tenant};
+use crate::{Conflict, Error, Tenant, transport::failure_code};
 
 /// Seconds a connectivity test may take unless the caller says otherwise.
 const TIMEOUT_SECONDS_DEFAULT: u32 = 10;
@@ -18,12 +19,12 @@ const TIMEOUT_SECONDS_MAX: u32 = 60;
 /// What a HEAD request found out.
 #[derive(Debug, Clone)]
 pub struct ConnectivityReport {
-    /// Whether an answer below 500 came.
+    /// Whether a whole answer came, with a status below 500.
     pub reachable: bool,
-    /// The answer's status.
+    /// The answer's status; without an answer, if it came so far.
     pub status: Option<u16>,
-    /// `timeout_connect`, `dns`, … if no answer came.
-    pub error_code: Option<&'static str>,
+    /// Why no answer came: what an attempt's `error_code` would be.
+    pub error_code: Option<FailureCode>,
     /// In words.
     pub error_message: Option<String>,
     /// How long each step took.
@@ -88,7 +89,7 @@ impl From<ProbeReport> for ConnectivityReport {
         let status = report.status().map(|status| status.as_u16());
         let (error_code, error_message) = match report.outcome {
             ProbeOutcome::Answered(_) => (None, None),
-            ProbeOutcome::Failed(failure) => (Some(failure.kind.code()), Some(failure.detail)),
+            ProbeOutcome::Failed(failure) => (Some(failure_code(failure.kind)), Some(failure.detail)),
         };
         Self {
             reachable,

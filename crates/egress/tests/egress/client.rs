@@ -324,6 +324,14 @@ async fn probes_tell_where_the_time_went() {
 }
 
 #[tokio::test]
+async fn what_fails_after_its_status_came_is_no_success() {
+    let receiver = Receiver::answering("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n").await;
+    let report = egress().probe(&receiver.target("/"), true, PATIENCE).await;
+    assert_eq!(report.status(), Some(StatusCode::SWITCHING_PROTOCOLS), "{report:?}");
+    assert!(!report.is_success(), "{report:?}");
+}
+
+#[tokio::test]
 async fn unusable_ca_files_are_refused() {
     for pem in ["", "no pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         let mut config = config();

@@ -44,7 +44,7 @@ impl From<ConnectivityReport> for Connectivity {
         Self {
             reachable: report.reachable,
             status: report.status,
-            error_code: report.error_code.map(str::to_owned),
+            error_code: report.error_code.map(|code| code.as_str().to_owned()),
             error_message: report.error_message,
             timings: Timings {
                 dns_ms: timings.dns.map(millis),

@@ -4,6 +4,8 @@ use serde_json::json;
 
 use crate::support::{ANSWER_OK, Call, Receiver, Server, keys};
 
+const SWITCHES: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+
 #[tokio::test]
 async fn health_needs_no_key() {
     let server = Server::start().await;
@@ -44,4 +46,32 @@ async fn connectivity_is_tested_within_the_policy() {
     ];
     assert_eq!(keys(&stats), fields);
     assert_eq!(stats["total_requests"], 2);
+}
+
+/// A probe and a delivery that fail in the same way say so in the same word, and neither counts as success.
+#[tokio::test]
+async fn what_fails_has_one_name_whoever_asks() {
+    let server = Server::start().await;
+    let large = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(100_000));
+    for (answer, code, status) in [
+        (SWITCHES, "protocol_error", json!(101)),
+        ("SSH-2.0-OpenSSH_9.6\r\n", "protocol_error", json!(null)),
+        (large.leak(), "response_too_large", json!(null)),
+        ("", "connection_closed", json!(null)),
+    ] {
+        let receiver = Receiver::answering(answer).await;
+        let path = format!("/v1/endpoints/{}", server.subscribe(&receiver.url).await);
+        let delivery = server.post(&format!("{path}/test"), "").await.expect(201);
+        let attempt = &delivery["attempts"][0];
+        let reached = server.post("/v1/connectivity-test", json!({"url": receiver.url})).await.expect(200);
+        let verified = server.post(&format!("{path}/verify"), "").await.expect(200);
+        for (found, success) in [
+            (attempt, delivery["overall_status"] == "success"),
+            (&reached, reached["reachable"] == true),
+            (&verified, verified["verified"] == true || verified["endpoint"]["is_verified"] == true),
+        ] {
+            assert_eq!((&found["error_code"], success), (&json!(code), false), "{answer:.20?}: {found}");
+        }
+        assert_eq!((&reached["status"], &verified["status"]), (&status, &status), "{answer:.20?}");
+    }
 }

@@ -754,6 +754,58 @@ fn what_a_receiver_answered_is_shown_as_it_is() {
 }
 
 #[test]
+fn no_text_that_is_stored_turns_a_line_around() {
+    const TURNED: &str = "\u{202e}kcatta";
+    const SHOWN: &str = "\\u{202e}kcatta";
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let json = format!("{{\"{TURNED}\": \"{TURNED}\"}}");
+    let id = |created: &Value| created["id"].as_str().unwrap().to_owned();
+    let refusing = receiver_answering(TURNED);
+    let endpoint = id(&folder.json(&["endpoints", "create", TURNED, &refusing, "--description", TURNED]));
+    let subscription = id(&folder.json(&[
+        "subscriptions",
+        "create",
+        &endpoint,
+        "a.b",
+        "--event-filters",
+        &json,
+        "--subscription-name",
+        TURNED,
+    ]));
+    folder.done(&["event-types", "create", "a.b", TURNED, "--example-payload", &json]);
+    folder.done(&["tenants", "create", "acme", "--name", TURNED]);
+    folder.done(&["api-keys", "create", "acme", TURNED]);
+    let event = id(&folder.json(&["publish", "a.c", &json, "--metadata", &json]));
+    let test = folder.run(&["endpoints", "test", &endpoint, "--json"]).json();
+    for command in [
+        &["endpoints", "list"][..],
+        &["endpoints", "get", &endpoint],
+        &["endpoints", "test", &endpoint],
+        &["endpoints", "verify", &endpoint],
+        &["subscriptions", "list"],
+        &["subscriptions", "get", &subscription],
+        &["subscriptions", "explain", "--subscription-id", &subscription, "--event-id", &event],
+        &["event-types", "list"],
+        &["event-types", "get", "a.b"],
+        &["tenants", "list"],
+        &["tenants", "get", "acme"],
+        &["api-keys", "list"],
+        &["events", "get", &event],
+        &["deliveries", "get", &id(&test)],
+        &["deliveries", "get", &id(&test), "--full"],
+        &["deliveries", "cancel", &id(&test), "--reason", TURNED],
+        &["endpoints", "update", &endpoint, "--custom-header", &format!("{TURNED}: x")],
+    ] {
+        let Finished { stdout, stderr, .. } = folder.run(command);
+        let said = stdout + &stderr;
+        assert!(!said.contains('\u{202e}'), "{command:?}: {said:?}");
+        // A delivery that is over is not cancelled, and its refusal says nothing of the reason.
+        assert!(said.contains(SHOWN) || command.contains(&"cancel"), "{command:?}: {said:?}");
+    }
+}
+
+#[test]
 fn listening_subscribes_verifies_and_leaves_nothing_behind() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

@@ -373,7 +373,7 @@ fn show_verification(output: &Output, verification: &wire::Verification) -> Resu
     let reason = verification.error_message.as_ref().or(verification.error_code.as_ref());
     let answer = status.as_ref().or(reason).map_or("no answer".into(), |text| printable(text));
     let verdict = if verification.verified { style.green("verified") } else { style.red("not verified") };
-    output.line(format_args!("{verdict}  {}  {url}: {answer}", endpoint.name))?;
+    output.line(format_args!("{verdict}  {}  {url}: {answer}", printable(&endpoint.name)))?;
     let timings = &verification.timings;
     let step = |name: &str, ms: Option<f64>| ms.map(|ms| format!("{name} {ms:.1} ms"));
     let steps: Vec<_> = [
@@ -394,8 +394,8 @@ async fn stats(session: &Session, args: StatsArgs) -> Result<(), Failure> {
     let Some(stats) = session.answer::<wire::EndpointStats>(call).await? else { return Ok(()) };
     let rate = stats.success_rate.map_or_else(|| "–".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
     let common = stats.most_common_error.as_ref();
-    let common = common
-        .map_or_else(|| "–".to_owned(), |error| format!("{} ({} times)", error.error_code, error.count));
+    let common =
+        common.map_or_else(dash, |error| format!("{} ({} times)", printable(&error.error_code), error.count));
     let lines = [
         ("deliveries", format!("{} in {} days", stats.deliveries, stats.days)),
         ("success", stats.success.to_string()),

@@ -8,7 +8,7 @@ use crate::{
     cli::{
         arguments,
         failure::Failure,
-        output::{Column, Output, Row, Shape},
+        output::{Column, Output, Row, Shape, printable},
         session::{Paging, Session},
     },
     client::Call,
@@ -121,7 +121,7 @@ async fn aggregate(session: &Session, args: AggregateArgs) -> Result<(), Failure
         session.output.table(&aggregate.events, &mut Shape::default())?;
     }
     if let Some(next) = aggregate.next_cursor {
-        let more = format!("More: --cursor {next}");
+        let more = format!("More: --cursor {}", printable(&next));
         session.output.line(session.output.style.dim(more))?;
     }
     Ok(session.output.line(format_args!("next version  {}", aggregate.next_version))?)

@@ -106,7 +106,7 @@ impl Failure {
                 Some(format!("{label} {}{}", describe_problem(problem), advice.unwrap_or_default()))
             }
             Self::Call(CallError::Unreachable { origin, source, .. }) => {
-                let reason = with_causes(source);
+                let reason = printable(&with_causes(source));
                 Some(format!(
                     "{label} cannot reach {origin}: {reason}\n  Is the server running? Start one with `neo-events serve`, \
                      or name another with --url or NEO_EVENTS_URL."
@@ -114,7 +114,7 @@ impl Failure {
             }
             Self::Serve { message, advice } => {
                 let advice = advice.as_ref().map(|advice| format!("\n  {advice}")).unwrap_or_default();
-                Some(format!("{label} {message}{advice}"))
+                Some(format!("{label} {}{advice}", printable(message)))
             }
             other => Some(format!("{label} {}", printable(&with_causes(other)))),
         }
@@ -125,8 +125,8 @@ impl Failure {
 fn describe_problem(problem: &wire::Problem) -> String {
     // Many details say what the title says, and more.
     let says_more = starts_alike(&problem.detail, &problem.title) && problem.errors.is_empty();
-    let title = if says_more { capitalised(&printable(&problem.detail)) } else { problem.title.to_string() };
-    let mut text = format!("{title} ({}, {})", problem.status, problem.code);
+    let title = if says_more { capitalised(&problem.detail) } else { problem.title.to_string() };
+    let mut text = format!("{} ({}, {})", printable(&title), problem.status, printable(&problem.code));
     // Where each fault has its own line, the detail would say them again.
     let repeats = problem.errors.first().is_some_and(|fault| problem.detail.contains(&fault.detail));
     let is_about_http = problem.status == 401;

@@ -200,7 +200,7 @@ async fn status(database: &Database, output: &Output, is_json: bool) -> Result<(
     } else {
         output.table(&data, &mut Shape::default())?;
         for Unreadable { scope, problem } in &unreadable {
-            output.line(format_args!("{scope} cannot be read: {}", printable(problem)))?;
+            output.line(format_args!("{} cannot be read: {}", printable(scope), printable(problem)))?;
         }
         output.line(match behind {
             0 if unreadable.is_empty() => format!("Up to date, {}.", scopes(data.len())),

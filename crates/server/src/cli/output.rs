@@ -190,8 +190,9 @@ impl Output {
 
     /// Writes an object's fields, one below the other, in their order.
     pub(crate) fn record(&self, fields: &Pairs<Box<RawValue>>) -> io::Result<()> {
-        let width = fields.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        for (name, value) in &fields.0 {
+        let names: Vec<_> = fields.0.iter().map(|(name, _)| printable(name)).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        for (name, (_, value)) in names.iter().zip(&fields.0) {
             let value = self.value(name, value.get());
             let value = value.replace('\n', &format!("\n{:width$}  ", ""));
             self.line(format_args!("{}  {value}", self.style.dim(format_args!("{name:width$}"))))?;

@@ -12,7 +12,7 @@ use url::Url;
 use crate::{
     cli::{
         failure::{Failure, with_causes},
-        output::{Output, Row, Shape},
+        output::{Output, Row, Shape, printable},
         signals::Signals,
     },
     client::{Call, CallError, Client, ClientOptions, KeySource, URL_DEFAULT},
@@ -220,7 +220,7 @@ impl Session {
             match page.next_cursor {
                 Some(next) if all => cursor = Some(next),
                 Some(next) => {
-                    let more = format!("More: --cursor {next}, or --all for the whole list.");
+                    let more = format!("More: --cursor {}, or --all for the whole list.", printable(&next));
                     return Ok(self.output.line(self.output.style.dim(more))?);
                 }
                 None => return Ok(()),

@@ -146,7 +146,8 @@ pub struct ApiKeyDraft {
     pub name: String,
     /// If set, it sees and writes this context's rows alone.
     pub context_id: Option<Uuid>,
-    /// Names of [`Scope`]s; [`Scopes::ordinary`] if `None`. An empty list is refused: such a key could do nothing.
+    /// Names of [`Scope`]s, at most as many as there are; [`Scopes::ordinary`] if `None`. An empty list is refused: such
+    /// a key could do nothing.
     pub scopes: Option<Vec<String>>,
     /// From when on it is refused; must lie ahead.
     pub expires_at: Option<Timestamp>,
@@ -177,6 +178,11 @@ fn scopes(names: &[String], faults: &mut Faults) -> Scopes {
                             deliveries:read or admin";
     if names.is_empty() {
         faults.add("/scopes", Rule::Empty);
+    }
+    let (actual, max) = (names.len(), Scope::ALL.len());
+    if actual > max {
+        faults.add("/scopes", Rule::TooMany { actual, max, unit: "scopes" });
+        return Scopes::default();
     }
     let mut known = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -237,6 +243,8 @@ mod tests {
         }
         assert!(check(named(" "), "admin").unwrap_err().starts_with("/name"));
         assert!(check(ApiKeyDraft { scopes: Some(vec![]), ..named("a") }, "admin").is_err());
+        let many = ApiKeyDraft { scopes: Some(vec!["x".into(); 8]), ..named("a") };
+        assert_eq!(check(many, "admin").unwrap_err(), "/scopes has 8 scopes, the limit is 7");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::violation::{Faults, Rule};
+use crate::violation::{Faults, Rule, pointer_token};
 
 /// Most custom headers on one endpoint.
 pub const CUSTOM_HEADERS_MAX: usize = 20;
@@ -194,10 +194,6 @@ fn refused(name: &str, reason: &'static str) -> Rule {
     Rule::Header { name: name.to_ascii_lowercase(), reason }
 }
 
-fn pointer_token(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +249,16 @@ mod tests {
         let mut faults = Faults::new();
         CustomHeaders::try_new(vec![("A".into(), "1".into()), ("a".into(), "2".into())], &mut faults);
         assert!(faults.found().is_err());
+    }
+
+    #[test]
+    fn a_long_name_is_not_repeated_by_its_refusal() {
+        let mut faults = Faults::new();
+        CustomHeaders::try_new(vec![("n/".repeat(5000), "1".into())], &mut faults);
+        let refused = faults.found().unwrap_err().to_string();
+        let expected =
+            format!("/custom_headers/{}… is 10000 characters long, the limit is 100", "n~1".repeat(50));
+        assert_eq!(refused, expected);
     }
 
     #[test]

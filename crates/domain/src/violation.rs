@@ -6,10 +6,28 @@ use std::{borrow::Cow, fmt};
 
 use crate::{event_type::EventTypeError, filter::FilterErrorReason, json::JsonError};
 
+/// Most characters of an input's own names that are repeated where it is refused.
+pub const NAME_CHARS_SHOWN_MAX: usize = 100;
+
+/// A name as a refusal repeats it: of a long one the beginning, which ends in `…`. An input that is filled with a name
+/// is not sent back as often as the refusal says it.
+pub fn shortened(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(NAME_CHARS_SHOWN_MAX) {
+        None => Cow::Borrowed(name),
+        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
+    }
+}
+
+/// A name, [`shortened`], as a part of a JSON pointer (RFC 6901 §3).
+pub fn pointer_token(name: &str) -> String {
+    shortened(name).replace('~', "~0").replace('/', "~1")
+}
+
 /// One fault of an input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Violation {
-    /// JSON pointer to the field; empty for the whole document.
+    /// JSON pointer to the field; empty for the whole document. Of the input's own names, which may be long, it has what
+    /// [`pointer_token`] leaves of them.
     pub pointer: Cow<'static, str>,
     /// The rule it breaks.
     pub rule: Rule,

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::json::{JsonError, Kind};
 
-/// A filter that is refused: the reason, and the JSON pointer (RFC 6901) of the place inside the filter.
+/// A filter that is refused: the reason, and the JSON pointer (RFC 6901) of the place inside the filter. Both have but
+/// the beginning of a key that is longer than [`NAME_CHARS_SHOWN_MAX`](crate::violation::NAME_CHARS_SHOWN_MAX).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}{}", Place(pointer))]
 pub struct FilterError {

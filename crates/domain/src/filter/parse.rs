@@ -12,6 +12,7 @@ use super::{
     FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
 };
 use crate::json::{self, Json, Kind, Object};
+use crate::violation::{pointer_token, shortened};
 
 /// Levels of JSON that a filter within [`FILTER_LEVELS_MAX`] can have: an object and a list per level, then a
 /// list of values as deep as they may be.
@@ -74,7 +75,7 @@ impl Parser {
     fn within<T>(&mut self, token: &str, step: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         let outer = self.pointer.len();
         self.pointer.push('/');
-        self.pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
+        self.pointer.push_str(&pointer_token(token));
         let result = step(self);
         self.pointer.truncate(outer);
         result
@@ -92,7 +93,7 @@ impl Parser {
             results.push(self.within(key, |parser| {
                 let name = key.trim();
                 if !seen.insert(name) {
-                    return parser.refuse(Reason::DuplicateKey { key: name.to_owned() });
+                    return parser.refuse(Reason::DuplicateKey { key: shortened(name).into_owned() });
                 }
                 step(parser, name, value)
             })?);
@@ -116,11 +117,13 @@ impl Parser {
         if let Some(group) = COMBINATORS.into_iter().find(|group| group.name() == name) {
             return self.group(group, value, level);
         }
-        let name = name.to_owned();
-        if OPERATORS.contains(&&*name) {
-            return self.refuse(Reason::OperatorWithoutField { name });
-        }
-        self.refuse(Reason::UnknownOperator { name })
+        let is_known = OPERATORS.contains(&name);
+        let name = shortened(name).into_owned();
+        self.refuse(if is_known {
+            Reason::OperatorWithoutField { name }
+        } else {
+            Reason::UnknownOperator { name }
+        })
     }
 
     fn path(&self, name: &str) -> Parsed<Path> {
@@ -166,7 +169,7 @@ impl Parser {
         self.check_not_empty(object)?;
         let has_operators = object.iter().any(|(key, _)| key.trim().starts_with('$'));
         self.each_key(object, |parser, name, value| {
-            let key = name.to_owned();
+            let key = shortened(name).into_owned();
             match (name.starts_with('$'), has_operators) {
                 (true, _) => parser.test(name, value, level),
                 (false, true) => parser.refuse(Reason::FieldAmongOperators { key }),
@@ -308,7 +311,7 @@ fn operand(operator: &str, expected: &'static str, found: Kind) -> Reason {
 
 fn unknown_in_condition(name: &str) -> Reason {
     let is_combinator = COMBINATORS.iter().any(|group| group.name() == name);
-    let name = name.to_owned();
+    let name = shortened(name).into_owned();
     if is_combinator { Reason::CombinatorInCondition { name } } else { Reason::UnknownOperator { name } }
 }
 

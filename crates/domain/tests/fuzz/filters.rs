@@ -4,6 +4,7 @@ use neo_events_domain::event_type::{EventPattern, EventType};
 use neo_events_domain::filter::{FILTER_BYTES_MAX, Filter, FilterError, FilterErrorReason};
 use neo_events_domain::json::{self, Json};
 use neo_events_domain::matching::{LazyData, Matcher, Rule};
+use neo_events_domain::violation::shortened;
 
 use crate::campaign::{Corpus, campaign};
 
@@ -54,12 +55,15 @@ fn check_refusal(text: &str, error: &FilterError) {
     }
 }
 
-/// Whether an RFC 6901 pointer leads somewhere; of a key that is there twice, either way will do.
+/// Whether an RFC 6901 pointer leads somewhere; of a key that is there twice, either way will do. Of a long key it has
+/// the beginning.
 fn has_place(json: &Json<'_>, place: &[&str]) -> bool {
     let Some((token, rest)) = place.split_first() else { return true };
     let name = token.replace("~1", "/").replace("~0", "~");
     match json {
-        Json::Object(object) => object.iter().any(|(key, value)| key == name && has_place(value, rest)),
+        Json::Object(object) => {
+            object.iter().any(|(key, value)| shortened(key) == name && has_place(value, rest))
+        }
         Json::Array(items) => {
             let index = name.parse::<usize>().ok();
             index.and_then(|index| items.get(index)).is_some_and(|item| has_place(item, rest))

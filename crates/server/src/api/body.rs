@@ -16,7 +16,7 @@ use axum::{body::Body, extract::FromRequest};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
-use neo_events::domain::json;
+use neo_events::domain::{json, violation::pointer_token};
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::query::{judge_absence, shortened};
+use super::query::judge_absence;
 use crate::{problem::Refusal, wire::Fault};
 
 /// A single input: 100 KiB of event data, 50 KiB of metadata, and ample room for the rest.
@@ -253,12 +253,12 @@ fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
     let detail = error.to_string();
     let detail = detail.rsplit_once(" at line ").map_or(detail.as_str(), |(words, _)| words);
     if let Some(field) = quoted_after(detail, "missing field ") {
-        pointer = format!("{pointer}/{}", token(field));
+        pointer = format!("{pointer}/{}", pointer_token(field));
         return Fault { pointer, detail: "is required".to_owned() };
     }
     let named = quoted_after(detail, "unknown field ").or_else(|| quoted_after(detail, "duplicate field "));
     if let Some(field) = named {
-        let place = format!("/{}", token(field));
+        let place = format!("/{}", pointer_token(field));
         if !pointer.ends_with(&place) {
             pointer.push_str(&place);
         }
@@ -269,15 +269,10 @@ fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
 fn pointer(path: &Path) -> String {
     let part = |segment: &Segment| match segment {
         Segment::Seq { index } => format!("/{index}"),
-        Segment::Map { key } => format!("/{}", token(key)),
+        Segment::Map { key } => format!("/{}", pointer_token(key)),
         Segment::Enum { .. } | Segment::Unknown => String::new(),
     };
     path.iter().map(part).collect()
-}
-
-/// A part of a JSON pointer (RFC 6901 §3). A key that a body is filled with is not sent back as often as it is named.
-fn token(key: &str) -> String {
-    shortened(key).replace('~', "~0").replace('/', "~1")
 }
 
 /// The beginning and the end of the parser's words, which may quote a whole body between them.

@@ -1,8 +1,8 @@
 //! Many events in one request.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Call, Server, keys};
+use crate::support::{Call, NOBODY, Server, keys};
 
 #[tokio::test]
 async fn a_faulty_item_does_not_hold_up_the_others() {
@@ -104,6 +104,37 @@ async fn batches_have_limits() {
     let padded = |bytes: usize| format!("{}{}", many(1), " ".repeat(bytes - many(1).len()));
     server.post(path, padded(10 * 1024 * 1024)).await.expect(202);
     server.post(path, padded(10 * 1024 * 1024 + 1)).await.refused(413, "body_too_large");
+}
+
+#[tokio::test]
+async fn no_refusal_is_as_long_as_what_it_refuses() {
+    const ANSWER_BYTES_MAX: usize = 64 * 1024;
+    let server = Server::start().await;
+    let header = |n: usize| (format!("{n}{}", "\u{1}".repeat(900)), json!("v"));
+    let headers: serde_json::Map<_, _> = (0..40).map(header).collect();
+    let endpoint = json!({"name": "a", "endpoint_url": "http://127.0.0.1/", "custom_headers": headers});
+    let filtered = |filter: Value| {
+        json!({"endpoint_id": NOBODY, "event_type": "a.b", "event_filters": filter}).to_string()
+    };
+    let key = "\u{1}".repeat(2700);
+    let half = "\\u0001".repeat(1350);
+    let double = format!("{{\"{half}\":1,\"{half} \":2}}");
+    let scopes = json!({"name": "a", "tenant": "admin", "scopes": vec!["x"; 60_000]});
+    for (path, body) in [
+        ("/v1/endpoints", endpoint.to_string()),
+        ("/v1/subscriptions", filtered(json!({&key: {}}))),
+        ("/v1/subscriptions", filtered(json!({format!("${key}"): 1}))),
+        ("/v1/subscriptions", filtered(json!({"a": {format!("${key}"): 1}}))),
+        ("/v1/subscriptions", filtered(json!({"a": {&key: 1}}))),
+        ("/v1/subscriptions", filtered(json!({"a": {&key: 1, "$gt": 1}}))),
+        ("/v1/subscriptions", filtered(json!({})).replace("{}", &double)),
+        ("/v1/api-keys", scopes.to_string()),
+    ] {
+        let reply = server.post(path, &body).await;
+        let (answered, begun) = (reply.text.len(), body.chars().take(200).collect::<String>());
+        assert!(answered < body.len() && answered < ANSWER_BYTES_MAX, "{answered} bytes: {path} {begun}");
+        reply.refused(422, "validation_failed");
+    }
 }
 
 #[tokio::test]

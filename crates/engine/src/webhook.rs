@@ -32,7 +32,7 @@ impl Webhook {
         let attempted_at = self.sources.wall();
         let body = payload::standard(&work.event);
         let signatures = self
-            .secrets(&work.schema, endpoint, attempted_at)
+            .secrets(&work.schema, endpoint)
             .and_then(|secrets| Signatures::sign(&secrets, work.event.id, attempted_at, body.as_bytes()));
         let facts = RequestFacts {
             schema: &work.schema,
@@ -83,8 +83,9 @@ impl Webhook {
         })
     }
 
-    /// Every valid secret, newest first; `None` if one cannot be read.
-    fn secrets(&self, schema: &Schema, endpoint: &Endpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
+    /// Every valid secret, newest first; `None` if one cannot be read. One that is rotated out ends by the steady time, by
+    /// which its end was set.
+    fn secrets(&self, schema: &Schema, endpoint: &Endpoint) -> Option<Vec<SigningSecret>> {
         let open = |sealed: &[u8]| {
             let token = self.keyring.open(schema, endpoint.id, sealed);
             let token = token
@@ -92,7 +93,7 @@ impl Webhook {
                 .ok()?;
             SigningSecret::try_new(&token, 1).ok()
         };
-        endpoint.valid_secrets(now).map(|secret| open(&secret.sealed)).collect()
+        endpoint.valid_secrets(self.sources.now()).map(|secret| open(&secret.sealed)).collect()
     }
 }
 
@@ -137,7 +138,8 @@ fn read(
     }
 }
 
-/// `Retry-After` as seconds or as an HTTP date (RFC 9110 §10.2.3). What cannot be read asks for nothing.
+/// `Retry-After` as seconds or as an HTTP date in any of its three forms (RFC 9110 §10.2.3 and §5.6.7). What cannot be read
+/// asks for nothing.
 fn retry_after(response: &ReceivedResponse, now: Timestamp) -> Option<Duration> {
     let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("retry-after");
     let value = response.headers.iter().find(named)?.1.trim();
@@ -145,7 +147,7 @@ fn retry_after(response: &ReceivedResponse, now: Timestamp) -> Option<Duration> 
         // More than any number we know is as long as any.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
     Duration::try_from(at.duration_since(now)).ok()
 }
 
@@ -170,6 +172,8 @@ mod tests {
         check(" 0 ", Some(0));
         check("Sat, 21 Nov 2026 12:01:30 GMT", Some(90));
         check("Sat, 21 Nov 2026 11:59:00 GMT", None);
+        check("Saturday, 21-Nov-26 12:01:30 GMT", Some(90));
+        check("Sat Nov 21 12:01:30 2026", Some(90));
         check("-1", None);
         check("soon", None);
         check("99999999999999999999999", Some(u64::MAX));

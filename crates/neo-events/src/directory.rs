@@ -147,12 +147,13 @@ impl Directory {
     }
 
     async fn looked_up(&self, digest: KeyDigest, now: Timestamp) -> Result<Option<Arc<ApiKey>>, Error> {
-        if let Some(key) = self.shared.keys.believed(digest, now) {
-            return Ok(Some(key));
-        }
+        let look_up = match self.shared.keys.believed(digest, now) {
+            Ok(key) => return Ok(Some(key)),
+            Err(look_up) => look_up,
+        };
         let key = self.shared.store.api_key(digest).await?.map(Arc::new);
         if let Some(key) = &key {
-            self.shared.keys.believe(digest, Arc::clone(key), now);
+            self.shared.keys.believe(digest, Arc::clone(key), look_up);
         }
         Ok(key)
     }

@@ -6,7 +6,8 @@ use neo_events_domain::{
 };
 use neo_events_store::StoreError;
 
-/// Why a call was refused or failed. Nothing of it was stored.
+/// Why a call was refused or failed. Nothing of it was stored, unless it is a [`StoreError::Unavailable`]: a call whose
+/// answer was lost may have been carried out. Publish again with the same id then, and read before you change again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The input breaks rules; every fault is named.

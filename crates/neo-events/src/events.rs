@@ -94,9 +94,10 @@ pub struct EventPages {
 }
 
 impl EventPages {
-    /// The next page; `None` after the last.
+    /// The next page; `None` after the last. Where the call fails, or its future is dropped, the next call asks for the
+    /// same page again.
     pub async fn next(&mut self) -> Result<Option<Vec<StoredEvent>>, Error> {
-        let Some(request) = self.next.take() else { return Ok(None) };
+        let Some(request) = self.next.clone() else { return Ok(None) };
         let limit = request.limit;
         let page = self.tenant.events(&self.query, request).await?;
         self.next = page.next.map(|cursor| PageRequest { limit, cursor: Some(cursor) });

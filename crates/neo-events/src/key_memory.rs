@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,10 +29,24 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// What is remembered of keys and tenants.
 #[derive(Default)]
 pub(crate) struct KeyMemory {
-    seen: Mutex<HashMap<KeyDigest, Seen>>,
+    seen: Mutex<SeenKeys>,
     used: Mutex<HashMap<ApiKeyId, Timestamp>>,
     /// Tenants that are there. None ever goes.
     tenants: Mutex<HashSet<Schema>>,
+}
+
+#[derive(Default)]
+struct SeenKeys {
+    by_digest: HashMap<KeyDigest, Seen>,
+    /// How many keys were deleted here.
+    deletions: u64,
+}
+
+/// When a look-up began: what it found is not remembered if a key was deleted since then, for it may be that one.
+#[derive(Clone, Copy)]
+pub(crate) struct LookUp {
+    deletions: u64,
+    began_at: Timestamp,
 }
 
 struct Seen {
@@ -40,33 +55,40 @@ struct Seen {
 }
 
 impl KeyMemory {
-    /// A key that was looked up a moment ago.
-    pub(crate) fn believed(&self, digest: KeyDigest, now: Timestamp) -> Option<Arc<ApiKey>> {
-        let seen = locked(&self.seen);
-        let seen = seen.get(&digest)?;
-        (now.duration_since(seen.looked_up_at) < BELIEVED_FOR).then(|| Arc::clone(&seen.key))
+    /// A key that was looked up a moment ago; otherwise what [`Self::believe`] is to be told once it is looked up.
+    pub(crate) fn believed(&self, digest: KeyDigest, now: Timestamp) -> Result<Arc<ApiKey>, LookUp> {
+        let SeenKeys { by_digest, deletions } = &*locked(&self.seen);
+        let fresh =
+            by_digest.get(&digest).filter(|seen| now.duration_since(seen.looked_up_at) < BELIEVED_FOR);
+        fresh.map(|seen| Arc::clone(&seen.key)).ok_or(LookUp { deletions: *deletions, began_at: now })
     }
 
-    /// Remembers a key; `looked_up_at` is when the look-up began.
-    pub(crate) fn believe(&self, digest: KeyDigest, key: Arc<ApiKey>, looked_up_at: Timestamp) {
-        let mut seen = locked(&self.seen);
-        if seen.len() >= KEYS_MAX && !seen.contains_key(&digest) {
-            seen.retain(|_, seen| looked_up_at.duration_since(seen.looked_up_at) < BELIEVED_FOR);
+    /// Remembers a key that was found.
+    pub(crate) fn believe(&self, digest: KeyDigest, key: Arc<ApiKey>, look_up: LookUp) {
+        let SeenKeys { by_digest, deletions } = &mut *locked(&self.seen);
+        if *deletions != look_up.deletions {
+            return;
         }
-        if seen.len() >= KEYS_MAX && !seen.contains_key(&digest) {
-            seen.clear();
+        let looked_up_at = look_up.began_at;
+        if by_digest.len() >= KEYS_MAX && !by_digest.contains_key(&digest) {
+            by_digest.retain(|_, seen| looked_up_at.duration_since(seen.looked_up_at) < BELIEVED_FOR);
         }
-        seen.insert(digest, Seen { key, looked_up_at });
+        if by_digest.len() >= KEYS_MAX && !by_digest.contains_key(&digest) {
+            by_digest.clear();
+        }
+        by_digest.insert(digest, Seen { key, looked_up_at });
     }
 
     /// Forgets a key that was deleted here.
     pub(crate) fn forget(&self, id: ApiKeyId) {
-        locked(&self.seen).retain(|_, seen| seen.key.id != id);
+        let SeenKeys { by_digest, deletions } = &mut *locked(&self.seen);
+        *deletions += 1;
+        by_digest.retain(|_, seen| seen.key.id != id);
     }
 
     /// Notes that a key was used.
     pub(crate) fn note_use(&self, id: ApiKeyId, at: Timestamp) {
-        locked(&self.used).insert(id, at);
+        locked(&self.used).entry(id).and_modify(|used| *used = at.max(*used)).or_insert(at);
     }
 
     /// Whether a tenant is known to be there.
@@ -132,7 +154,7 @@ async fn flush(shared: &Shared) {
         return;
     }
     if let Err(error) = shared.store.note_key_usage(&used).await {
-        tracing::warn!(%error, "last-used times of API keys were not written");
+        tracing::warn!(error = &error as &dyn Error, "last-used times of API keys were not written");
     }
 }
 
@@ -151,18 +173,43 @@ mod tests {
         Arc::new(draft.validate(Id::new(at(0), [number; 10]), Schema::admin(), at(0)).unwrap())
     }
 
+    /// A key is looked up and found at this time.
+    fn look_up(memory: &KeyMemory, digest: KeyDigest, number: u8, millis: i64) {
+        let Err(look_up) = memory.believed(digest, at(millis)) else { panic!("it is believed already") };
+        memory.believe(digest, key(number), look_up);
+    }
+
     #[test]
     fn a_key_is_believed_for_less_than_a_second_and_not_after_it_was_deleted() {
         let memory = KeyMemory::default();
         let digest = KeyDigest([1; 32]);
-        memory.believe(digest, key(1), at(1000));
-        assert!(memory.believed(digest, at(1799)).is_some());
-        assert!(memory.believed(digest, at(1800)).is_none());
-        assert!(memory.believed(KeyDigest([2; 32]), at(1000)).is_none());
+        look_up(&memory, digest, 1, 1000);
+        assert!(memory.believed(digest, at(1799)).is_ok());
+        assert!(memory.believed(digest, at(1800)).is_err());
+        assert!(memory.believed(KeyDigest([2; 32]), at(1000)).is_err());
         memory.forget(key(2).id);
-        assert!(memory.believed(digest, at(1000)).is_some());
+        assert!(memory.believed(digest, at(1000)).is_ok());
         memory.forget(key(1).id);
-        assert!(memory.believed(digest, at(1000)).is_none());
+        assert!(memory.believed(digest, at(1000)).is_err());
+    }
+
+    #[test]
+    fn a_key_that_was_deleted_while_it_was_looked_up_is_not_believed() {
+        let memory = KeyMemory::default();
+        let digest = KeyDigest([1; 32]);
+        let Err(look_up) = memory.believed(digest, at(1000)) else { panic!("nothing is known") };
+        memory.forget(key(1).id);
+        memory.believe(digest, key(1), look_up);
+        assert!(memory.believed(digest, at(1000)).is_err());
+    }
+
+    #[test]
+    fn the_latest_use_counts_whatever_is_noted_last() {
+        let memory = KeyMemory::default();
+        for millis in [29, 0, 28] {
+            memory.note_use(key(1).id, at(millis));
+        }
+        assert_eq!(locked(&memory.used)[&key(1).id], at(29));
     }
 
     #[test]
@@ -174,9 +221,9 @@ mod tests {
             KeyDigest(bytes)
         };
         for number in 0..KEYS_MAX + 10 {
-            memory.believe(digest(number), key(1), at(0));
+            look_up(&memory, digest(number), 1, 0);
         }
-        assert!(locked(&memory.seen).len() <= KEYS_MAX);
-        assert!(memory.believed(digest(KEYS_MAX + 9), at(0)).is_some(), "the newest is there");
+        assert!(locked(&memory.seen).by_digest.len() <= KEYS_MAX);
+        assert!(memory.believed(digest(KEYS_MAX + 9), at(0)).is_ok(), "the newest is there");
     }
 }

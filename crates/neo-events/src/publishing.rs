@@ -7,7 +7,7 @@ use neo_events_domain::{
     id::EventId,
     violation::{Rule, Violations},
 };
-use neo_events_store::Appended;
+use neo_events_store::{Appended, StoreError};
 use neo_events_store_sqlite::rusqlite;
 
 use crate::{Conflict, Error, Tenant, context::anothers_aggregate};
@@ -76,28 +76,30 @@ impl Tenant {
     /// Publishes inside the caller's own transaction on the tenant's file. If the caller commits, the events will
     /// be delivered; if not, nothing happened. Begin it `IMMEDIATE` and keep it short: writers wait for each other.
     /// After the commit [`Self::announce`] them, or they are found within a fifth of a second.
+    ///
+    /// All or nothing: the first event that is refused is the error of the whole call, and none of the others is
+    /// published. The caller's transaction is as it was before, and may go on.
     pub fn publish_in(
         &self,
         transaction: &rusqlite::Transaction<'_>,
         drafts: Vec<EventDraft>,
-    ) -> Result<Vec<Result<Published, Error>>, Error> {
-        let now = self.sources().now();
-        let (answers, events) = self.validate_each(drafts)?;
-        let mut appended =
-            self.shared.backend.sqlite()?.append_in(&self.schema, transaction, &events, now)?.into_iter();
-        let fill = |answer| match answer {
-            Answer::Refused(violations) => Err(violations.into()),
-            Answer::Appended(receipt) => {
-                let appended = appended.next().ok_or_else(lost_answer)?;
+    ) -> Result<Vec<Published>, Error> {
+        let events = self.validate_all(drafts)?;
+        let store = self.shared.backend.sqlite()?;
+        all_or_nothing(transaction, || {
+            let mut appended =
+                store.append_in(&self.schema, transaction, &events, self.sources().now())?.into_iter();
+            let answer = |event: &NewEvent| {
+                let (receipt, appended) = (self.receipt(event), appended.next().ok_or_else(lost_answer)?);
                 match receipt.reveals_version_of(appended) {
                     Some(aggregate) if !self.sees_aggregate_in(transaction, aggregate)? => {
                         Err(anothers_aggregate())
                     }
                     _ => published_from(receipt.id, &receipt.event_type, appended),
                 }
-            }
-        };
-        Ok(answers.into_iter().map(fill).collect())
+            };
+            events.iter().map(answer).collect()
+        })
     }
 
     /// Says that events were committed in a transaction of the caller's own: they are dispatched at once.
@@ -115,6 +117,12 @@ impl Tenant {
             (Ok(_), Err(violations)) => Err(violations),
             (Err(violations), Err(more)) => Err(violations.and(more)),
         }
+    }
+
+    /// The events of a batch of which none may be faulty.
+    pub(crate) fn validate_all(&self, drafts: Vec<EventDraft>) -> Result<Vec<NewEvent>, Violations> {
+        check_batch_limits(&drafts)?;
+        drafts.into_iter().map(|draft| self.validate(draft)).collect()
     }
 
     fn receipt(&self, event: &NewEvent) -> Receipt {
@@ -177,8 +185,26 @@ enum Answer {
     Refused(Violations),
 }
 
+/// Of what fails nothing stays in the caller's transaction, which goes on.
+fn all_or_nothing<T>(
+    transaction: &rusqlite::Transaction<'_>,
+    write: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let run =
+        |sql| transaction.execute_batch(sql).map_err(|error| Error::Store(StoreError::Broken(error.into())));
+    run("savepoint neo_events_publish")?;
+    match write() {
+        Ok(written) => run("release neo_events_publish").map(|()| written),
+        Err(error) => {
+            // A failure that ended the whole transaction has left no savepoint to go back to.
+            let _ = run("rollback to neo_events_publish; release neo_events_publish");
+            Err(error)
+        }
+    }
+}
+
 /// Refuses what is more than one batch may be, in events or in bytes.
-pub(crate) fn check_batch_limits(drafts: &[EventDraft]) -> Result<(), Violations> {
+fn check_batch_limits(drafts: &[EventDraft]) -> Result<(), Violations> {
     if drafts.len() > BATCH_EVENTS_MAX {
         let rule = Rule::TooMany { actual: drafts.len(), max: BATCH_EVENTS_MAX, unit: "events" };
         return Err(Violations::one("/events", rule));
@@ -216,7 +242,5 @@ pub(crate) fn published_from(
 }
 
 pub(crate) fn lost_answer() -> Error {
-    Error::Store(neo_events_store::StoreError::Broken(
-        "the store answered for fewer events than it was given".into(),
-    ))
+    Error::Store(StoreError::Broken("the store answered for fewer events than it was given".into()))
 }

@@ -21,7 +21,7 @@ use neo_events_store_postgres::{
 use crate::{
     Conflict, Error, Published, Tenant,
     context::anothers_aggregate,
-    publishing::{check_batch_limits, lost_answer, published_from},
+    publishing::{lost_answer, published_from},
 };
 
 impl Tenant {
@@ -68,9 +68,7 @@ impl Tenant {
     /// The events of these drafts, and what publishes them.
     fn recording(&self, drafts: Vec<EventDraft>) -> Result<(Vec<NewEvent>, Recording), Error> {
         self.shared.backend.postgres()?;
-        check_batch_limits(&drafts)?;
-        let events: Vec<_> =
-            drafts.into_iter().map(|draft| self.validate(draft)).collect::<Result<_, _>>()?;
+        let events = self.validate_all(drafts)?;
         let recording = Recording::new(&self.schema, &events);
         Ok((events, recording))
     }

@@ -8,11 +8,16 @@ use neo_events::{
 };
 use neo_events_test_postgres::database;
 
-use crate::receiver::{Answer, Received, Receiver, eventually};
+use crate::{
+    receiver::{Answer, Received, Receiver, eventually},
+    world::{JumpingClock, World},
+};
 
 /// Each node is off by so much, one ahead and one behind: together less than a lease lasts.
 const OFF: SignedDuration = SignedDuration::from_mins(2);
 const EVENTS: usize = 300;
+/// For how long a secret signs after it was rotated out.
+const OVERLAP: SignedDuration = SignedDuration::from_millis(100);
 
 struct Off(SystemClock, SignedDuration);
 
@@ -75,4 +80,22 @@ async fn nodes_whose_clocks_differ_lose_and_repeat_nothing() {
     for node in [ahead, behind] {
         node.shutdown(Duration::from_secs(10)).await;
     }
+}
+
+/// The overlap of a rotated secret is set and judged by one clock: after the wall has been set back, the old secret signs no
+/// longer than it was to.
+#[tokio::test]
+async fn a_rotated_out_secret_ends_in_time_though_the_wall_was_set_back() {
+    let (clock, receiver) = (JumpingClock::start(), Receiver::start().await);
+    let world = World::with(|builder| builder.sources(clock.sources())).await;
+    let endpoint = world.endpoint(&receiver.url).await.endpoint;
+    clock.jump(3600);
+    world.publish("{}").await;
+    receiver.wait_for(1).await;
+    clock.jump(-3600);
+    world.tenant().rotate_secret(endpoint.id, None, OVERLAP).await.unwrap();
+    tokio::time::sleep(OVERLAP.unsigned_abs() * 2).await;
+    world.publish("{}").await;
+    let request = receiver.wait_for(2).await.remove(1);
+    assert_eq!(request.header("webhook-signature").split(' ').count(), 1);
 }

@@ -1,6 +1,10 @@
 //! Publishing: duplicates, conflicts, versions, batches, and the caller's own transaction.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+    time::{Duration, Instant},
+};
 
 use neo_events::{
     Clock, Conflict, EndpointDraft, Error, EventDraft, EventQuery, MasterKey, NeoEvents, PageRequest, Schema,
@@ -98,6 +102,19 @@ async fn pages_of_large_events_are_short_and_complete() {
     assert!(sizes.iter().all(|size| *size <= 84), "{sizes:?}: eight MiB a page");
 }
 
+/// An export that met a slow database once must not look complete.
+#[tokio::test]
+async fn a_page_that_nobody_waited_for_is_asked_for_again() {
+    let world = World::new().await;
+    world.publish("{}").await;
+    let tenant = world.tenant();
+    let mut pages = tenant.event_pages(EventQuery::default(), 10);
+    let left = pin!(pages.next()).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(left.is_pending(), "it is not there at once");
+    assert_eq!(pages.next().await.unwrap().map(|page| page.len()), Some(1));
+    assert_eq!(pages.next().await.unwrap(), None);
+}
+
 /// Nothing guards a version unless the publisher asks: a whole backlog may have the same one.
 async fn reads_a_large_aggregate_in_short_pages(whole: &Tenant) {
     const AGGREGATE: Uuid = Uuid::from_u128(7);
@@ -147,7 +164,7 @@ async fn the_callers_transaction_decides() {
             let transaction = connection.transaction().unwrap();
             transaction.execute("insert into invoices values (?1)", [number]).unwrap();
             let draft = EventDraft::new("invoice.issued", format!("{{\"number\":{number}}}"));
-            let published = tenant.publish_in(&transaction, vec![draft]).unwrap().remove(0).unwrap();
+            let published = tenant.publish_in(&transaction, vec![draft]).unwrap().remove(0);
             if commit {
                 transaction.commit().unwrap();
             } else {
@@ -163,6 +180,34 @@ async fn the_callers_transaction_decides() {
     let requests = receiver.wait_for(1).await;
     assert_eq!(requests[0].id(), committed.to_string());
     assert_eq!(world.tenant().count_events(&EventQuery::default()).await.unwrap(), 1);
+}
+
+/// Whoever passes a refusal on, as `?` does, must not have published half of what belongs together; and whoever goes on
+/// has a transaction that is as it was.
+#[tokio::test]
+async fn of_a_batch_in_the_callers_transaction_all_are_published_or_none() {
+    let world = World::new().await;
+    let tenant = world.tenant();
+    tenant.create_and_publish("order.placed", "{}").await.unwrap();
+    let mut connection = rusqlite::Connection::open(world.database()).unwrap();
+    let transaction = connection.transaction().unwrap();
+    transaction.execute_batch("create table invoices (number integer)").unwrap();
+    let id = fresh_id();
+    for (bad, expected) in [
+        (EventDraft::new("no type", "{}"), "/event_type"),
+        (given(id, r#"{"other":1}"#), "an event with this id"),
+    ] {
+        let drafts = vec![given(id, "{}"), EventDraft::new("order.placed", "{}"), bad];
+        let refused = tenant.publish_in(&transaction, drafts).unwrap_err();
+        assert!(refused.to_string().contains(expected), "{refused}");
+    }
+    transaction.execute("insert into invoices values (1)", []).unwrap();
+    let published = tenant.publish_in(&transaction, vec![given(id, "{}")]).unwrap();
+    assert!(!published[0].duplicate, "nothing was left of the refused ones");
+    transaction.commit().unwrap();
+    assert_eq!(tenant.count_events(&EventQuery::default()).await.unwrap(), 2);
+    let invoices = connection.query_row("select count(*) from invoices", [], |row| row.get::<_, i64>(0));
+    assert_eq!(invoices, Ok(1), "the caller's own rows go on");
 }
 
 /// A tenant with an endpoint that gets everything, and a connection of the embedding program's own to its file.

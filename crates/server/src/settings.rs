@@ -2,16 +2,23 @@
 //! place that reads the environment.
 //!
 //! A setting that cannot be used is refused with its name and what it may be; nothing is guessed. An empty variable
-//! counts as absent.
+//! counts as absent. What is set and has no effect, module `environment` tells or refuses.
+
+mod environment;
 
 use std::{
-    env, fmt,
+    env,
+    ffi::OsString,
+    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use neo_events::{MasterKey, Profile, Sources, maintenance};
+
+pub use self::environment::Unheeded;
+use self::environment::{Environment, OF_CLIENTS, OF_DATABASES, OF_SERVERS};
 
 /// Where the server listens unless somebody says otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
@@ -34,6 +41,10 @@ const CA_FILE: Setting = Setting { flag: "--ca-file", variable: "NEO_EVENTS_CA_F
 const URL: Setting = Setting { flag: "--url", variable: "NEO_EVENTS_URL" };
 const KEY: Setting = Setting { flag: "--key", variable: "NEO_EVENTS_KEY" };
 const MASTER_KEY: &str = "NEO_EVENTS_MASTER_KEY";
+/// The profile's other name, which gives way to the first.
+const PROFILE_ALIAS: &str = "WEBHOOK_VALIDATION_PROFILE";
+/// A later version's file of settings.
+const FILE: &str = "neo-events.toml";
 
 /// One setting: how it is called on the command line and in the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +56,25 @@ pub struct Setting {
 /// Why the process does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
+    /// A variable that is like a setting and is none.
+    #[error("{given} is no setting; did you mean {meant}?")]
+    Misspelt {
+        /// What is set.
+        given: String,
+        /// What there is.
+        meant: &'static str,
+    },
+    /// A variable of a later version that asks for more protection than there would be.
+    #[error(
+        "{variable} is not here yet, and profile {profile} does not do what it asks for: choose a stricter profile with \
+         --profile or NEO_EVENTS_PROFILE, or take {variable} away"
+    )]
+    Unprotected {
+        /// What is set.
+        variable: String,
+        /// `development` or `staging`.
+        profile: &'static str,
+    },
     /// A variable whose value is not text.
     #[error("the value of {0} is not valid UTF-8")]
     NotText(String),
@@ -227,11 +257,30 @@ pub struct ClientSettings {
 
 /// Flags, then environment, then defaults.
 pub fn resolve(flags: ServeFlags) -> Result<ServeSettings, SettingsError> {
-    resolve_in(flags, &variable)
+    let environment = given();
+    environment.judge_spelling(&OF_SERVERS)?;
+    let settings = resolve_in(flags, &variable)?;
+    environment.judge_protection(settings.profile)?;
+    Ok(settings)
+}
+
+/// What somebody set for a server and has no effect on it.
+pub fn unheeded() -> Vec<Unheeded> {
+    let file = Path::new(FILE).exists().then(|| Unheeded::file(FILE));
+    given().unheeded().chain(file).collect()
+}
+
+/// What the environment has that could be meant for us. A value that is not text is judged where it is read.
+fn given() -> Environment {
+    let named = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    };
+    Environment::new(env::vars_os().filter_map(named))
 }
 
 /// Flags, then environment.
 pub fn resolve_client(url: Option<String>, key: Option<String>) -> Result<ClientSettings, SettingsError> {
+    given().judge_spelling(&OF_CLIENTS)?;
     let url = URL.find(url, &variable)?.map(|found| found.value);
     let (key, key_setting) = KEY.find(key, &variable)?.map(|found| (found.value, found.setting)).unzip();
     Ok(ClientSettings { url, key, key_setting })
@@ -278,8 +327,7 @@ impl Setting {
 fn resolve_in(flags: ServeFlags, environment: Lookup<'_>) -> Result<ServeSettings, SettingsError> {
     let listen = LISTEN.find_or(flags.listen, environment, LISTEN_DEFAULT)?;
     let database = DATABASE.find_or(flags.database, environment, DATABASE_DEFAULT)?;
-    let profile = PROFILE.find_or(flags.profile, environment, Profile::Development.as_str())?;
-    let profile = parse_profile(&profile)?;
+    let profile = resolve_profile(flags.profile, environment)?;
     let database = parse_database(&database)?;
     let roles = parse_roles(&ROLES.find_or(flags.roles, environment, ROLES_DEFAULT)?)?;
     if matches!(database, Database::Sqlite(_)) && roles != Roles::ALL {
@@ -322,7 +370,12 @@ fn parse_listen(found: &Found) -> Result<SocketAddr, SettingsError> {
     found.value.parse().map_err(|_| SettingsError::Malformed { setting: found.setting, expected })
 }
 
-fn parse_profile(found: &Found) -> Result<Profile, SettingsError> {
+fn resolve_profile(flag: Option<String>, environment: Lookup<'_>) -> Result<Profile, SettingsError> {
+    let named = match PROFILE.find(flag, environment)? {
+        None => Setting { variable: PROFILE_ALIAS, ..PROFILE }.find(None, environment)?,
+        named => named,
+    };
+    let Some(found) = named else { return Ok(Profile::Development) };
     let expected = "development, staging or production";
     found.value.parse().map_err(|_| SettingsError::Malformed { setting: found.setting, expected })
 }
@@ -344,12 +397,13 @@ fn parse_roles(found: &Found) -> Result<Roles, SettingsError> {
 
 /// The database that a command line or the environment names; the default one if neither does.
 pub fn resolve_database(flag: Option<String>) -> Result<Database, SettingsError> {
+    given().judge_spelling(&OF_DATABASES)?;
     parse_database(&DATABASE.find_or(flag, &variable, DATABASE_DEFAULT)?)
 }
 
 /// The profile that a command line or the environment names, and the master keys of the environment.
 pub fn resolve_keys(profile: Option<String>) -> Result<(Profile, Vec<MasterKey>), SettingsError> {
-    let profile = parse_profile(&PROFILE.find_or(profile, &variable, Profile::Development.as_str())?)?;
+    let profile = resolve_profile(profile, &variable)?;
     Ok((profile, parse_master_keys(variable(MASTER_KEY)?.as_deref())?))
 }
 
@@ -414,6 +468,23 @@ mod tests {
         assert_eq!(settings.listen.to_string(), "[::1]:2");
         assert_eq!(settings.profile, Profile::Staging);
         assert_eq!(settings.admin_key, AdminKey::Given(KEY.into()));
+    }
+
+    #[test]
+    fn the_profile_has_a_name_among_what_says_how_it_behaves() {
+        let profile = |flag: Option<&str>, environment: &[(&str, &str)]| {
+            let flags = ServeFlags { profile: flag.map(str::to_owned), ..ServeFlags::default() };
+            let key = [("NEO_EVENTS_ADMIN_KEY", KEY)];
+            resolved(flags, &[environment, &key].concat()).map(|settings| settings.profile)
+        };
+        let alias = ("WEBHOOK_VALIDATION_PROFILE", "production");
+        assert_eq!(profile(None, &[alias]), Ok(Profile::Production));
+        assert_eq!(profile(None, &[alias, ("NEO_EVENTS_PROFILE", "staging")]), Ok(Profile::Staging));
+        assert_eq!(profile(Some("staging"), &[alias]), Ok(Profile::Staging));
+        assert_eq!(
+            profile(None, &[("WEBHOOK_VALIDATION_PROFILE", "prod")]).unwrap_err().to_string(),
+            "WEBHOOK_VALIDATION_PROFILE must be development, staging or production"
+        );
     }
 
     #[test]

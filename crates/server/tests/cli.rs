@@ -210,6 +210,35 @@ fn what_keeps_a_server_from_starting_is_told_with_advice() {
 }
 
 #[test]
+fn what_is_set_and_has_no_effect_is_refused_or_told() {
+    let folder = Folder::new();
+    let unusable = ["serve", "--listen", "127.0.0.1:0", "--database", "sqlite:/proc/none/admin.db"];
+    for (environment, said) in [
+        (("NEO_EVENTS_PROFLE", "production"), "did you mean NEO_EVENTS_PROFILE?"),
+        (("WEBHOOK_BLOCK_LOOPBACK", "true"), "choose a stricter profile"),
+        (("WEBHOOK_VALIDATION_PROFILE", "production"), "outside profile development an admin key"),
+    ] {
+        let refused = folder.run_with_environment(&unusable, &[environment]);
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
+    let misspelt = folder.run_with_environment(&["events", "list"], &[("NEO_EVENTS_TENAT", "acme")]);
+    assert_eq!(misspelt.code, USAGE, "{misspelt:?}");
+    assert!(misspelt.stderr.contains("did you mean NEO_EVENTS_TENANT?"), "{misspelt:?}");
+
+    fs::write(folder.path("neo-events.toml"), "").unwrap();
+    let environment = [("WEBHOOK_MAX_BATCH_SIZE", "7"), ("NEO_EVENTS_CONFIG", "x")];
+    let started = folder.run_with_environment(&unusable, &environment);
+    assert_eq!(started.code, FAILED, "{started:?}");
+    let doctor = folder.run_with_environment(&["doctor", "--json"], &environment);
+    for said in ["neo-events.toml", "WEBHOOK_MAX_BATCH_SIZE has no effect", "NEO_EVENTS_CONFIG is no setting"]
+    {
+        assert!(started.stderr.contains(said), "{said}: {started:?}");
+        assert!(doctor.stdout.contains(said), "{said}: {doctor:?}");
+    }
+}
+
+#[test]
 fn exit_codes_tell_what_kind_of_failure_it_was() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

@@ -104,10 +104,21 @@ fn check_settings(
                 format!("profile {}, database {}", settings.profile.as_str(), settings.database.shown());
             findings.ok("settings", detail);
             check_ca_file(findings, settings.ca_file.as_deref());
+            check_unheeded(findings);
         }
         Err(error) => findings.problem("settings", error.to_string(), "serve would not start with them"),
     }
     resolved.ok()
+}
+
+fn check_unheeded(findings: &mut Findings) {
+    for unheeded in settings::unheeded() {
+        findings.warning(
+            "environment",
+            unheeded.to_string(),
+            "see neo-events serve --help for what there is",
+        );
+    }
 }
 
 fn check_ca_file(findings: &mut Findings, path: Option<&Path>) {

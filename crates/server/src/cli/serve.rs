@@ -39,10 +39,11 @@ Any number of servers may share a postgres: database: they find each other's
 work, and what one that dies has begun goes on elsewhere within five seconds.
 Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
 
-Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE,
-NEO_EVENTS_ROLES, NEO_EVENTS_ADMIN_KEY, NEO_EVENTS_MASTER_KEY (32 random bytes
-in base64, encrypts secrets at rest), NEO_EVENTS_CA_FILE, NEO_EVENTS_MIGRATE
-(off: as --no-migrate), RUST_LOG (info).";
+Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE (or,
+where it is not set, WEBHOOK_VALIDATION_PROFILE), NEO_EVENTS_ROLES,
+NEO_EVENTS_ADMIN_KEY, NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts
+secrets at rest), NEO_EVENTS_CA_FILE, NEO_EVENTS_MIGRATE (off: as --no-migrate),
+RUST_LOG (info). A misspelt one is refused; of one without effect it is told.";
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
@@ -96,6 +97,9 @@ pub(crate) async fn run(args: ServeArgs, ca_file: Option<String>, output: &Outpu
     // Before anything is opened or made.
     trusted_roots(settings.ca_file.as_deref())?;
     start_log(log_format)?;
+    for unheeded in settings::unheeded() {
+        tracing::warn!("{unheeded}");
+    }
     let (settings, notice) = Notice::prepare(settings)?;
 
     let mut signals = Signals::new();

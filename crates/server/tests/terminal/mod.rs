@@ -114,7 +114,7 @@ impl Folder {
         let mut command = Command::new("env");
         command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_neo-events")]);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("NEO_EVENTS_") {
+            if ["NEO_EVENTS_", "WEBHOOK_"].iter().any(|ours| name.to_string_lossy().starts_with(ours)) {
                 command.env_remove(name);
             }
         }

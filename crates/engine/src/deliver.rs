@@ -38,6 +38,7 @@ use crate::{
     direct::Taken,
     supervisor::StopSignals,
     usage::UsageLog,
+    watched::WatchedDeliveries,
     webhook::Webhook,
 };
 
@@ -62,6 +63,7 @@ pub(crate) struct Deliverer {
     pub(crate) sources: Sources,
     pub(crate) admission: Arc<Admission>,
     pub(crate) usage: Arc<UsageLog>,
+    pub(crate) watched: Arc<WatchedDeliveries>,
     pub(crate) webhook: Webhook,
     pub(crate) complaints: Complaints,
 }
@@ -234,7 +236,7 @@ impl Deliverer {
         let Some(attempt) = performed else {
             return self.give_back(lease, signals).await;
         };
-        let DeliveryWork { progress, retry, .. } = *lease.work();
+        let DeliveryWork { delivery_id, progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
         if verdict == Verdict::Gone {
             place.return_queued();
@@ -242,6 +244,7 @@ impl Deliverer {
         place.answered(health_of(&attempt));
         self.usage.endpoint_used(place.schema(), endpoint.id, attempt.attempted_at);
         place.retry_at = self.settle(Settlement { lease, attempt, verdict }, signals).await;
+        self.watched.tell(delivery_id);
     }
 
     /// What was in hand and is not attempted: it waits in the database, where others find it too.

@@ -12,7 +12,7 @@ use neo_events_domain::{
 };
 use neo_events_store::{Appended, StoreError};
 
-use crate::{Passes, supervisor::Parts};
+use crate::{DeliveryWatch, Passes, supervisor::Parts};
 
 /// A hand on the engine that can be shared.
 #[derive(Clone)]
@@ -55,5 +55,11 @@ impl EngineHandle {
     /// A delivery is to end without another attempt. If it is queued on this node, it is given back, and ends.
     pub fn delivery_cancelled(&self, schema: &Schema, endpoint_id: EndpointId, id: DeliveryId) {
         self.0.admission.return_one(&(schema.clone(), endpoint_id), id);
+        self.0.watched.tell(id);
+    }
+
+    /// Says what becomes of a delivery on this node from now on. To be called before it is written.
+    pub fn watch(&self, id: DeliveryId) -> DeliveryWatch {
+        self.0.watched.watch(id)
     }
 }

@@ -11,6 +11,7 @@ mod sources;
 mod supervisor;
 mod transport;
 mod usage;
+mod watched;
 mod webhook;
 
 pub use handle::EngineHandle;
@@ -18,3 +19,4 @@ pub use keyring::{Keyring, KeyringError, MasterKey};
 pub use sources::{Clock, Random, Sources, SystemClock, SystemRandom};
 pub use supervisor::{Engine, Passes, Shutdown};
 pub use transport::{Transport, TransportReport, TransportRequest};
+pub use watched::DeliveryWatch;

@@ -25,6 +25,7 @@ use crate::{
     handle::EngineHandle,
     registry::Registry,
     usage::{FLUSH_INTERVAL, UsageLog},
+    watched::WatchedDeliveries,
     webhook::Webhook,
 };
 
@@ -64,6 +65,7 @@ pub(crate) struct Parts {
     pub(crate) sources: Sources,
     pub(crate) admission: Arc<Admission>,
     usage: Arc<UsageLog>,
+    pub(crate) watched: Arc<WatchedDeliveries>,
     transport: Arc<dyn Transport>,
     keyring: Arc<Keyring>,
     pub(crate) runs: Passes,
@@ -117,6 +119,7 @@ impl Engine {
             sources,
             admission: Arc::clone(&direct.admission),
             usage: Arc::clone(&direct.usage),
+            watched: Arc::default(),
             transport,
             keyring,
             runs,
@@ -186,7 +189,7 @@ async fn run_dispatch(parts: Arc<Parts>) {
 }
 
 async fn run_deliver(parts: Arc<Parts>) {
-    let Parts { store, sources, admission, usage, transport, keyring, signals, .. } = parts.as_ref();
+    let Parts { store, sources, admission, usage, watched, transport, keyring, signals, .. } = parts.as_ref();
     let webhook =
         Webhook { transport: Arc::clone(transport), keyring: Arc::clone(keyring), sources: sources.clone() };
     let deliverer = Deliverer {
@@ -194,6 +197,7 @@ async fn run_deliver(parts: Arc<Parts>) {
         sources: sources.clone(),
         admission: Arc::clone(admission),
         usage: Arc::clone(usage),
+        watched: Arc::clone(watched),
         webhook,
         complaints: Complaints::default(),
     };

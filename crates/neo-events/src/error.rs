@@ -6,6 +6,8 @@ use neo_events_domain::{
 };
 use neo_events_store::StoreError;
 
+use crate::Busy;
+
 /// Why a call was refused or failed. Nothing of it was stored, unless it is a [`StoreError::Unavailable`]: a call whose
 /// answer was lost may have been carried out. Publish again with the same id then, and read before you change again.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,9 @@ pub enum Error {
         "{0} belong to the whole tenant: a handle or key that is bound to a context may read them, not change them"
     )]
     BeyondContext(&'static str),
+    /// Too many calls of a kind that takes long are under way.
+    #[error("{0}")]
+    Busy(#[from] Busy),
     /// The database.
     #[error("{0}")]
     Store(#[from] StoreError),

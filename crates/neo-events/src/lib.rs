@@ -10,6 +10,7 @@ mod error;
 mod event_types;
 mod events;
 mod key_memory;
+mod long_calls;
 pub mod maintenance;
 mod master_key;
 mod publishing;
@@ -25,6 +26,7 @@ pub use directory::{CreatedApiKey, Directory, KeyText};
 pub use endpoints::{CreatedEndpoint, ROTATION_OVERLAP_MAX, RotatedSecret};
 pub use error::{Conflict, Error};
 pub use events::EventPages;
+pub use long_calls::{Busy, LongCall};
 pub use publishing::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Published};
 pub use running::NeoEvents;
 pub use subscriptions::{EventSource, Explanation, FilterSource};
@@ -39,6 +41,7 @@ pub use neo_events_domain::{
     endpoint::{Endpoint, EndpointDraft, EndpointPatch, Profile, RetryPreset},
     event::{DomainEvent, EventDraft},
     filter::Clause,
+    retry::FailureCode,
     signing::SigningSecret,
     stats::EndpointStats,
     subscription::{Subscription, SubscriptionDraft, SubscriptionPatch},

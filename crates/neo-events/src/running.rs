@@ -13,12 +13,12 @@ use neo_events_engine::{Engine, EngineHandle, Keyring, Passes, Shutdown, Sources
 use neo_events_store::{EventQuery, PageRequest, Store, StoreError};
 use neo_events_store_postgres::PostgresOptions;
 use neo_events_store_sqlite::SqliteOptions;
-use tokio::sync::Semaphore;
 
 use crate::{
-    Builder, Directory, Tenant,
+    Builder, Directory, LongCall, Tenant,
     backend::{Backend, Database},
     key_memory::{KeyMemory, LAST_FLUSH_MAX, Upkeep},
+    long_calls::LongCalls,
     transport::HttpTransport,
 };
 
@@ -71,7 +71,8 @@ impl NeoEvents {
             limits,
             engine: engine.handle(),
             keys: KeyMemory::default(),
-            explaining: Arc::new(Semaphore::new(1)),
+            reaching: LongCalls::new(LongCall::Reach),
+            explaining: LongCalls::new(LongCall::Explain),
         });
         let upkeep = Upkeep::start(Arc::clone(&shared));
         let abandoned = Abandoned { backend: shared.backend.clone(), is_shut_down: false };
@@ -127,8 +128,10 @@ pub(crate) struct Shared {
     pub(crate) limits: EndpointLimits,
     pub(crate) engine: EngineHandle,
     pub(crate) keys: KeyMemory,
-    /// Whose turn it is to try a filter.
-    pub(crate) explaining: Arc<Semaphore>,
+    /// Calls that wait for a receiver.
+    pub(crate) reaching: Arc<LongCalls>,
+    /// Calls that try a filter, in turns.
+    pub(crate) explaining: Arc<LongCalls>,
 }
 
 /// Says so when it is dropped, but for a shutdown.

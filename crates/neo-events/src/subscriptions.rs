@@ -1,7 +1,5 @@
 //! Subscriptions, and why they match an event or do not.
 
-use std::sync::Arc;
-
 use neo_events_domain::{
     event::{EVENT_DATA_BYTES_MAX, EVENT_DEPTH_MAX, JsonObject},
     event_type::EventType,
@@ -14,7 +12,7 @@ use neo_events_domain::{
 use neo_events_store::{Inserted, Page, PageRequest, SubscriptionQuery, Updated};
 use uuid::Uuid;
 
-use crate::{Conflict, Error, Tenant, context::no_rows, endpoints::UPDATE_TRIES_MAX};
+use crate::{Conflict, Error, Tenant, context::no_rows, endpoints::UPDATE_TRIES_MAX, long_calls::Place};
 
 /// What is explained.
 #[derive(Debug, Clone)]
@@ -120,8 +118,10 @@ impl Tenant {
         if was_there { Ok(()) } else { Err(Error::NotFound("subscription")) }
     }
 
-    /// Why a subscription, or a filter that is not one yet, matches an event or does not.
+    /// Why a subscription, or a filter that is not one yet, matches an event or does not. Refused as
+    /// [`Busy`](crate::Busy) while too many explanations are under way.
     pub async fn explain(&self, filter: FilterSource, event: EventSource) -> Result<Explanation, Error> {
+        let place = self.shared.explaining.begin(&self.schema)?;
         let event = self.explained_event(event).await?;
         let mut clauses = Vec::new();
         let filter = match filter {
@@ -141,20 +141,8 @@ impl Tenant {
                 subscription.filter
             }
         };
-        clauses.extend(self.filter_clauses(filter, event.event_data).await);
+        clauses.extend(filter_clauses_in_turn(place, filter, event.event_data).await);
         Ok(Explanation { matches: clauses.iter().all(|clause| clause.holds), clauses })
-    }
-
-    /// One at a time and beside the threads that serve: the costliest filter takes tenths of a second. It goes on when
-    /// its caller has gone away, and so does its turn.
-    async fn filter_clauses(&self, filter: Filter, data: JsonObject) -> Vec<Clause> {
-        let turn = Arc::clone(&self.shared.explaining).acquire_owned().await;
-        let explained = tokio::task::spawn_blocking(move || {
-            let clauses = filter_clauses(&filter, &data);
-            drop(turn);
-            clauses
-        });
-        explained.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn explained_event(&self, source: EventSource) -> Result<ExplainedEvent, Error> {
@@ -185,6 +173,18 @@ impl Tenant {
 fn no_such_endpoint() -> Error {
     use neo_events_domain::violation::Rule;
     Violations::one("/endpoint_id", Rule::NoSuch("endpoint")).into()
+}
+
+/// One at a time and beside the threads that serve: the costliest filter takes tenths of a second. It goes on when its
+/// caller has gone away, and so do its turn and its place.
+async fn filter_clauses_in_turn(place: Place, filter: Filter, data: JsonObject) -> Vec<Clause> {
+    let turn = place.turn().await;
+    let explained = tokio::task::spawn_blocking(move || {
+        let clauses = filter_clauses(&filter, &data);
+        drop(turn);
+        clauses
+    });
+    explained.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 fn filter_clauses(filter: &Filter, data: &JsonObject) -> Vec<Clause> {
@@ -233,7 +233,7 @@ mod tests {
     use std::{future::poll_fn, pin::pin, sync::mpsc, task::Poll, time::Duration};
 
     use super::*;
-    use crate::NeoEvents;
+    use crate::{NeoEvents, Schema};
 
     /// It occupies a thread, and whoever calls and goes away again would occupy all of them.
     #[test]
@@ -257,11 +257,14 @@ mod tests {
                 let first = poll_fn(|context| Poll::Ready(explaining.as_mut().poll(context))).await;
                 assert!(first.is_pending());
             }
-            let turns = Arc::clone(&tenant.shared.explaining);
-            assert_eq!(turns.available_permits(), 0);
+            // Another tenant's, which nothing but the node's only turn holds up.
+            let place = tenant.shared.explaining.begin(&Schema::tenant("other").unwrap()).unwrap();
+            let mut next = pin!(place.turn());
+            let is_free = poll_fn(|context| Poll::Ready(next.as_mut().poll(context).is_ready())).await;
+            assert!(!is_free, "the thread is still occupied");
             drop(free);
             occupied.await.unwrap();
-            let turn = tokio::time::timeout(Duration::from_secs(20), turns.acquire()).await;
+            let turn = tokio::time::timeout(Duration::from_secs(20), next).await;
             assert!(turn.is_ok(), "it is over, and the turn is not given back");
         });
     }

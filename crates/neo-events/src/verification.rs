@@ -43,12 +43,14 @@ pub struct VerificationReport {
 }
 
 impl Tenant {
-    /// Sends HEAD to a URL that the address policy allows. `timeout_seconds` is 1…60, 10 if absent.
+    /// Sends HEAD to a URL that the address policy allows. `timeout_seconds` is 1…60, 10 if absent. Refused as
+    /// [`Busy`](crate::Busy) while too many calls wait for receivers.
     pub async fn test_connectivity(
         &self,
         url: &str,
         timeout_seconds: Option<u32>,
     ) -> Result<ConnectivityReport, Error> {
+        let _place = self.shared.reaching.begin(&self.schema)?;
         let seconds = timeout_seconds.unwrap_or(TIMEOUT_SECONDS_DEFAULT);
         if !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
             let rule = Rule::OutOfRange { min: 1.0, max: TIMEOUT_SECONDS_MAX.into() };
@@ -67,8 +69,9 @@ impl Tenant {
     }
 
     /// Verifies an endpoint at level `basic`: it counts as verified if its URL answers HEAD with less than 500, and
-    /// as unverified otherwise.
+    /// as unverified otherwise. Refused as [`Busy`](crate::Busy) while too many calls wait for receivers.
     pub async fn verify_endpoint(&self, id: EndpointId) -> Result<VerificationReport, Error> {
+        let _place = self.shared.reaching.begin(&self.schema)?;
         let Endpoint { endpoint_url: url, verify_ssl, .. } = self.endpoint(id).await?;
         let connectivity = self.probe(&url, verify_ssl, TIMEOUT_SECONDS_DEFAULT).await?;
         let endpoint = self

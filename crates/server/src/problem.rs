@@ -12,7 +12,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use neo_events::{
-    Conflict, Error, Scope, StoreError,
+    Busy, Conflict, Error, Scope, StoreError,
     domain::violation::{Rule, Violations},
 };
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use crate::wire::{BatchAnswer, BatchResult, Fault, Problem};
 /// How a tenant is named.
 pub(crate) const TENANT_FORM: &str = "`admin`, a tenant's slug (lower-case letters, digits and underscores, a letter first), or `region:` and a region";
 
-/// Seconds after which trying again may help: a database that is busy or restarting.
+/// Seconds after which trying again may help: a database that is busy or restarting, others that have every place.
 const RETRY_SECONDS_BUSY: u32 = 1;
 /// The same where somebody must act first.
 const RETRY_SECONDS_REPAIR: u32 = 30;
@@ -86,8 +86,11 @@ kinds! {
     VALIDATION_FAILED = UNPROCESSABLE_ENTITY "validation_failed" "The input breaks rules"
     TARGET_NOT_ALLOWED = UNPROCESSABLE_ENTITY "target_not_allowed" "The target is not allowed"
     BATCH_REJECTED = UNPROCESSABLE_ENTITY "batch_rejected" "Every event of the batch was rejected"
+    TOO_MANY_REQUESTS = TOO_MANY_REQUESTS "too_many_requests" "The tenant has too many such calls at once"
     INTERNAL = INTERNAL_SERVER_ERROR "internal_error" "The server failed"
     BODIES_BUSY = SERVICE_UNAVAILABLE "bodies_busy" "Too many large bodies at once"
+    CALLS_BUSY = SERVICE_UNAVAILABLE "calls_busy" "Too many such calls at once"
+    CONNECTIONS_BUSY = SERVICE_UNAVAILABLE "connections_busy" "Too many connections at once"
     DATABASE_UNAVAILABLE = SERVICE_UNAVAILABLE "database_unavailable" "The database cannot serve now"
     STORAGE_FULL = SERVICE_UNAVAILABLE "storage_full" "The database has no room left"
     DATABASE_READ_ONLY = SERVICE_UNAVAILABLE "database_read_only" "The database cannot be written"
@@ -216,6 +219,15 @@ impl Refusal {
             "too many large bodies are being read at once; send it again, or smaller batches",
         )
         .retry_after(1)
+    }
+
+    /// Others have all the connections that there are for calls.
+    pub(crate) fn connections_busy() -> Self {
+        Self::new(
+            &CONNECTIONS_BUSY,
+            "every connection is in use, and this one may only ask for /livez and /readyz; try again",
+        )
+        .retry_after(RETRY_SECONDS_BUSY)
     }
 
     pub(crate) fn body_too_large(bytes_max: usize) -> Self {
@@ -367,6 +379,16 @@ impl From<Conflict> for Refusal {
     }
 }
 
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        let kind = match busy {
+            Busy::Tenant(_) => &TOO_MANY_REQUESTS,
+            Busy::Node(_) => &CALLS_BUSY,
+        };
+        Self::new(kind, busy.to_string()).retry_after(RETRY_SECONDS_BUSY)
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match &error {
@@ -405,6 +427,7 @@ impl From<Error> for Refusal {
             Error::NotFound(what) => Self::not_found(what),
             Error::Conflict(conflict) => conflict.into(),
             Error::BeyondContext(_) => Self::new(&CONTEXT_BOUND, error.to_string()),
+            Error::Busy(busy) => busy.into(),
             Error::Store(error) => error.into(),
         }
     }
@@ -451,7 +474,24 @@ pub(crate) fn render(response: &mut Response, request_id: Uuid) {
 
 #[cfg(test)]
 mod tests {
+    use neo_events::LongCall;
+
     use super::*;
+
+    #[test]
+    fn who_comes_while_all_places_are_taken_is_told_whose_they_are_and_when_to_try_again() {
+        let call = LongCall::Reach;
+        for (busy, status, code) in
+            [(Busy::Tenant(call), 429, "too_many_requests"), (Busy::Node(call), 503, "calls_busy")]
+        {
+            let refusal = Refusal::from(Error::from(busy));
+            assert_eq!(refusal.0.problem.code, code);
+            let mut response = refusal.into_response();
+            render(&mut response, Uuid::nil());
+            assert_eq!(response.status().as_u16(), status);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1", "{code}");
+        }
+    }
 
     #[test]
     fn what_is_wrong_with_a_database_is_told_by_status_and_retry_after() {

@@ -7,6 +7,8 @@ mod database;
 mod access;
 #[path = "api/batches.rs"]
 mod batches;
+#[path = "api/crowds.rs"]
+mod crowds;
 #[path = "api/cursors.rs"]
 mod cursors;
 #[path = "api/deliveries.rs"]

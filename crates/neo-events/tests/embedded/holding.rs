@@ -1,8 +1,10 @@
 //! Inactive and deleted endpoints, cancelling, retrying, testing, counting.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use neo_events::{Conflict, DeliveryState, DeliveryStatus, EndpointPatch, Error, SignedDuration};
+use neo_events::{
+    Conflict, DeliveryState, DeliveryStatus, EndpointPatch, Error, FailureCode, SignedDuration,
+};
 
 use crate::{
     receiver::{Answer, Receiver, eventually},
@@ -103,6 +105,26 @@ async fn a_test_goes_to_one_endpoint_once() {
     assert!(matches!(refused, Err(Error::Conflict(Conflict::EndpointInactive))));
 }
 
+/// After a while a test is looked for once a second, so whoever only looked would know of this end a second later.
+#[tokio::test]
+async fn the_end_of_a_test_is_known_when_it_comes() {
+    const ANSWERS_AFTER: Duration = Duration::from_millis(2300);
+    let world = World::new().await;
+    let slow = || Answer { delay: ANSWERS_AFTER, ..Answer::status(200) };
+    let receiver = Receiver::answering(move |_, _| slow()).await;
+    let created = world.endpoint(&receiver.url).await;
+    // A busy machine may hold one up, but not each.
+    for _ in 0..3 {
+        let began = Instant::now();
+        let history = world.tenant().test_endpoint(created.endpoint.id, None).await.unwrap();
+        assert_eq!(history.delivery.state, DeliveryState::Success);
+        if began.elapsed() < ANSWERS_AFTER + Duration::from_millis(600) {
+            return;
+        }
+    }
+    panic!("each was known late");
+}
+
 #[tokio::test]
 async fn verification_follows_reachability() {
     let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(405)).await);
@@ -120,7 +142,7 @@ async fn verification_follows_reachability() {
     assert!(!moved.is_verified, "another URL drops verification");
     let report = world.tenant().verify_endpoint(created.endpoint.id).await.unwrap();
     assert!(!report.endpoint.is_verified);
-    assert_eq!(report.connectivity.error_code, Some("connection_refused"));
+    assert_eq!(report.connectivity.error_code, Some(FailureCode::ConnectionRefused));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod database;
 
 mod access;
 mod batches;
+mod crowds;
 mod cursors;
 mod deliveries;
 mod endpoints;

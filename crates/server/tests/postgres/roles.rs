@@ -49,6 +49,11 @@ async fn each_role_does_its_part_and_no_other() {
     until("it is delivered", async || receiver.arrivals.events() == 1).await;
     assert_eq!(receiver.arrivals.all().into_keys().next().unwrap(), published["id"].as_str().unwrap());
     sql.nothing_is_owed().await;
+    // A node that delivers nothing finds out what became of what another one delivers.
+    let (_, endpoints) = client.get("/v1/endpoints").await.unwrap();
+    let path = format!("/v1/endpoints/{}/test", endpoints["data"][0]["id"].as_str().unwrap());
+    let (status, test) = client.post(&path, String::new()).await.unwrap();
+    assert_eq!((status, &test["overall_status"]), (201, &json!("success")), "{test}");
     sql.assert_histories_are_whole().await;
 
     for node in [&dispatch, &deliver] {

@@ -96,8 +96,25 @@ impl Api {
 
     /// Answers one request. Never fails: every failure is an answer.
     pub(crate) async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response {
+        self.framed(self.route(request)).await
+    }
+
+    /// Answers one request of a connection that has no place among those for calls: it may ask whether the server lives and
+    /// serves, and nothing else.
+    pub(crate) async fn answer_probe<B: RequestBody>(&self, request: Request<B>) -> Response {
+        if operations::PROBES.contains(&request.uri().path()) {
+            return self.answer(request).await;
+        }
+        self.framed(async {
+            leftover::discard_all(request).await;
+            Refusal::connections_busy().into_response()
+        })
+        .await
+    }
+
+    async fn framed(&self, routing: impl Future<Output = Response>) -> Response {
         let request_id: RequestId = Id::new(self.sources.now(), self.sources.bytes());
-        let routed = AssertUnwindSafe(self.route(request)).catch_unwind().await;
+        let routed = AssertUnwindSafe(routing).catch_unwind().await;
         let mut response = routed.unwrap_or_else(|_| Refusal::panicked().into_response());
         problem::render(&mut response, request_id.uuid());
         response.headers_mut().insert(REQUEST_ID, header_value(request_id.uuid()));

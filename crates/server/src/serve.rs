@@ -4,16 +4,22 @@
 //! are closed; then, with what is left of [`STOP_BUDGET`], deliveries in flight end. What does not end in time is cut
 //! off, which loses nothing that was acknowledged.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http1, service::service_fn};
+use axum::{body::Body, response::Response};
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use neo_events::{NeoEvents, Passes, Shutdown, Sources, StartError};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +32,16 @@ pub use crate::settings::{AdminKey, Database, Roles, ServeSettings};
 pub const STOP_BUDGET: Duration = Duration::from_secs(13);
 /// What of it requests may use.
 const STOP_REQUESTS: Duration = Duration::from_secs(6);
-/// Connections at once; more wait in the kernel's queue.
+/// Connections for calls at once.
 const CONNECTIONS_MAX: usize = 4096;
+/// Connections beyond those: each may ask once whether the server lives and serves, or is told to try again. More wait in
+/// the kernel's queue.
+const RESERVE_CONNECTIONS_MAX: usize = 256;
+/// How long one of the reserve may take for the head of its request: while silent ones hold the reserve, a probe behind
+/// them waits for no more than that.
+const RESERVE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may last in all: more than a database that hangs lets a probe wait.
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first moment a request could come to the end of its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may not read its answer: one that never does must not hold its place for ever.
@@ -124,7 +138,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// The open connections.
 struct Connections {
     api: Arc<Api>,
-    places: Arc<Semaphore>,
+    places: Places,
     tasks: JoinSet<()>,
     /// Told to every connection: answer what has begun, then close.
     finish: CancellationToken,
@@ -132,23 +146,22 @@ struct Connections {
 
 impl Connections {
     fn new(api: Arc<Api>) -> Self {
-        Self {
-            api,
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            tasks: JoinSet::new(),
-            finish: CancellationToken::new(),
-        }
+        Self { api, places: Places::new(), tasks: JoinSet::new(), finish: CancellationToken::new() }
     }
 
     async fn accept_until(&mut self, stop: impl Future<Output = ()>, listener: &TcpListener) {
         let mut stop = pin!(stop);
         loop {
             let (place, stream) = tokio::select! {
-                accepted = accept(&self.places, listener) => accepted,
+                accepted = self.places.accept(listener) => accepted,
                 () = &mut stop => return,
             };
             while self.tasks.try_join_next().is_some() {}
-            self.tasks.spawn(converse(stream, Arc::clone(&self.api), self.finish.clone(), place));
+            let (api, finish) = (Arc::clone(&self.api), self.finish.clone());
+            match place {
+                Place::Ordinary(place) => self.tasks.spawn(converse(stream, api, finish, place)),
+                Place::Reserve(place) => self.tasks.spawn(answer_probe(stream, api, finish, place)),
+            };
         }
     }
 
@@ -162,11 +175,51 @@ impl Connections {
     }
 }
 
-async fn accept(places: &Arc<Semaphore>, listener: &TcpListener) -> (OwnedSemaphorePermit, TcpStream) {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+/// How many connections there may be. Whoever has them all, the server can still be asked whether it lives: otherwise it
+/// would be taken for dead, and ended.
+struct Places {
+    ordinary: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+}
+
+/// What a connection counts as.
+enum Place {
+    /// It may ask for anything.
+    Ordinary(OwnedSemaphorePermit),
+    /// For probes, since all ordinary places were taken when it came.
+    Reserve(OwnedSemaphorePermit),
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            ordinary: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            reserve: Arc::new(Semaphore::new(RESERVE_CONNECTIONS_MAX)),
+        }
+    }
+
+    /// The next connection, once there is a place for it.
+    async fn accept(&self, listener: &TcpListener) -> (Place, TcpStream) {
+        let reserve = tokio::select! {
+            biased;
+            place = free(&self.ordinary) => return (Place::Ordinary(place), accept(listener).await),
+            place = free(&self.reserve) => place,
+        };
+        let stream = accept(listener).await;
+        // There may be one by now.
+        let ordinary = Arc::clone(&self.ordinary).try_acquire_owned();
+        (ordinary.map_or(Place::Reserve(reserve), Place::Ordinary), stream)
+    }
+}
+
+async fn free(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (place, stream),
+            Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -177,18 +230,48 @@ async fn accept(places: &Arc<Semaphore>, listener: &TcpListener) -> (OwnedSemaph
 
 /// One connection, request by request.
 async fn converse(stream: TcpStream, api: Arc<Api>, finish: CancellationToken, _place: OwnedSemaphorePermit) {
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(api.answer(request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(HEAD_TIMEOUT);
+    serve_connection(stream, http, service, finish).await;
+}
+
+/// One connection of the reserve: one request, soon.
+async fn answer_probe(
+    stream: TcpStream,
+    api: Arc<Api>,
+    finish: CancellationToken,
+    _place: OwnedSemaphorePermit,
+) {
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(api.answer_probe(request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(RESERVE_HEAD_TIMEOUT).keep_alive(false);
+    // Who takes longer needs no answer any more.
+    let _ = timeout(RESERVE_TIMEOUT, serve_connection(stream, http, service, finish)).await;
+}
+
+async fn serve_connection<S, F>(
+    stream: TcpStream,
+    mut http: http1::Builder,
+    service: S,
+    finish: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = F>,
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
     // Without it answers would wait for acknowledgements of the ones before; a failure only costs latency.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let mut stream = pin!(stream);
-    let service = service_fn(move |request| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
+    let connection = http
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream.as_mut()), service);

@@ -12,9 +12,13 @@ use super::{
 };
 use crate::wire::{ConnectionStats, Connectivity, ConnectivityIn, Readiness};
 
-/// What every node answers, whatever its roles.
+const LIVEZ: &str = "/livez";
+const READYZ: &str = "/readyz";
+/// What every node answers, whatever its roles and however many call it.
+pub(super) const PROBES: [&str; 2] = [LIVEZ, READYZ];
+
 pub(super) fn probes() -> Routes {
-    Routes::new().get("/livez", Needs::Nothing, live).get("/readyz", Needs::Nothing, ready)
+    Routes::new().get(LIVEZ, Needs::Nothing, live).get(READYZ, Needs::Nothing, ready)
 }
 
 pub(super) fn routes() -> Routes {

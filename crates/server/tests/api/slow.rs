@@ -25,10 +25,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server's limit on connections.
 const CONNECTIONS_MAX: usize = 4096;
+/// An orchestrator waits no longer for the answer to a probe; a head may take twice as long.
+const PROBED: Duration = Duration::from_secs(5);
+/// Those beyond it that may only ask whether it lives.
+const RESERVE_CONNECTIONS_MAX: usize = 256;
 /// Both ends of them are ours here, and others test beside us.
 const FILES_WANTED: u64 = 2 * 4096 + 2000;
-/// In which whoever may be served is served.
-const SERVED: Duration = Duration::from_millis(500);
 
 /// Sends the beginning of a request, then a byte now and then; once the server has had enough, what it answered.
 async fn trickle(mut stream: TcpStream, beginning: String) -> Vec<u8> {
@@ -148,7 +150,7 @@ async fn an_answer_is_not_read(server: &Server) {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_until_one_is_free() {
+async fn connections_beyond_the_limit_are_for_probes_until_one_is_free() {
     let files = rlimit::increase_nofile_limit(FILES_WANTED).expect("a limit");
     assert!(files >= FILES_WANTED, "this test needs {FILES_WANTED} open files, and may have {files}");
     let server = Server::start().await;
@@ -157,13 +159,35 @@ async fn connections_beyond_the_limit_wait_until_one_is_free() {
         held.spawn(hold(server.address));
     }
     let mut held = timeout(BODY_TIMEOUT, held.join_all()).await.expect("all are served");
-    let mut next = JoinSet::new();
-    next.spawn(hold(server.address));
-    let is_served = timeout(SERVED, next.join_next()).await.is_ok();
+    are_for_probes(&server).await;
+    // Those that say nothing do not keep them for long.
+    let mut silent = Vec::new();
+    for _ in 0..RESERVE_CONNECTIONS_MAX {
+        silent.push(TcpStream::connect(server.address).await.expect("it listens"));
+    }
+    are_for_probes(&server).await;
     assert!(began.elapsed() < BODY_TIMEOUT, "by now places are free again, which says nothing");
-    assert!(!is_served, "there is a limit");
     drop(held.pop());
-    timeout(PATIENCE, next.join_next()).await.expect("a place is free").expect("one").expect("no panic");
+    let served = async { while server.get("/v1/events").await.status != 200 {} };
+    timeout(PATIENCE, served).await.expect("a place is free");
+}
+
+/// What the server does while every ordinary connection is in use.
+async fn are_for_probes(server: &Server) {
+    for path in ["/livez", "/readyz"] {
+        let probe = Call::new("GET", path).without("authorization").header("connection", "keep-alive");
+        let asked = Instant::now();
+        let reply = server.send(probe).await;
+        assert!(asked.elapsed() < PROBED, "{:?}", asked.elapsed());
+        assert_eq!(reply.headers["connection"], "close", "others wait for the place");
+        reply.expect(200);
+    }
+    let large = json!({"event_type": "a.b", "event_data": {"text": "x".repeat(90_000)}});
+    for call in [Call::new("GET", "/v1/events"), Call::new("POST", "/v1/events").json(&large)] {
+        let reply = server.send(call).await;
+        assert_eq!(reply.headers["retry-after"], "1");
+        reply.refused(503, "connections_busy");
+    }
 }
 
 /// A connection whose request has begun: the server waits for its body.

@@ -326,6 +326,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_stored_in_a_laxer_profile_is_told_from_what_is_sent() {
+        let draft =
+            EndpointDraft { verify_ssl: Some(false), ..EndpointDraft::standard("a", "https://example.com/") };
+        let lax = validated(draft, Profile::Staging.endpoint_limits()).unwrap();
+        let refused =
+            |patch: EndpointPatch| lax.clone().patched(patch, at(1), LIMITS).unwrap_err().to_string();
+        assert_eq!(
+            refused(EndpointPatch { timeout_seconds: Some(301), ..EndpointPatch::default() }),
+            "/verify_ssl is stored from before and refused in profile production: it must be true in profile \
+             production; change it too; /timeout_seconds must be between 5 and 300"
+        );
+        assert_eq!(
+            refused(EndpointPatch { verify_ssl: Some(false), ..EndpointPatch::default() }),
+            "/verify_ssl must be true in profile production"
+        );
+        let mended = EndpointPatch { verify_ssl: Some(true), ..EndpointPatch::default() };
+        assert!(lax.patched(mended, at(1), LIMITS).is_ok());
+    }
+
+    #[test]
     fn changing_the_url_drops_verification_and_the_same_url_does_not() {
         let verified = endpoint().verified(at(1));
         let with_url =

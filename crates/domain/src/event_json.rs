@@ -14,7 +14,7 @@ use crate::{
     id::EventId,
     json::{self, Member},
     time,
-    violation::{Faults, Rule, Violations},
+    violation::{Faults, Rule, Violations, pointer_token},
 };
 
 impl EventDraft {
@@ -86,22 +86,18 @@ impl DomainEvent {
     pub fn from_json(text: &str) -> Result<Self, Violations> {
         let mut fields = Fields::read(text)?;
         fields.take("processed_at");
-        let version = fields.number("aggregate_version").and_then(|version| u32::try_from(version).ok());
-        let version = version.filter(|version| (1..=AGGREGATE_VERSION_MAX).contains(version));
-        let event_type =
-            fields.text("event_type").map(|text| EventType::try_new(&text).map_err(Rule::EventType));
-        let aggregate_type = fields.text("aggregate_type").map(|text| normalise_aggregate_type(&text));
-        let data = fields.raw("event_data").map(|text| JsonObject::try_new(text, EVENT_DATA_BYTES_MAX));
-        let metadata =
-            fields.raw("event_metadata").map(|text| JsonObject::try_new(text, EVENT_METADATA_BYTES_MAX));
+        let event_type = |text: String| EventType::try_new(&text).map_err(Rule::EventType);
+        let aggregate_type = |text: String| normalise_aggregate_type(&text);
+        let data = |text| JsonObject::try_new(text, EVENT_DATA_BYTES_MAX);
+        let metadata = |text| JsonObject::try_new(text, EVENT_METADATA_BYTES_MAX);
         let parts = (
             fields.require("id", |fields| fields.parse("id", UUID).map(EventId::from_uuid)),
-            fields.judge("event_type", event_type),
+            fields.judge("event_type", Fields::text, event_type),
             fields.require("aggregate_id", |fields| fields.parse("aggregate_id", UUID)),
-            fields.judge("aggregate_type", aggregate_type),
-            fields.judge("aggregate_version", version.map(Ok)),
-            fields.judge("event_data", data),
-            fields.judge("event_metadata", metadata),
+            fields.judge("aggregate_type", Fields::text, aggregate_type),
+            fields.judge("aggregate_version", Fields::number, version),
+            fields.judge("event_data", Fields::raw, data),
+            fields.judge("event_metadata", Fields::raw, metadata),
             fields.require("occurred_at", |fields| fields.time("occurred_at")),
             fields.require("created_at", |fields| fields.time("created_at")),
         );
@@ -148,6 +144,11 @@ impl DomainEvent {
 
 const UUID: &str = "a UUID";
 
+fn version(number: i64) -> Result<u32, Rule> {
+    let fitting = u32::try_from(number).ok().filter(|version| (1..=AGGREGATE_VERSION_MAX).contains(version));
+    fitting.ok_or(Rule::OutOfRange { min: 1.0, max: AGGREGATE_VERSION_MAX.into() })
+}
+
 /// The fields of an object that are not taken yet, with the faults of those that were.
 struct Fields<'a> {
     left: Vec<Member<'a>>,
@@ -164,7 +165,7 @@ impl<'a> Fields<'a> {
         let (mut left, mut faults) = (Vec::<Member<'a>>::with_capacity(members.len()), Faults::new());
         for (name, raw) in members {
             if left.iter().any(|(earlier, _)| *earlier == name) {
-                faults.add(format!("/{name}"), Rule::Repeated);
+                faults.add(format!("/{}", pointer_token(&name)), Rule::Repeated);
             } else {
                 left.push((name, raw));
             }
@@ -215,18 +216,14 @@ impl<'a> Fields<'a> {
     }
 
     /// What must be there and keep its rule.
-    fn judge<T>(&mut self, name: &'static str, judged: Option<Result<T, Rule>>) -> Option<T> {
-        match judged {
-            Some(Ok(value)) => Some(value),
-            Some(Err(rule)) => {
-                self.faults.add(format!("/{name}"), rule);
-                None
-            }
-            None => {
-                self.faults.add(format!("/{name}"), Rule::Required);
-                None
-            }
-        }
+    fn judge<V, T>(
+        &mut self,
+        name: &'static str,
+        take: impl FnOnce(&mut Self, &'static str) -> Option<V>,
+        judge: impl FnOnce(V) -> Result<T, Rule>,
+    ) -> Option<T> {
+        let value = self.require(name, |fields| take(fields, name))?;
+        judge(value).map_err(|rule| self.faults.add(format!("/{name}"), rule)).ok()
     }
 
     fn malformed_unless<T>(&mut self, value: Option<T>, name: &str, expected: &'static str) -> Option<T> {
@@ -238,7 +235,7 @@ impl<'a> Fields<'a> {
 
     fn end(mut self) -> Result<(), Violations> {
         for (name, _) in &self.left {
-            self.faults.add(format!("/{name}"), Rule::Unknown);
+            self.faults.add(format!("/{}", pointer_token(name)), Rule::Unknown);
         }
         self.faults.found()
     }
@@ -290,5 +287,26 @@ mod tests {
         );
         let missing = DomainEvent::from_json("{}").unwrap_err();
         assert_eq!(missing.iter().count(), 9);
+    }
+
+    #[test]
+    fn a_field_that_is_there_is_not_said_to_be_missing() {
+        let refused = |from: &str, to: &str| {
+            assert!(EVENT.contains(from));
+            DomainEvent::from_json(&EVENT.replace(from, to)).unwrap_err().to_string()
+        };
+        for version in ["0", "-1", "1000000", "99999999999"] {
+            assert_eq!(
+                refused(r#""aggregate_version":3"#, &format!(r#""aggregate_version":{version}"#)),
+                "/aggregate_version must be between 1 and 999999"
+            );
+        }
+        let version = refused(r#""aggregate_version":3"#, r#""aggregate_version":"3""#);
+        assert_eq!(version, "/aggregate_version must be a whole number");
+        assert_eq!(refused(r#""user.created""#, "7"), "/event_type must be a string");
+        assert_eq!(
+            refused(r#""aggregate_version":3"#, r#""aggregate_version":null"#),
+            "/aggregate_version is required"
+        );
     }
 }

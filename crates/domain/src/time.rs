@@ -3,19 +3,23 @@
 //! The parser beneath reads further forms (without seconds, with a time zone's name, with a sign before the year),
 //! which whoever sends them means otherwise or did not mean at all, and which the next program refuses.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, civil::DateTime};
 
 use crate::violation::Rule;
 
 /// Reads a time of RFC 3339 §5.6: `2026-11-21T12:00:00.5+01:00`. As there, `T` and `Z` may be lower case, and a space
-/// may stand for `T`. The 60th second is refused: no store's calendar has it.
+/// may stand for `T`. The 60th second is refused: no store's calendar has it. The last time is 9999-12-30T22:00:00Z:
+/// at whatever offset it is written, its year has four digits.
 pub fn parse(text: &str) -> Result<Timestamp, Rule> {
-    let malformed = Rule::Malformed { expected: "an RFC 3339 time such as 2026-11-21T12:00:00Z" };
+    const MALFORMED: Rule = Rule::Malformed { expected: "an RFC 3339 time such as 2026-11-21T12:00:00Z" };
+    const BEYOND: Rule = Rule::Malformed { expected: "a time no later than 9999-12-30T22:00:00Z" };
     if !has_form(text.as_bytes()) {
-        return Err(malformed);
+        return Err(MALFORMED);
     }
-    // Whether there is such a day.
-    text.parse().map_err(|_| malformed)
+    text.parse().map_err(|_| {
+        let has_day = text[..DATE_TIME.len()].parse::<DateTime>().is_ok();
+        if has_day { BEYOND } else { MALFORMED }
+    })
 }
 
 /// Stores keep microseconds; finer digits are cut here, so that what is answered is what was stored.
@@ -28,8 +32,9 @@ pub fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 
+const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
+
 fn has_form(text: &[u8]) -> bool {
-    const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
     let fits = |(byte, form): (&u8, &u8)| match form {
         b'0' => byte.is_ascii_digit(),
         b'T' => matches!(byte, b'T' | b't' | b' '),
@@ -79,6 +84,26 @@ mod tests {
         ] {
             assert_eq!(parse(text).map(|at| at.to_string()).as_deref(), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn the_last_time_is_named_where_a_later_one_is_refused() {
+        let last = "9999-12-30T22:00:00Z";
+        assert_eq!(parse(last).unwrap(), Timestamp::from_second(Timestamp::MAX.as_second()).unwrap());
+        for text in [
+            "9999-12-30T22:00:01Z",
+            "9999-12-31T00:00:00Z",
+            "9999-12-31 23:59:59.9z",
+            "9999-12-30T20:00:00-05:00",
+        ] {
+            assert_eq!(
+                parse(text).unwrap_err().to_string(),
+                format!("must be a time no later than {last}"),
+                "{text}"
+            );
+        }
+        let never = parse("9999-02-29T00:00:00Z").unwrap_err();
+        assert!(never.to_string().starts_with("must be an RFC 3339 time"), "{never}");
     }
 
     #[test]

@@ -123,6 +123,14 @@ pub enum Rule {
     /// Two fields that contradict each other.
     #[error("{0}")]
     Conflict(&'static str),
+    /// A value that nobody sent: it was stored when other rules held, and stands in the way of any change.
+    #[error("is stored from before and refused in profile {profile}: it {rule}; change it too")]
+    Stored {
+        /// `development`, `staging` or `production`.
+        profile: &'static str,
+        /// The rule it breaks.
+        rule: Box<Self>,
+    },
     /// A reference to a row that does not exist.
     #[error("names no {0} of this tenant")]
     NoSuch(&'static str),
@@ -239,6 +247,16 @@ impl Faults {
     /// A number within bounds.
     pub fn range(&mut self, pointer: &'static str, value: f64, min: f64, max: f64) {
         self.require(value >= min && value <= max, pointer, || Rule::OutOfRange { min, max });
+    }
+
+    /// Notes what was found elsewhere, each as `told` makes it of its pointer and rule.
+    pub fn take_over(&mut self, others: Self, told: impl Fn(&str, Rule) -> Rule) {
+        self.0.extend(
+            others
+                .0
+                .into_iter()
+                .map(|Violation { pointer, rule }| Violation { rule: told(&pointer, rule), pointer }),
+        );
     }
 
     /// The violations found, if any.

@@ -411,7 +411,8 @@ pub fn resolve_keys(profile: Option<String>) -> Result<(Profile, Vec<MasterKey>)
 fn parse_database(found: &Found) -> Result<Database, SettingsError> {
     let malformed = SettingsError::Malformed {
         setting: found.setting,
-        expected: "sqlite:PATH, a path to a file, or postgres://USER:PASSWORD@HOST:PORT/DATABASE",
+        expected: "sqlite:PATH, such as sqlite:./neo-events-data/admin.db, or \
+                   postgres://USER:PASSWORD@HOST:PORT/DATABASE",
     };
     if found.value.starts_with("postgres://") || found.value.starts_with("postgresql://") {
         return Ok(Database::Postgres(found.value.clone()));
@@ -541,6 +542,11 @@ mod tests {
             (
                 vec![("NEO_EVENTS_PROFILE", "production")],
                 "outside profile development an admin key must be given: --admin-key or NEO_EVENTS_ADMIN_KEY",
+            ),
+            (
+                vec![key, ("NEO_EVENTS_DATABASE_URL", "./x.db")],
+                "NEO_EVENTS_DATABASE_URL must be sqlite:PATH, such as sqlite:./neo-events-data/admin.db, or \
+                 postgres://USER:PASSWORD@HOST:PORT/DATABASE",
             ),
             (
                 vec![key, ("NEO_EVENTS_MASTER_KEY", "abc")],

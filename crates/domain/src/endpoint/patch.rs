@@ -45,8 +45,25 @@ impl fmt::Debug for EndpointPatch {
     }
 }
 
+impl EndpointPatch {
+    /// Whether it changes what a rule of the settings is about.
+    fn is_about(&self, pointer: &str) -> bool {
+        match pointer {
+            "/signature_header" => self.signature_header.is_some(),
+            "/custom_headers" => self.signature_header.is_some() || !self.custom_headers.is_empty(),
+            "/timeout_seconds" => self.timeout_seconds.is_some(),
+            "/verify_ssl" => self.verify_ssl.is_some(),
+            "/max_retry_attempts" => self.max_retry_attempts.is_some(),
+            "/retry_backoff_seconds" => self.retry_backoff_seconds.is_some(),
+            "/retry_backoff_multiplier" => self.retry_backoff_multiplier.is_some(),
+            _ => true,
+        }
+    }
+}
+
 impl Endpoint {
-    /// Applies changes and checks every rule.
+    /// Applies changes and checks every rule, also of what stays: one written in a laxer profile is put right by its next
+    /// change. A fault of what nobody sent is told as such.
     pub fn patched(
         mut self,
         patch: EndpointPatch,
@@ -54,28 +71,37 @@ impl Endpoint {
         limits: EndpointLimits,
     ) -> Result<Self, Violations> {
         let mut faults = Faults::new();
-        if let Some(name) = patch.name {
-            self.name = faults.name("/name", &name, NAME_CHARS_MAX);
+        if let Some(name) = &patch.name {
+            self.name = faults.name("/name", name, NAME_CHARS_MAX);
         }
-        if let Some(description) = patch.description {
+        if let Some(description) = &patch.description {
+            let description = description.as_deref();
             self.description =
-                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
+                description.map(|text| faults.text("/description", text, DESCRIPTION_CHARS_MAX));
         }
-        if let Some(url) = patch.endpoint_url.and_then(|judged| faults.take("/endpoint_url", judged)) {
+        if let Some(url) = patch.endpoint_url.clone().and_then(|judged| faults.take("/endpoint_url", judged))
+        {
             self.change_url(url);
         }
         if !patch.custom_headers.is_empty() {
             self.custom_headers = self.custom_headers.merged(&patch.custom_headers, &mut faults);
         }
         set(&mut self.http_method, patch.http_method);
-        set(&mut self.signature_header, patch.signature_header);
+        set(&mut self.signature_header, patch.signature_header.clone());
         set(&mut self.timeout_seconds, patch.timeout_seconds);
         set(&mut self.follow_redirects, patch.follow_redirects);
         set(&mut self.verify_ssl, patch.verify_ssl);
         set(&mut self.retry.max_retry_attempts, patch.max_retry_attempts);
         set(&mut self.retry.backoff_seconds, patch.retry_backoff_seconds);
         set(&mut self.retry.backoff_multiplier, patch.retry_backoff_multiplier);
-        self.check_settings(limits, &mut faults);
+        let mut of_settings = Faults::new();
+        self.check_settings(limits, &mut of_settings);
+        faults.take_over(of_settings, |pointer, rule| {
+            if patch.is_about(pointer) {
+                return rule;
+            }
+            Rule::Stored { profile: limits.profile.as_str(), rule: Box::new(rule) }
+        });
         faults.found()?;
         Ok(match patch.is_active {
             Some(true) => self.activated(now),

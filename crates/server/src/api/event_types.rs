@@ -1,7 +1,7 @@
 //! `/v1/event-types`: the catalogue.
 
 use axum::{Extension, response::Response};
-use neo_events::{EventTypeQuery, Scope, Tenant};
+use neo_events::{EventTypeQuery, Scope, Tenant, domain::event_type::Category};
 
 use super::{
     Answer,
@@ -35,9 +35,16 @@ async fn create(Extension(tenant): Extension<Tenant>, Input(entry): Input<EventT
 
 async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer {
     let conditions =
-        EventTypeQuery { category: query.take_text("category")?, is_enabled: query.take_bool("is_enabled")? };
+        EventTypeQuery { category: take_category(&mut query)?, is_enabled: query.take_bool("is_enabled")? };
     let (page, bound) = query.end_with_page()?;
     ok(&bound.list::<EventType, _>(tenant.event_types(&conditions, page).await?))
+}
+
+fn take_category(query: &mut Query) -> Result<Option<String>, Refusal> {
+    let Some(name) = query.take_text("category")? else { return Ok(None) };
+    let expected = "a lower-case letter, then lower-case letters, digits or underscores, at most 50";
+    Category::try_new(&name).map_err(|_| Refusal::invalid_parameter("category", expected))?;
+    Ok(Some(name))
 }
 
 async fn show(Extension(tenant): Extension<Tenant>, PathEventType(of): PathEventType, _: NoQuery) -> Answer {

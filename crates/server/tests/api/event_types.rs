@@ -78,4 +78,8 @@ async fn lists_filter() {
     assert_eq!(count("category=organization&is_enabled=true").await, 3);
     assert_eq!(count("is_enabled=false").await, 1);
     assert_eq!(count("category=nothing").await, 0);
+    for category in ["Bad%20Cat", "Order", "", "order.placed", "*"] {
+        let path = format!("/v1/event-types?category={category}");
+        server.get(&path).await.refused(400, "invalid_parameter");
+    }
 }

@@ -104,7 +104,7 @@ pub struct Endpoint {
     pub custom_headers: CustomHeaders,
     /// From DNS to the last byte of the answer, 5…300 s.
     pub timeout_seconds: u32,
-    /// Whether 307 and 308 are followed.
+    /// Whether the redirects 307 and 308 are followed. 301, 302 and 303 never are: they may change the method.
     pub follow_redirects: bool,
     /// Whether certificates are verified.
     pub verify_ssl: bool,

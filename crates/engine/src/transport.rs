@@ -23,7 +23,7 @@ pub struct TransportRequest<'a> {
     pub body: Bytes,
     /// From DNS to the last byte of the answer.
     pub timeout: Duration,
-    /// Whether 307 and 308 are followed.
+    /// Whether 307 and 308 are followed. Other redirects are answers like any other.
     pub follow_redirects: bool,
     /// Whether certificates are verified.
     pub verify_tls: bool,

@@ -50,7 +50,17 @@ impl Webhook {
         };
         let request_id = facts.request_id;
         let completed_at = self.sources.wall().max(attempted_at);
-        let (outcome, response, error_message) = read(report.result, report.error_message, completed_at);
+        let (outcome, response, error_message) = match report.result {
+            Ok(response) => {
+                let retry_after = retry_after(&response, completed_at);
+                let message = complaint(response.status, endpoint.follow_redirects);
+                (Outcome::Answered { status: response.status, retry_after }, Some(response), message)
+            }
+            Err(code) => {
+                let message = report.error_message.unwrap_or_else(|| describe(code).to_owned());
+                (Outcome::Failed(code), None, Some(message))
+            }
+        };
         AttemptRecord {
             request_id,
             attempt_number: work.progress.attempt,
@@ -119,23 +129,17 @@ fn unsignable() -> TransportReport {
     }
 }
 
-fn read(
-    result: Result<ReceivedResponse, FailureCode>,
-    message: Option<String>,
-    now: Timestamp,
-) -> (Outcome, Option<ReceivedResponse>, Option<String>) {
-    match result {
-        Ok(response) => {
-            let outcome =
-                Outcome::Answered { status: response.status, retry_after: retry_after(&response, now) };
-            let message = (!(200..300).contains(&response.status))
-                .then(|| format!("the receiver answered {}", response.status));
-            (outcome, Some(response), message)
+/// What is wrong with an answer, in words for the endpoint's owner; `None` if nothing is.
+fn complaint(status: u16, follows_redirects: bool) -> Option<String> {
+    let why = match status {
+        200..=299 => return None,
+        301..=303 if follows_redirects => {
+            "; only the redirects 307 and 308 are followed, because others may turn the request into a GET without its \
+             body: let the receiver answer 308 instead, or change the endpoint's URL to where this one leads"
         }
-        Err(code) => {
-            (Outcome::Failed(code), None, Some(message.unwrap_or_else(|| describe(code).to_owned())))
-        }
-    }
+        _ => "",
+    };
+    Some(format!("the receiver answered {status}{why}"))
 }
 
 /// `Retry-After` as seconds or as an HTTP date in any of its three forms (RFC 9110 §10.2.3 and §5.6.7). What cannot be read
@@ -178,6 +182,23 @@ mod tests {
         check("soon", None);
         check("99999999999999999999999", Some(u64::MAX));
         check("", None);
+    }
+
+    #[test]
+    fn a_redirect_that_is_not_followed_although_redirects_are_says_why() {
+        for status in 200..=599 {
+            let plain = (status >= 300).then(|| format!("the receiver answered {status}"));
+            assert_eq!(complaint(status, false), plain);
+            let following = complaint(status, true);
+            if (301..=303).contains(&status) {
+                let words = following.unwrap();
+                assert!(
+                    words.starts_with(&plain.unwrap()) && words.contains("only the redirects 307 and 308")
+                );
+            } else {
+                assert_eq!(following, plain);
+            }
+        }
     }
 
     /// A number that the last one leads to (`xorshift64*`).

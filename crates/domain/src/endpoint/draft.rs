@@ -32,7 +32,8 @@ pub struct EndpointDraft {
     pub custom_headers: Vec<(String, String)>,
     /// 5…300, 30 if absent.
     pub timeout_seconds: Option<u32>,
-    /// `false` if absent.
+    /// Whether the redirects 307 and 308 are followed; `false` if absent. 301, 302 and 303 never are: they may change the
+    /// method.
     pub follow_redirects: Option<bool>,
     /// `true` if absent.
     pub verify_ssl: Option<bool>,

@@ -24,7 +24,7 @@ pub struct EndpointPatch {
     pub custom_headers: Vec<(String, Option<String>)>,
     /// 5…300.
     pub timeout_seconds: Option<u32>,
-    /// Whether 307 and 308 are followed.
+    /// Whether the redirects 307 and 308 are followed. 301, 302 and 303 never are: they may change the method.
     pub follow_redirects: Option<bool>,
     /// Whether certificates are verified.
     pub verify_ssl: Option<bool>,

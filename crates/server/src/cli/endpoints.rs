@@ -118,7 +118,7 @@ struct SettingsArgs {
     /// Seconds a delivery may take in all, 5 to 300; in profile development to 60, in staging to 120
     #[arg(long, value_name = "S")]
     timeout_seconds: Option<u32>,
-    /// Whether 307 and 308 are followed
+    /// Whether the redirects 307 and 308 are followed; 301, 302 and 303 never are, since they may change the method
     #[arg(long, value_name = "BOOL")]
     follow_redirects: Option<bool>,
     /// Whether certificates are verified; in profile production they must be

@@ -263,6 +263,23 @@ async fn a_test_delivers_at_once_and_is_counted() {
 }
 
 #[tokio::test]
+async fn a_redirect_that_is_not_followed_although_redirects_are_says_why() {
+    let server = Server::start().await;
+    let moved =
+        "HTTP/1.1 301 Moved Permanently\r\nlocation: /b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let receiver = Receiver::answering(moved).await;
+    let id = server.subscribe(&receiver.url).await;
+    let path = format!("/v1/endpoints/{id}");
+    for (follows, says) in [(false, "the receiver answered 301"), (true, "only the redirects 307 and 308")] {
+        server.patch(&path, json!({"follow_redirects": follows})).await.expect(200);
+        let test = server.post(&format!("{path}/test"), "").await.expect(201);
+        let attempt = &test["attempts"][0];
+        assert_eq!(attempt["error_code"], "HTTP_301");
+        assert!(attempt["error_message"].as_str().unwrap().contains(says), "{attempt}");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_may_be_written_back_as_it_was_read() {
     let server = Server::start().await;
     let mut receiver = Receiver::answering(ANSWER_OK).await;

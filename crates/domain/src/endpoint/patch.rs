@@ -46,18 +46,19 @@ impl fmt::Debug for EndpointPatch {
 }
 
 impl EndpointPatch {
-    /// Whether it changes what a rule of the settings is about.
-    fn is_about(&self, pointer: &str) -> bool {
-        match pointer {
-            "/signature_header" => self.signature_header.is_some(),
-            "/custom_headers" => self.signature_header.is_some() || !self.custom_headers.is_empty(),
-            "/timeout_seconds" => self.timeout_seconds.is_some(),
-            "/verify_ssl" => self.verify_ssl.is_some(),
-            "/max_retry_attempts" => self.max_retry_attempts.is_some(),
-            "/retry_backoff_seconds" => self.retry_backoff_seconds.is_some(),
-            "/retry_backoff_multiplier" => self.retry_backoff_multiplier.is_some(),
-            _ => true,
-        }
+    /// Of the settings that the profile has a say in, those that it leaves as they are stored.
+    fn settings_left(&self) -> Vec<&'static str> {
+        let changes_headers = self.signature_header.is_some() || !self.custom_headers.is_empty();
+        let settings = [
+            ("/signature_header", self.signature_header.is_some()),
+            ("/custom_headers", changes_headers),
+            ("/timeout_seconds", self.timeout_seconds.is_some()),
+            ("/verify_ssl", self.verify_ssl.is_some()),
+            ("/max_retry_attempts", self.max_retry_attempts.is_some()),
+            ("/retry_backoff_seconds", self.retry_backoff_seconds.is_some()),
+            ("/retry_backoff_multiplier", self.retry_backoff_multiplier.is_some()),
+        ];
+        settings.into_iter().filter_map(|(pointer, is_changed)| (!is_changed).then_some(pointer)).collect()
     }
 }
 
@@ -71,23 +72,22 @@ impl Endpoint {
         limits: EndpointLimits,
     ) -> Result<Self, Violations> {
         let mut faults = Faults::new();
-        if let Some(name) = &patch.name {
-            self.name = faults.name("/name", name, NAME_CHARS_MAX);
+        let left = patch.settings_left();
+        if let Some(name) = patch.name {
+            self.name = faults.name("/name", &name, NAME_CHARS_MAX);
         }
-        if let Some(description) = &patch.description {
-            let description = description.as_deref();
+        if let Some(description) = patch.description {
             self.description =
-                description.map(|text| faults.text("/description", text, DESCRIPTION_CHARS_MAX));
+                description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
         }
-        if let Some(url) = patch.endpoint_url.clone().and_then(|judged| faults.take("/endpoint_url", judged))
-        {
+        if let Some(url) = patch.endpoint_url.and_then(|judged| faults.take("/endpoint_url", judged)) {
             self.change_url(url);
         }
         if !patch.custom_headers.is_empty() {
             self.custom_headers = self.custom_headers.merged(&patch.custom_headers, &mut faults);
         }
         set(&mut self.http_method, patch.http_method);
-        set(&mut self.signature_header, patch.signature_header.clone());
+        set(&mut self.signature_header, patch.signature_header);
         set(&mut self.timeout_seconds, patch.timeout_seconds);
         set(&mut self.follow_redirects, patch.follow_redirects);
         set(&mut self.verify_ssl, patch.verify_ssl);
@@ -97,10 +97,11 @@ impl Endpoint {
         let mut of_settings = Faults::new();
         self.check_settings(limits, &mut of_settings);
         faults.take_over(of_settings, |pointer, rule| {
-            if patch.is_about(pointer) {
-                return rule;
+            if left.contains(&pointer) {
+                Rule::Stored { profile: limits.profile.as_str(), rule: Box::new(rule) }
+            } else {
+                rule
             }
-            Rule::Stored { profile: limits.profile.as_str(), rule: Box::new(rule) }
         });
         faults.found()?;
         Ok(match patch.is_active {

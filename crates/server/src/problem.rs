@@ -92,6 +92,7 @@ kinds! {
     CALLS_BUSY = SERVICE_UNAVAILABLE "calls_busy" "Too many such calls at once"
     CONNECTIONS_BUSY = SERVICE_UNAVAILABLE "connections_busy" "Too many connections at once"
     DATABASE_UNAVAILABLE = SERVICE_UNAVAILABLE "database_unavailable" "The database cannot serve now"
+    READ_TOO_LONG = SERVICE_UNAVAILABLE "read_too_long" "Reading it took too long"
     STORAGE_FULL = SERVICE_UNAVAILABLE "storage_full" "The database has no room left"
     DATABASE_READ_ONLY = SERVICE_UNAVAILABLE "database_read_only" "The database cannot be written"
 }
@@ -402,6 +403,13 @@ impl From<StoreError> for Refusal {
                     .retry_after(RETRY_SECONDS_BUSY)
                     .caused_by(&error)
             }
+            // Without Retry-After: whoever asks for the same again burdens the database with the same.
+            StoreError::TooSlow(_) => Self::new(
+                &READ_TOO_LONG,
+                "it took longer than a read may take, and was ended; ask for less: a shorter span of time (`from` and \
+                 `to`, or `days`), a filter, or a smaller `limit`",
+            )
+            .caused_by(&error),
             StoreError::Full(_) => {
                 Self::new(&STORAGE_FULL, "nothing can be stored until the operator makes room")
                     .retry_after(RETRY_SECONDS_REPAIR)
@@ -500,6 +508,7 @@ mod tests {
             (StoreError::UnknownSchema(neo_events::Schema::admin()), 404, "tenant_not_found", None),
             (StoreError::BadCursor, 400, "invalid_cursor", None),
             (StoreError::Unavailable(cause()), 503, "database_unavailable", Some("1")),
+            (StoreError::TooSlow(cause()), 503, "read_too_long", None),
             (StoreError::Full(cause()), 503, "storage_full", Some("30")),
             (StoreError::ReadOnly(cause()), 503, "database_read_only", Some("30")),
             (StoreError::Broken(cause()), 500, "internal_error", None),

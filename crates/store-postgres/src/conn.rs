@@ -169,7 +169,8 @@ impl managed::Manager for Manager {
         if self.only_reads {
             connection.look_after_client().await?;
         }
-        Ok(Connection { answer_timeout: Some(self.answer_timeout), ..connection })
+        let answer_timeout = Some(self.answer_timeout);
+        Ok(Connection { answer_timeout, only_reads: self.only_reads, ..connection })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Failure> {
@@ -236,6 +237,8 @@ pub(crate) struct Connection {
     is_dirty: bool,
     /// How long an answer is waited for, if not for ever.
     answer_timeout: Option<Duration>,
+    /// Users' reads alone go over it: a statement that the server ends took too long.
+    only_reads: bool,
     /// An answer did not come while somebody waited for it, or was the last, or a transaction was left.
     is_given_up: AtomicBool,
     /// When its server was the primary for sure.
@@ -267,6 +270,7 @@ impl Connection {
             prepared: Mutex::new(LruCache::new(PREPARED_MAX)),
             is_dirty: false,
             answer_timeout: None,
+            only_reads: false,
             is_given_up: AtomicBool::new(false),
             asked_at: Instant::now(),
             driver,
@@ -387,7 +391,10 @@ impl Connection {
         if !answer.as_ref().is_err_and(|error| is_the_last_word(error) || is_of_a_standby(error)) {
             unanswered.0 = None;
         }
-        Ok(answer?)
+        answer.map_err(|error| match error.code() {
+            Some(&SqlState::QUERY_CANCELED) if self.only_reads => Failure::TooSlow(error),
+            _ => error.into(),
+        })
     }
 
     /// Nobody else is given it from here on.

@@ -13,6 +13,8 @@ use crate::batch::GroupEnd;
 pub(crate) enum Failure {
     #[error("{}", said(.0))]
     Sql(#[from] tokio_postgres::Error),
+    #[error("{}", said(.0))]
+    TooSlow(#[source] tokio_postgres::Error),
     #[error("a stored value is not one of ours")]
     Stored(#[source] Cause),
     #[error("the cursor is not one of this list")]
@@ -68,7 +70,7 @@ impl Failure {
     /// The server's code, if it was the server that refused.
     pub(crate) fn code(&self) -> Option<&SqlState> {
         match self {
-            Self::Sql(error) => error.code(),
+            Self::Sql(error) | Self::TooSlow(error) => error.code(),
             _ => None,
         }
     }
@@ -204,6 +206,7 @@ impl From<Failure> for StoreError {
             | Failure::Batch(_) => Self::Unavailable(failure.into()),
             Failure::BatchRefused { code, .. } => of_server(&code.clone(), failure.into()),
             Failure::Stored(_) => Self::Broken(failure.into()),
+            Failure::TooSlow(_) => Self::TooSlow(failure.into()),
             Failure::Sql(error) => match error.code().cloned() {
                 Some(code) => of_server(&code, failure.into()),
                 // A value that does not fit its column is ours to mend; everything else is the connection.

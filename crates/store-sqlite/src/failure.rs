@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     Outdated,
     #[error("the query took longer than {} s", .0.as_secs_f64())]
     TooSlow(Duration),
+    #[error("other reads took most of the {} s that this one had", .0.as_secs_f64())]
+    NoTurn(Duration),
     #[error("the store is closed")]
     Closed,
     #[error("a step panicked")]
@@ -39,7 +41,8 @@ impl From<Failure> for StoreError {
             Failure::Cursor => Self::BadCursor,
             Failure::Schema(schema) => Self::UnknownSchema(schema),
             Failure::ForeignTransaction => Self::ForeignTransaction,
-            Failure::Closed | Failure::Outdated | Failure::TooSlow(_) => Self::Unavailable(failure.into()),
+            Failure::Closed | Failure::Outdated | Failure::NoTurn(_) => Self::Unavailable(failure.into()),
+            Failure::TooSlow(_) => Self::TooSlow(failure.into()),
             Failure::Stored(_) | Failure::Panicked => Self::Broken(failure.into()),
             Failure::Open(error) => of_opening(error),
             Failure::Sql(error) => match error.sqlite_error_code() {
@@ -92,6 +95,7 @@ pub(crate) fn again(error: &StoreError) -> StoreError {
         StoreError::BadCursor => StoreError::BadCursor,
         StoreError::ForeignTransaction => StoreError::ForeignTransaction,
         StoreError::Unavailable(source) => StoreError::Unavailable(cause(source)),
+        StoreError::TooSlow(source) => StoreError::TooSlow(cause(source)),
         StoreError::Full(source) => StoreError::Full(cause(source)),
         StoreError::ReadOnly(source) => StoreError::ReadOnly(cause(source)),
         StoreError::Broken(source) => StoreError::Broken(cause(source)),

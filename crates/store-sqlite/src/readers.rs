@@ -173,12 +173,16 @@ impl Limit {
         }
     }
 
-    /// What an interruption was for.
-    fn explain(&self, failure: Failure) -> Failure {
-        match failure {
+    /// What an interruption was for. Out of time is also a read that had to wait for most of it.
+    fn explain(&self, failure: Failure, begun: Instant) -> Failure {
+        let failure = match failure {
             Failure::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
                 self.check().err().unwrap_or(Failure::Sql(error))
             }
+            other => other,
+        };
+        match failure {
+            Failure::TooSlow(timeout) if begun.elapsed() < timeout / 2 => Failure::NoTurn(timeout),
             other => other,
         }
     }
@@ -199,7 +203,8 @@ impl Borrowed {
         read: impl FnOnce(&Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let conn = self.conn.as_ref().ok_or(Failure::Closed)?;
-        limit.check()?;
+        let begun = Instant::now();
+        limit.check().map_err(|failure| limit.explain(failure, begun))?;
         let watch = limit.clone();
         conn.progress_handler(STEPS_BETWEEN_CHECKS, Some(move || watch.check().is_err()))?;
         let limited = |conn: &Connection| {
@@ -208,7 +213,7 @@ impl Borrowed {
             conn.progress_handler(0, None::<fn() -> bool>)?;
             answer
         };
-        snapshot(conn, limited).map_err(|failure| limit.explain(failure))
+        snapshot(conn, limited).map_err(|failure| limit.explain(failure, begun))
     }
 }
 

@@ -19,6 +19,9 @@ pub enum StoreError {
     /// publishing again with the same id is safe.
     #[error("the database is not available")]
     Unavailable(#[source] Cause),
+    /// A read was ended that took longer than a read may. To ask for less helps more than to ask again.
+    #[error("the read took too long")]
+    TooSlow(#[source] Cause),
     /// No room is left on the device.
     #[error("the database has no room left on its device")]
     Full(#[source] Cause),
@@ -36,6 +39,6 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 impl StoreError {
     /// Whether the same call may succeed later without anybody changing it.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Full(_) | Self::ReadOnly(_))
+        matches!(self, Self::Unavailable(_) | Self::TooSlow(_) | Self::Full(_) | Self::ReadOnly(_))
     }
 }

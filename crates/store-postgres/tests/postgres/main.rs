@@ -21,4 +21,5 @@ mod publish_races;
 mod random;
 mod scene;
 mod sessions;
+mod slow_reads;
 mod work_races;

@@ -152,7 +152,7 @@ mod tests {
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4Only;
-        (options.timeout, options.attempts) = (Duration::from_millis(500), 0);
+        (options.timeout, options.attempts) = (Duration::from_secs(2), 0);
         builder.build()
     }
 

@@ -59,7 +59,7 @@ async fn redirects_whose_body_breaks_off_are_followed() {
             }
         })
         .await;
-        let request = Request { total_timeout: Duration::from_secs(1), ..following(&first) };
+        let request = Request { total_timeout: Duration::from_secs(6), ..following(&first) };
         match egress().send(request).await {
             Ok(response) => assert_eq!((response.status, hangs), (StatusCode::OK, false)),
             Err(failure) => assert_eq!((failure.kind, hangs), (FailureKind::TimeoutTotal, true)),

@@ -41,6 +41,16 @@ impl Tally {
         self.heads.lock().expect("no panics in receivers")[index].clone()
     }
 
+    /// Waits until so many requests have come.
+    pub(crate) async fn requests_came(&self, count: usize) {
+        let came = async {
+            while self.requests() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, came).await.expect("requests come in time");
+    }
+
     /// Waits until so many connections were closed by the client or the receiver.
     pub(crate) async fn connections_ended(&self, count: usize) {
         let ended = async {

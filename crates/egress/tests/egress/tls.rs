@@ -271,7 +271,7 @@ async fn http2_deadlines_hold_and_spare_the_connection() {
     })
     .await;
     let egress = egress(Some(&authority));
-    let late = Request { total_timeout: Duration::from_millis(1500), ..post(&receiver.target()) };
+    let late = Request { total_timeout: Duration::from_secs(6), ..post(&receiver.target()) };
     assert_eq!(egress.send(late).await.unwrap_err().kind, FailureKind::TimeoutTotal);
     let prompt = Request { method: http::Method::PUT, ..post(&receiver.target()) };
     assert!(egress.send(prompt).await.unwrap().connection_reused);

@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     certificate::ServerCertificate,
-    connection::{self, SUPERUSER, execute},
+    connection::{self, SUPERUSER, answers, execute},
     home::{Home, Lease},
     processes, server, watchdog,
 };
@@ -72,7 +72,19 @@ impl Cluster {
         for statement in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
             execute(&self.url(), statement).await;
         }
+        self.until_commits_wait_for_the_standby().await;
         Self { home, server, port }
+    }
+
+    /// The server takes the setting up when it comes to it, and then waits for the standby once that follows it closely.
+    async fn until_commits_wait_for_the_standby(&self) {
+        let wait = "select 1 from pg_stat_replication \
+                    where sync_state = 'sync' and current_setting('synchronous_standby_names') = '*'";
+        let deadline = Instant::now() + PATIENCE;
+        while !answers(&self.url(), wait).await {
+            assert!(Instant::now() < deadline, "commits do not wait for the standby");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Makes a standby a primary.

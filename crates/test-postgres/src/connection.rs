@@ -34,6 +34,13 @@ pub async fn execute(url: &str, statements: &str) {
     answer.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
 }
 
+/// Whether a query finds any row, asked in a session of its own.
+pub(crate) async fn answers(url: &str, query: &str) -> bool {
+    let connection = Connection::open(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    let rows = connection.client.query(query, &[]).await;
+    !rows.unwrap_or_else(|error| panic!("{query}: {error:?}")).is_empty()
+}
+
 pub(crate) fn url(port: u16, user: &str, database: &str) -> String {
     format!("postgres://{user}@127.0.0.1:{port}/{database}")
 }

@@ -1,13 +1,16 @@
 //! Clusters of a test's own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use neo_events_test_postgres::{Cluster, execute};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_postgres::error::SqlState;
 use tokio_rustls::{
@@ -80,7 +83,15 @@ async fn a_standby_has_what_was_committed_and_takes_over() {
     let standby = primary.standby().await;
     execute(&primary.url(), "insert into things values (7)").await;
     primary.kill9();
-    assert_eq!(ask(&standby.url(), "select count(*)::text from things").await, "1");
+    // It has the commit, and shows it when it comes to it; the table, too.
+    let there = "select count(*)::text from pg_class where relname = 'things'";
+    let deadline = Instant::now() + PATIENCE;
+    while ask(&standby.url(), there).await != "1"
+        || ask(&standby.url(), "select count(*)::text from things").await != "1"
+    {
+        assert!(Instant::now() < deadline, "what was committed is not there");
+        sleep(Duration::from_millis(10)).await;
+    }
     standby.promote().await;
     execute(&standby.url(), "insert into things values (8)").await;
 }

@@ -9,6 +9,7 @@ use std::{
     fs,
     io::{BufRead, Read, Write},
     os::unix::fs::PermissionsExt,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -59,6 +60,24 @@ fn the_demo_stays_and_its_curl_line_works() {
     assert_eq!(published.code, DONE, "{published:?}");
     demo.until_shown("\"amount\":500");
     assert_eq!(demo.terminate(), Some(DONE));
+}
+
+#[test]
+fn the_readmes_curl_lines_are_answered() {
+    let readme = include_str!("../../../README.md");
+    let block = readme.split("The same by `curl`").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
+    let folder = Folder::new();
+    let server = Server::start(&folder);
+    // What curl is told, whether there is one or not.
+    let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}\n{}", block.trim_start_matches("sh"));
+    let mut sh = Command::new("sh");
+    let told = sh.args(["-ec", &script]).current_dir(folder.path("")).env_remove("NEO_EVENTS_KEY").output();
+    let told = String::from_utf8(told.unwrap().stdout).unwrap();
+    let key = told.lines().find_map(|line| line.strip_prefix("Authorization: Bearer ")).unwrap();
+    assert!(told.contains("http://127.0.0.1:8080/v1/events\n"), "{told}");
+    fs::write(folder.path("event.json"), told.lines().last().unwrap()).unwrap();
+    let published = folder.run(&["--url", &server.url(), "--key", key, "publish", "--file", "event.json"]);
+    assert_eq!(published.code, DONE, "{told}: {published:?}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use lru::LruCache;
 use neo_events_domain::tenant::Schema;
 use tokio::{
@@ -31,12 +31,13 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
-    config::{Host, SslMode, TargetSessionAttrs},
+    config::{Host, SslMode},
     error::SqlState,
     types::ToSql,
 };
 
 use crate::{
+    destination::{Destination, Wanted},
     failure::{Failure, is_of_a_standby, is_the_last_word},
     sql::{self, Asked, Sql},
     tls::Tls,
@@ -89,30 +90,28 @@ pub(crate) type Conn = managed::Object<Manager>;
 
 impl Pool {
     /// Of connections whose server ends statements after this time.
-    pub(crate) fn new(
-        (config, statement_timeout): (Config, Duration),
-        tls: Tls,
-        size: usize,
-    ) -> Result<Self, Failure> {
-        let answer_timeout = statement_timeout + ANSWER_SLACK;
-        Self::of(
-            Manager { config, tls, answer_timeout, only_reads: false, silent_at: Mutex::default() },
-            size,
-        )
+    pub(crate) fn new(to: Destination, statement_timeout: Duration, size: usize) -> Result<Self, Failure> {
+        Self::of(to, statement_timeout, false, size)
     }
 
     /// The same, of connections that only read: from time to time their server is asked whether it is a primary still.
     /// Whoever writes finds out by that.
     pub(crate) fn reading(
-        (config, statement_timeout): (Config, Duration),
-        tls: Tls,
+        to: Destination,
+        statement_timeout: Duration,
+        size: usize,
+    ) -> Result<Self, Failure> {
+        Self::of(to, statement_timeout, true, size)
+    }
+
+    fn of(
+        to: Destination,
+        statement_timeout: Duration,
+        only_reads: bool,
         size: usize,
     ) -> Result<Self, Failure> {
         let answer_timeout = statement_timeout + ANSWER_SLACK;
-        Self::of(Manager { config, tls, answer_timeout, only_reads: true, silent_at: Mutex::default() }, size)
-    }
-
-    fn of(manager: Manager, size: usize) -> Result<Self, Failure> {
+        let manager = Manager { to, answer_timeout, only_reads, silent_at: Mutex::default() };
         let pool = managed::Pool::builder(manager)
             .max_size(size)
             // The one that was used last: its server's caches and pages are warm.
@@ -149,8 +148,7 @@ impl Pool {
 
 /// Makes connections.
 pub(crate) struct Manager {
-    config: Config,
-    tls: Tls,
+    to: Destination,
     answer_timeout: Duration,
     only_reads: bool,
     /// When a connection was last asked in vain whether its server is the primary.
@@ -162,10 +160,7 @@ impl managed::Manager for Manager {
     type Error = Failure;
 
     async fn create(&self) -> Result<Connection, Failure> {
-        let connection = match Connection::open(&self.config, &self.tls).await {
-            Err(failure) if failure.is_for_want_of_writes() => self.of_a_read_only_server(failure).await?,
-            opened => opened?,
-        };
+        let connection = Connection::open(&self.to).await?;
         if self.only_reads {
             connection.look_after_client().await?;
         }
@@ -196,22 +191,6 @@ impl managed::Manager for Manager {
 }
 
 impl Manager {
-    /// A server took no writes a moment ago. A standby is not what was asked for; a primary that somebody has made read-only
-    /// can be read all the same; and what was promoted meanwhile is as good as any.
-    async fn of_a_read_only_server(&self, failure: Failure) -> Result<Connection, Failure> {
-        let mut config = self.config.clone();
-        config.target_session_attrs(TargetSessionAttrs::Any);
-        let connection = Connection::open(&config, &self.tls).await?;
-        let server = connection.server_state().await?;
-        if server.is_standby {
-            Err(failure)
-        } else if self.only_reads || !server.is_read_only {
-            Ok(connection)
-        } else {
-            Err(Failure::ReadOnly)
-        }
-    }
-
     /// Whether a connection was asked in vain since this one answered: its server is the same most likely, and whoever waits
     /// for a connection does not wait for each that lies there.
     fn fell_silent_since(&self, asked_at: Instant) -> bool {
@@ -250,12 +229,20 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) async fn open(config: &Config, tls: &Tls) -> Result<Self, Failure> {
-        Self::hearing(config, tls, Arc::new(|_| {})).await
+    pub(crate) async fn open(to: &Destination) -> Result<Self, Failure> {
+        Self::hearing(to, Arc::new(|_| {})).await
     }
 
     /// One that passes on the payloads of the notifications it listens for.
-    pub(crate) async fn hearing(config: &Config, tls: &Tls, hear: Hear) -> Result<Self, Failure> {
+    pub(crate) async fn hearing(to: &Destination, hear: Hear) -> Result<Self, Failure> {
+        let connect = |config: Config| {
+            let hear = Arc::clone(&hear);
+            async move { Self::start(&config, &to.tls, hear).await?.fit_for(to.wanted).await }.boxed()
+        };
+        to.reach(&connect).await
+    }
+
+    async fn start(config: &Config, tls: &Tls, hear: Hear) -> Result<Self, Failure> {
         let mut driver = JoinSet::new();
         // A socket of this machine has no host's name that a certificate could be for.
         let (client, cut) = if config.get_ssl_mode() == SslMode::Disable || is_local(config) {
@@ -347,8 +334,26 @@ impl Connection {
         }
     }
 
+    /// Whether its server is what is wanted. Both is asked at once: between two questions a standby may be promoted.
+    async fn fit_for(self, wanted: Wanted) -> Result<Self, Failure> {
+        if wanted == Wanted::Any {
+            return Ok(self);
+        }
+        let server = self.server_state().await?;
+        if server.is_standby {
+            Err(Failure::Standby)
+        } else if server.is_read_only && wanted == Wanted::Primary {
+            Err(Failure::ReadOnly)
+        } else {
+            Ok(self)
+        }
+    }
+
     async fn server_state(&self) -> Result<ServerState, Failure> {
-        let row = self.query_one(sql::SESSIONS_SERVER_STATE, &Schema::admin(), &[]).await?;
+        // In one round trip: it may be all that the connection is ever asked.
+        let text = sql::SESSIONS_SERVER_STATE.of(&Schema::admin());
+        let rows = self.answer(self.client.query_typed(&text, &[])).await?;
+        let row = rows.first().ok_or(Failure::NoWord)?;
         Ok(ServerState { is_standby: row.try_get("is_standby")?, is_read_only: row.try_get("is_read_only")? })
     }
 
@@ -480,31 +485,5 @@ impl std::ops::Deref for Transaction<'_> {
     type Target = Connection;
     fn deref(&self) -> &Connection {
         self.connection
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use neo_events_test_postgres::database;
-
-    use super::*;
-    use crate::open::Address;
-
-    /// A failover: the server was a standby when a connection was refused, and is the primary when it is asked what it is.
-    #[tokio::test]
-    async fn a_standby_that_was_promoted_meanwhile_is_not_taken_for_a_primary_made_read_only() {
-        let database = database().await;
-        let address = Address::parse(&database.url()).unwrap();
-        for only_reads in [false, true] {
-            let manager = Manager {
-                config: address.config(Duration::ZERO, Duration::ZERO),
-                tls: address.tls.clone(),
-                answer_timeout: CONNECTION_WAIT,
-                only_reads,
-                silent_at: Mutex::default(),
-            };
-            let connection = manager.of_a_read_only_server(Failure::NoWord).await.unwrap();
-            connection.batch("create temporary table written (n integer)").await.unwrap();
-        }
     }
 }

@@ -39,13 +39,9 @@ impl Connections {
         let brief = address.brief(work_timeout, IDLE_TIMEOUT);
         let reads = address.planning_anew(options.read_timeout, IDLE_TIMEOUT);
         Ok(Self {
-            work: Pool::new((work, work_timeout), address.tls.clone(), options.work_connections.max(2))?,
-            brief: Pool::new((brief, work_timeout), address.tls.clone(), BRIEF_CONNECTIONS)?,
-            reads: Pool::reading(
-                (reads, options.read_timeout),
-                address.tls.clone(),
-                options.read_connections.max(1),
-            )?,
+            work: Pool::new(work, work_timeout, options.work_connections.max(2))?,
+            brief: Pool::new(brief, work_timeout, BRIEF_CONNECTIONS)?,
+            reads: Pool::reading(reads, options.read_timeout, options.read_connections.max(1))?,
         })
     }
 

@@ -107,7 +107,7 @@ impl Backlog {
 /// Looks at a server. `now` is this machine's clock.
 pub async fn inspect(url: &str, now: &(dyn Fn() -> Timestamp + Sync)) -> Result<ServerFacts, OpenError> {
     let address = Address::parse(url)?;
-    let opened = Connection::open(&address.config(LOOK_TIMEOUT, LOOK_TIMEOUT), &address.tls).await;
+    let opened = Connection::open(&address.to_any(LOOK_TIMEOUT, LOOK_TIMEOUT)).await;
     let conn = opened.map_err(|failure| address.named(failure.into()))?;
     check(&conn).await?;
     let migrations = migrate::status(&conn).await?;

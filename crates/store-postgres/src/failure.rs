@@ -1,6 +1,6 @@
 //! What can go wrong inside, and what it is called outside.
 
-use std::{error::Error, io};
+use std::io;
 
 use neo_events_domain::tenant::Schema;
 use neo_events_store::{Cause, StoreError};
@@ -27,6 +27,10 @@ pub(crate) enum Failure {
     Pool(String),
     #[error("the database takes no writes: its sessions are read-only (default_transaction_read_only)")]
     ReadOnly,
+    #[error("the database is a standby")]
+    Standby,
+    #[error("the database's name cannot be resolved")]
+    Unresolved(#[source] io::Error),
     #[error("schema {0} is not up to date, and this node does not migrate: run neo-events migrate up")]
     Outdated(Schema),
     #[error("the database says no word")]
@@ -59,14 +63,6 @@ pub(crate) fn is_of_a_standby(error: &tokio_postgres::Error) -> bool {
 }
 
 impl Failure {
-    /// Whether a connection was not made because the server takes no writes: a standby, or a primary made read-only. The
-    /// driver says so by itself.
-    pub(crate) fn is_for_want_of_writes(&self) -> bool {
-        let Self::Sql(error) = self else { return false };
-        let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-        io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
-    }
-
     /// The server's code, if it was the server that refused.
     pub(crate) fn code(&self) -> Option<&SqlState> {
         match self {
@@ -115,7 +111,9 @@ impl Failure {
     pub(crate) fn may_have_happened(&self) -> bool {
         match self {
             Self::Sql(error) => error.code().is_none() || is_the_last_word(error),
-            Self::NoConnectionFree | Self::Pool(_) | Self::ReadOnly => false,
+            Self::NoConnectionFree | Self::Pool(_) | Self::ReadOnly | Self::Standby | Self::Unresolved(_) => {
+                false
+            }
             _ => true,
         }
     }
@@ -202,6 +200,8 @@ impl From<Failure> for StoreError {
             | Failure::Outdated(_)
             | Failure::NoConnectionFree
             | Failure::NoWord
+            | Failure::Standby
+            | Failure::Unresolved(_)
             | Failure::Pool(_)
             | Failure::Batch(_) => Self::Unavailable(failure.into()),
             Failure::BatchRefused { code, .. } => of_server(&code.clone(), failure.into()),

@@ -119,10 +119,10 @@ impl Hints {
     }
 
     async fn listen_once(self: &Arc<Self>, address: &Address) -> Result<(), Failure> {
-        let config = address.config(LISTEN_TIMEOUT, LISTEN_TIMEOUT);
+        let to = address.to_primary(LISTEN_TIMEOUT, LISTEN_TIMEOUT);
         let hints = Arc::clone(self);
         let hear = Arc::new(move |payload: &str| hints.hear(payload));
-        let opened = timeout(LISTEN_TIMEOUT, Connection::hearing(&config, &address.tls, hear)).await;
+        let opened = timeout(LISTEN_TIMEOUT, Connection::hearing(&to, hear)).await;
         let mut conn = opened.map_err(|_| Failure::NoConnectionFree)??;
         conn.batch(LISTEN).await?;
         // What was said while nobody listened.

@@ -13,6 +13,7 @@ mod connections;
 mod deliveries;
 mod delivery_claims;
 mod delivery_log;
+mod destination;
 mod direct;
 mod dispatches;
 mod doctor;

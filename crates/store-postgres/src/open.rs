@@ -1,6 +1,6 @@
 //! Opening a database: where it is, whether it is fit, and bringing it up to date.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use neo_events_store::{MigrationStatus, MigrationStep};
 use tokio_postgres::{
@@ -11,7 +11,8 @@ use tokio_postgres::{
 use url::form_urlencoded;
 
 use crate::{
-    conn::{CONNECTION_WAIT, Connection, LOCK_WAIT_ALONE},
+    conn::{Connection, LOCK_WAIT_ALONE},
+    destination::{Destination, LastServer, PORT_DEFAULT, Wanted},
     failure::Failure,
     migrate::{self},
     tls::{Tls, TlsChoice},
@@ -36,9 +37,7 @@ pub const PLANNING_OF_WORK: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("enable_mergejoin", "off")];
 /// How long a statement for work may take at most: the leases of one whose answer was lost are looked for longer.
 pub(crate) const WORK_TIMEOUT_MAX: Duration = Duration::from_secs(30);
-/// Where a server listens unless somebody says otherwise.
-const PORT_DEFAULT: u16 = 5432;
-/// How long making a connection may take.
+/// How long making a connection to one of the servers may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the database is and what a node may use of it. `Debug` shows no URL, for it may have a password.
@@ -160,6 +159,9 @@ pub enum OpenError {
 impl From<Failure> for OpenError {
     fn from(failure: Failure) -> Self {
         let said = failure.to_string();
+        if matches!(failure, Failure::ReadOnly | Failure::Standby) {
+            return Self::ReadOnly;
+        }
         let Some(code) = failure.code() else {
             return Self::Unreachable(chain(&failure));
         };
@@ -189,9 +191,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Clone)]
 pub(crate) struct Address {
     config: Config,
-    pub(crate) tls: Tls,
-    /// The URL says what a server must be to be connected to.
-    is_told_which: bool,
+    tls: Tls,
+    /// What a server must be, unless the URL says something else.
+    wanted: Wanted,
+    last: Arc<LastServer>,
 }
 
 impl Address {
@@ -215,10 +218,17 @@ impl Address {
         let mut config: Config = format!("{base}?{}", rest.join("&"))
             .parse()
             .map_err(|error: tokio_postgres::Error| OpenError::BadUrl(chain(&error)))?;
-        let is_told_which = query.contains("target_session_attrs");
-        if !is_told_which && config.get_hosts().len() > 1 {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
+        let is_told_any = query.contains("target_session_attrs")
+            && config.get_target_session_attrs() == TargetSessionAttrs::Any;
+        let wanted = match config.get_target_session_attrs() {
+            TargetSessionAttrs::ReadOnly => Wanted::Any,
+            TargetSessionAttrs::Any if is_told_any => Wanted::Any,
+            // It is asked here, and more exactly.
+            _ => {
+                config.target_session_attrs(TargetSessionAttrs::Any);
+                Wanted::Primary
+            }
+        };
         config.ssl_mode(choice.mode);
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
@@ -233,7 +243,7 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("neo-events");
         }
-        Ok(Self { config, tls: Tls::try_new(&choice)?, is_told_which })
+        Ok(Self { config, tls: Tls::try_new(&choice)?, wanted, last: Arc::default() })
     }
 
     /// Where it is, for people: every host that is tried.
@@ -259,8 +269,9 @@ impl Address {
         }
     }
 
-    /// For connections whose statements may take so long, and whose transactions may be left alone so long.
-    pub(crate) fn config(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
+    /// For connections whose statements may take so long, and whose transactions may be left alone so long. To whichever
+    /// server answers.
+    pub(crate) fn to_any(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
         let given = self.config.get_options().unwrap_or_default();
         let mut config = self.config.clone();
         config.options(format!(
@@ -269,57 +280,52 @@ impl Address {
             statement_timeout.as_millis(),
             idle_timeout.as_millis(),
         ));
-        config
+        let (tls, last) = (self.tls.clone(), Arc::clone(&self.last));
+        Destination { config, tls, wanted: Wanted::Any, last }
     }
 
     /// The same, to nobody but a primary: behind one address there may be a standby for a while.
-    fn to_primary(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
-        let mut config = self.config(statement_timeout, idle_timeout);
-        if !self.is_told_which {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        config
+    pub(crate) fn to_primary(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
+        Destination { wanted: self.wanted, ..self.to_any(statement_timeout, idle_timeout) }
     }
 
     /// The same, for the statements of the passes.
-    pub(crate) fn by_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
-        let mut config = self.to_primary(statement_timeout, idle_timeout);
-        let options = config.get_options().unwrap_or_default().to_owned();
-        let lock_timeout = LOCK_TIMEOUT.as_millis();
+    pub(crate) fn by_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
         let planning = PLANNING_OF_WORK.map(|(name, value)| format!("-c {name}={value}")).join(" ");
-        config.options(format!("{options} {planning} -c lock_timeout={lock_timeout}"));
-        config
+        let to = self.to_primary(statement_timeout, idle_timeout);
+        with_options(to, &format!("{planning} -c lock_timeout={}", LOCK_TIMEOUT.as_millis()))
     }
 
     /// The same, for what all tenants wait for.
-    pub(crate) fn brief(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
-        let mut config = self.by_keys(statement_timeout, idle_timeout);
-        let options = config.get_options().unwrap_or_default().to_owned();
+    pub(crate) fn brief(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
+        let to = self.by_keys(statement_timeout, idle_timeout);
         // The last one counts.
-        config.options(format!("{options} -c lock_timeout={}", LOCK_WAIT_ALONE.as_millis()));
-        config
+        with_options(to, &format!("-c lock_timeout={}", LOCK_WAIT_ALONE.as_millis()))
     }
 
     /// The same, for the lists of users: what one asks for decides which index serves it, so each is planned by its
     /// values. Statements of the hot path keep the plan that serves all.
-    pub(crate) fn planning_anew(&self, statement_timeout: Duration, idle_timeout: Duration) -> Config {
-        let mut config = self.to_primary(statement_timeout, idle_timeout);
-        let options = config.get_options().unwrap_or_default().to_owned();
+    pub(crate) fn planning_anew(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
+        let mut to = self.to_primary(statement_timeout, idle_timeout);
+        if to.wanted == Wanted::Primary {
+            to.wanted = Wanted::PrimaryToRead;
+        }
         let lock_timeout = LOCK_TIMEOUT.as_millis();
-        config.options(format!(
-            "{options} -c plan_cache_mode=force_custom_plan -c lock_timeout={lock_timeout}"
-        ));
-        config
+        with_options(to, &format!("-c plan_cache_mode=force_custom_plan -c lock_timeout={lock_timeout}"))
     }
 
     /// A connection for migrating and checking: it may take its time.
     pub(crate) async fn connect(&self) -> Result<Connection, OpenError> {
-        let config = self.config(Duration::ZERO, Duration::ZERO);
-        // The driver's own limit ends with the TCP connection: a server that hangs takes that and says no word.
-        let opened = tokio::time::timeout(CONNECTION_WAIT, Connection::open(&config, &self.tls)).await;
-        let no_word = |_| OpenError::Unreachable(format!("no word within {} s", CONNECTION_WAIT.as_secs()));
-        opened.map_err(no_word).and_then(|opened| Ok(opened?)).map_err(|error| self.named(error))
+        let opened = Connection::open(&self.to_primary(Duration::ZERO, Duration::ZERO)).await;
+        opened.map_err(|failure| self.named(failure.into()))
     }
+}
+
+fn with_options(mut to: Destination, more: &str) -> Destination {
+    let options = to.config.get_options().unwrap_or_default();
+    let options = format!("{options} {more}");
+    to.config.options(options);
+    to
 }
 
 /// Whether the server is fit to hold neo-events' data.
@@ -421,8 +427,8 @@ mod tests {
     #[test]
     fn settings_of_the_url_are_kept_beside_ours() {
         let address = Address::parse("postgres://h/d?options=-c%20work_mem%3D8MB").unwrap();
-        let config = address.config(Duration::from_secs(5), Duration::from_secs(10));
-        let options = config.get_options().unwrap();
+        let to = address.to_any(Duration::from_secs(5), Duration::from_secs(10));
+        let options = to.config.get_options().unwrap();
         assert!(options.starts_with("-c work_mem=8MB ") && options.contains("statement_timeout=5000"));
     }
 }

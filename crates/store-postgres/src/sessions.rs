@@ -139,8 +139,8 @@ impl Session {
         let mut beats = interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let config = address.config(BEAT_TIMEOUT, BEAT_TIMEOUT);
-            let opened = tokio::time::timeout(BEAT_TIMEOUT, Connection::open(&config, &address.tls)).await;
+            let to = address.to_primary(BEAT_TIMEOUT, BEAT_TIMEOUT);
+            let opened = tokio::time::timeout(BEAT_TIMEOUT, Connection::open(&to)).await;
             let Ok(Ok(conn)) = opened else {
                 sleep(BEAT_INTERVAL).await;
                 continue;

@@ -21,5 +21,6 @@ mod publish_races;
 mod random;
 mod scene;
 mod sessions;
+mod several_hosts;
 mod slow_reads;
 mod work_races;

@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::query::judge_absence;
+use super::{not_yet::is_later, query::judge_absence};
 use crate::{problem::Refusal, wire::Fault};
 
 /// A single input: 100 KiB of event data, 50 KiB of metadata, and ample room for the rest.
@@ -263,6 +263,9 @@ fn misshapen(path: &Path, error: &serde_json::Error) -> Fault {
             pointer.push_str(&place);
         }
     }
+    if named.or_else(|| quoted_after(detail, "unknown variant ")).is_some_and(|word| is_later(word, detail)) {
+        return Fault { pointer, detail: "is not here yet".to_owned() };
+    }
     Fault { pointer, detail: in_words(&abridged(detail)) }
 }
 
@@ -362,7 +365,7 @@ mod tests {
         misshapen(b"[]", "", "must be an object");
         misshapen(b"null", "", "expected an object");
         misshapen(b"3", "", "expected an object");
-        check::<VerifyIn>(b"{\"level\":\"standard\"}", "validation_failed", Some("/level"), "`basic`");
+        check::<VerifyIn>(b"{\"level\":\"strict\"}", "validation_failed", Some("/level"), "`basic`");
     }
 
     #[tokio::test]

@@ -35,6 +35,28 @@ const NOT_YET: [(&str, &str); 26] = [
     ("/v1/metrics/{*rest}", "metrics are"),
 ];
 
+/// Fields and values of inputs, each with one that the same input has: elsewhere the same word is a mistake.
+const WORDS_NOT_YET: [(&str, &str); 12] = [
+    ("payload_format", "endpoint_url"),
+    ("signature_schemes", "endpoint_url"),
+    ("rate_limit_per_second", "endpoint_url"),
+    ("max_in_flight", "endpoint_url"),
+    ("ordering", "endpoint_url"),
+    ("template", "endpoint_url"),
+    ("payload_schema", "display_name"),
+    ("requires_verification", "display_name"),
+    ("event_type_id", "subscription_name"),
+    ("payload", "level"),
+    ("standard", "basic"),
+    ("comprehensive", "basic"),
+];
+
+/// Whether a field or value that an input does not have will be in a later version; `expected` names what it has, each
+/// between backquotes.
+pub(super) fn is_later(word: &str, expected: &str) -> bool {
+    WORDS_NOT_YET.iter().any(|(later, beside)| word == *later && expected.contains(&format!("`{beside}`")))
+}
+
 /// Answers for all of them, whatever the method.
 pub(super) fn router() -> Router {
     NOT_YET.into_iter().fold(Router::new(), |router, (path, what)| {

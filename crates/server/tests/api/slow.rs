@@ -168,8 +168,8 @@ async fn connections_beyond_the_limit_are_for_probes_until_one_is_free() {
     are_for_probes(&server).await;
     assert!(began.elapsed() < BODY_TIMEOUT, "by now places are free again, which says nothing");
     drop(held.pop());
-    let served = async { while server.get("/v1/events").await.status != 200 {} };
-    timeout(PATIENCE, served).await.expect("a place is free");
+    let asking = async { while server.get("/v1/events").await.status != 200 {} };
+    timeout(PATIENCE, asking).await.expect("a place is free");
 }
 
 /// What the server does while every ordinary connection is in use.

@@ -32,7 +32,7 @@ const WAITING: usize = 30;
 /// How often somebody else comes meanwhile, one call after the other.
 const OTHERS: usize = 20;
 /// In which all of these are answered. A lock is waited for for two seconds, so that each of them used to take as long.
-const OTHERS_TIME: Duration = Duration::from_secs(8);
+const OTHERS_TIME: Duration = Duration::from_secs(20);
 
 /// A node with a tenant beside `admin`.
 async fn scene() -> (Scene, Schema) {

@@ -1,6 +1,7 @@
 //! Connections that are cut, statements that are cancelled, and pools that are full.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -37,6 +38,11 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(4);
 /// Shorter than any limit of the server's: an open transaction's, a statement's, a lock's.
 const OTHERS_TIME: Duration = Duration::from_millis(1500);
+/// A machine that has other things to do may take longer once, but not each time.
+const TRIES_MAX: usize = 8;
+
+/// How often connections are cut, at the least.
+const ROUNDS_MIN: u32 = 60;
 
 /// Answers within a time, and says nothing worse than that the database is not available.
 async fn answered<T>(call: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
@@ -110,8 +116,22 @@ async fn nothing_is_left_half_done_where_connections_are_cut() {
     }
     let beside = scene.beside().await;
     let others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
-    for round in 0..60 {
-        sleep(Duration::from_millis(25)).await;
+    let (mut round, mut pause) = (0, Duration::from_millis(25));
+    let deadline = Instant::now() + PATIENCE;
+    let has_hit = || [&succeeded, &failed].iter().all(|calls| calls.load(Ordering::SeqCst) > 0);
+    while round < ROUNDS_MIN || !has_hit() {
+        assert!(
+            Instant::now() < deadline,
+            "{} calls were hit, and {} got through",
+            failed.load(Ordering::SeqCst),
+            succeeded.load(Ordering::SeqCst)
+        );
+        sleep(pause).await;
+        if round >= ROUNDS_MIN {
+            // Whoever is slow needs more time to get through.
+            pause += Duration::from_millis(25);
+        }
+        round += 1;
         let end = if round % 2 == 0 { "pg_cancel_backend" } else { "pg_terminate_backend" };
         beside.batch_execute(&format!("select {end}(pid) {others}")).await.unwrap();
     }
@@ -119,8 +139,6 @@ async fn nothing_is_left_half_done_where_connections_are_cut() {
     while let Some(ended) = working.join_next().await {
         ended.unwrap();
     }
-    assert!(failed.load(Ordering::SeqCst) > 0, "something was hit");
-    assert!(succeeded.load(Ordering::SeqCst) > 0, "something got through");
     let deadline = Instant::now() + PATIENCE;
     for store in &scene.stores {
         while store.ping().await.is_err() {
@@ -161,12 +179,23 @@ async fn a_full_pool_is_unavailable_in_time() {
     let held = claim(scene.store(), (&scene.schema, &endpoint), 0, 5).await.unwrap();
     let beside = scene.beside().await;
     beside.batch_execute("begin; lock table admin.owed_dispatches in access exclusive mode").await.unwrap();
+    // Each waits for the lock for a while, and again until all do so at the same time.
+    let all_are_stuck = Arc::new(AtomicBool::new(false));
     let mut stuck = JoinSet::new();
     for _ in 0..8 {
-        let store = scene.store().clone();
-        stuck.spawn(async move { claim_dispatches(&store, 1, 10).await.map(|owed| owed.len()) });
+        let (store, all_are_stuck) = (scene.store().clone(), Arc::clone(&all_are_stuck));
+        stuck.spawn(async move {
+            loop {
+                let claimed = claim_dispatches(&store, 1, 10).await.map(|owed| owed.len());
+                assert!(matches!(claimed, Err(StoreError::Unavailable(_))), "the lock was never free");
+                if all_are_stuck.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
     }
     until_blocked(&scene.beside().await, 8).await;
+    all_are_stuck.store(true, Ordering::SeqCst);
 
     let mut calls: JoinSet<(&str, Duration, Result<(), StoreError>)> = JoinSet::new();
     let began = Instant::now();
@@ -203,10 +232,10 @@ async fn a_full_pool_is_unavailable_in_time() {
 
     // Reads by users have connections of their own.
     answered(scene.store().endpoint(&scene.schema, endpoint.id)).await.unwrap();
-    beside.batch_execute("rollback").await.unwrap();
-    while let Some(claimed) = stuck.join_next().await {
-        assert!(matches!(claimed.unwrap(), Err(StoreError::Unavailable(_))), "the lock was never free");
+    while let Some(ended) = stuck.join_next().await {
+        ended.unwrap();
     }
+    beside.batch_execute("rollback").await.unwrap();
     invariants::check(&beside).await;
 }
 
@@ -229,7 +258,7 @@ async fn slow_reads_of_users_do_not_hold_up_the_passes() {
     // Others of the connections are for other tenants.
     until_blocked(&scene.beside().await, 3).await;
     let passes = async {
-        for second in 1..20 {
+        for second in 1..6 {
             scene.publish(1).await;
             let leases = claim_dispatches(scene.store(), second, 10).await.unwrap();
             assert_eq!(leases.len(), 1);
@@ -248,15 +277,25 @@ async fn slow_reads_of_users_do_not_hold_up_the_passes() {
     assert!(settled.is_ok());
 }
 
+/// The statements that stand before a lock, those that were left there too, for as long as they may wait.
+async fn blocked(beside: &Beside) -> HashSet<String> {
+    let blocked = "select pid || ' since ' || query_start from pg_stat_activity \
+                   where wait_event_type = 'Lock' and datname = current_database()";
+    beside.query(blocked, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
 /// What is begun and left when it stands before a lock.
-async fn leave_at_a_lock<T>(
-    call: impl Future<Output = Result<T, StoreError>>,
-    beside: &Beside,
-    blocked: i64,
-) {
+async fn leave_at_a_lock<T>(call: impl Future<Output = Result<T, StoreError>>, beside: &Beside) {
+    let (before, deadline) = (blocked(beside).await, Instant::now() + PATIENCE);
+    let stands_there = async {
+        while blocked(beside).await.is_subset(&before) {
+            assert!(Instant::now() < deadline, "it never gets to the lock");
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
     tokio::select! {
         _ = call => panic!("there is no lock in the way"),
-        () = until_blocked(beside, blocked) => {}
+        () = stands_there => {}
     }
 }
 
@@ -268,10 +307,17 @@ async fn whoever_reads_does_not_wait_for_a_read_that_was_left() {
     let (holding, beside) = (scene.beside().await, scene.beside().await);
     let (all_events, all_endpoints) = (EventQuery::default(), EndpointQuery::default());
     holding.batch_execute("begin; lock table admin.events in access exclusive mode").await.unwrap();
-    for left in 1..=3 {
-        leave_at_a_lock(store.events(schema, &all_events, PageRequest::first(1)), &beside, left).await;
-        let read = store.endpoints(schema, &all_endpoints, PageRequest::first(1));
-        assert!(timeout(OTHERS_TIME, read).await.expect("it goes before others").is_ok());
+    for _ in 0..3 {
+        let mut tries = 0..TRIES_MAX;
+        loop {
+            tries.next().expect("it goes before others");
+            leave_at_a_lock(store.events(schema, &all_events, PageRequest::first(1)), &beside).await;
+            let read = store.endpoints(schema, &all_endpoints, PageRequest::first(1));
+            if let Ok(read) = timeout(OTHERS_TIME, read).await {
+                read.unwrap();
+                break;
+            }
+        }
     }
     holding.batch_execute("rollback").await.unwrap();
 }
@@ -283,20 +329,28 @@ async fn whoever_publishes_does_not_wait_for_a_publish_that_was_left() {
     let scene = Scene::of(1).await;
     let (store, schema) = (scene.store(), &scene.schema);
     let (holding, beside) = (scene.beside().await, scene.beside().await);
-    let aggregate_id = Some(id::<()>(0).uuid());
-    let left = vec![event(EventDraft { aggregate_id, expected_version: Some(0), ..draft() })];
-    holding.batch_execute("begin; lock table admin.events in share mode").await.unwrap();
-    leave_at_a_lock(store.append(schema, left.clone(), at(0)), &beside, 1).await;
-    holding.batch_execute("rollback").await.unwrap();
     let open = "select count(*) from pg_stat_activity \
                 where xact_start is not null and datname = current_database() and pid <> pg_backend_pid()";
-    let deadline = Instant::now() + OTHERS_TIME;
-    while beside.number(open).await > 0 {
-        assert!(Instant::now() < deadline, "its transaction stays open");
-        sleep(Duration::from_millis(5)).await;
+    let mut tries = 0..TRIES_MAX;
+    loop {
+        tries.next().expect("its transaction ends, and the lock is free");
+        let aggregate_id = Some(id::<()>(0).uuid());
+        let left = vec![event(EventDraft { aggregate_id, expected_version: Some(0), ..draft() })];
+        holding.batch_execute("begin; lock table admin.events in share mode").await.unwrap();
+        leave_at_a_lock(store.append(schema, left.clone(), at(0)), &beside).await;
+        holding.batch_execute("rollback").await.unwrap();
+        let is_over = timeout(OTHERS_TIME, async {
+            while beside.number(open).await > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        if is_over.await.is_ok()
+            && let Ok(again) = timeout(OTHERS_TIME, store.append(schema, left, at(1))).await
+        {
+            assert!(matches!(again.as_deref(), Ok([Appended::Stored { .. }])), "{again:?}");
+            break;
+        }
     }
-    let again = timeout(OTHERS_TIME, store.append(schema, left, at(1))).await.expect("the lock is free");
-    assert!(matches!(again.as_deref(), Ok([Appended::Stored { .. }])), "{again:?}");
     invariants::check(&beside).await;
 }
 

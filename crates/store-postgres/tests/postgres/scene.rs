@@ -191,6 +191,24 @@ pub(crate) async fn open(database: &Database) -> PostgresStore {
     PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap()
 }
 
+/// Asks again while the database is not available, as it may be for a moment on a machine that has other things to do;
+/// any other error is wrong.
+pub(crate) async fn at_last<T, Call>(mut call: impl FnMut() -> Call) -> T
+where
+    Call: Future<Output = Result<T, StoreError>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match call().await {
+            Ok(answer) => return answer,
+            Err(StoreError::Unavailable(cause) | StoreError::TooSlow(cause)) => {
+                assert!(Instant::now() < deadline, "it is never available again: {cause}");
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Claims dispatches of all tenants, for a minute.
 pub(crate) async fn claim_dispatches(
     store: &PostgresStore,

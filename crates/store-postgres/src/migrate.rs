@@ -34,7 +34,7 @@ struct Migration {
     requires: i32,
 }
 
-const DATABASE: [Migration; 3] = [
+const DATABASE: [Migration; 4] = [
     Migration {
         name: "0001_control",
         text: include_str!("../migrations/database/0001_control.sql"),
@@ -48,6 +48,11 @@ const DATABASE: [Migration; 3] = [
     Migration {
         name: "0003_master_key",
         text: include_str!("../migrations/database/0003_master_key.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0004_beats",
+        text: include_str!("../migrations/database/0004_beats.sql"),
         requires: 1,
     },
 ];

@@ -1,7 +1,7 @@
 //! This node's session: what its claims hang on.
 //!
-//! The session is a row that beats every half second, on a connection of its own, so that a node with much to do does
-//! not look dead. Whoever finds one that has been silent for three seconds removes it and frees what it had claimed:
+//! The session is a row, and every half second a beat of it is written, on a connection of its own, so that a node with
+//! much to do does not look dead. Whoever finds one that has been silent for three seconds removes it and frees what it had claimed:
 //! within five seconds its work goes on elsewhere. A node that was only asleep learns of it by its next beat, begins a
 //! new session, and cannot settle what it no longer holds, for the tokens on those rows are gone.
 //!
@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
     columns::Columns,
-    conn::{Conn, Connection},
+    conn::{Conn, Connection, Param},
     failure::Failure,
     open::{Address, OpenError},
     sql,
@@ -47,6 +47,16 @@ pub(crate) struct Session {
     others: Mutex<Others>,
     /// Connections that it has lost.
     losses: AtomicU64,
+    beats: Mutex<Beats>,
+}
+
+/// The numbers of this session's beats.
+#[derive(Clone, Copy)]
+struct Beats {
+    /// The last one that is known to have been written.
+    written: i64,
+    /// The last one that was begun: it may be there all the same.
+    begun: i64,
 }
 
 /// How regularly this session has been beating.
@@ -96,6 +106,7 @@ impl Session {
             rhythm: Mutex::new(rhythm),
             others: Mutex::default(),
             losses: AtomicU64::new(0),
+            beats: Mutex::new(Beats { written: 0, begun: 0 }),
         })
     }
 
@@ -126,6 +137,17 @@ impl Session {
         rhythm.last.elapsed() <= BEAT_PAUSE_MAX && rhythm.steady_since.elapsed() >= JUDGE_AFTER
     }
 
+    /// No number is used twice, also if it is not known what came of it.
+    fn next_beat(&self) -> Beats {
+        let mut beats = self.beats();
+        beats.begun += 1;
+        *beats
+    }
+
+    fn beats(&self) -> MutexGuard<'_, Beats> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn rhythm(&self) -> MutexGuard<'_, Rhythm> {
         self.rhythm.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,7 +161,8 @@ impl Session {
         let mut beats = interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let to = address.to_primary(BEAT_TIMEOUT, BEAT_TIMEOUT);
+            // By keys: what is dead must not be walked over.
+            let to = address.by_keys(BEAT_TIMEOUT, BEAT_TIMEOUT);
             let opened = tokio::time::timeout(BEAT_TIMEOUT, Connection::open(&to)).await;
             let Ok(Ok(conn)) = opened else {
                 sleep(BEAT_INTERVAL).await;
@@ -159,8 +182,12 @@ impl Session {
     }
 
     async fn beat(&self, conn: &Connection) -> Result<(), Failure> {
-        let beaten = conn.execute(sql::SESSIONS_BEAT, &Schema::admin(), &[&self.no()]).await?;
-        if beaten == 0 {
+        let beats = self.next_beat();
+        let params: [Param<'_>; 3] = [&self.no(), &beats.written, &beats.begun];
+        let beaten: i64 = conn.query_one(sql::SESSIONS_BEAT, &Schema::admin(), &params).await?.try_get(0)?;
+        if beaten > 0 {
+            self.beats().written = beats.begun;
+        } else {
             tracing::warn!(
                 "this node was not heard of for too long: what it had claimed was given to others"
             );

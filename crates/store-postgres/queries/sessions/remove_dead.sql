@@ -4,6 +4,15 @@
 delete from admin.sessions silent
 using unnest($2::bigint[], $3::timestamptz[]) as heard (no, beat_at)
 where silent.no = heard.no
-  and silent.beat_at = heard.beat_at
+  and heard.beat_at = coalesce(
+      (
+          select b.beat_at
+          from admin.session_beats b
+          where b.session_no = heard.no
+          order by b.beat_no desc
+          limit 1
+      ),
+      silent.beat_at
+  )
   and exists (select 1 from admin.sessions me where me.no = $1)
 returning silent.no, silent.name

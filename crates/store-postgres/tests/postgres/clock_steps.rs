@@ -16,8 +16,8 @@ use crate::{
 const STEP: &str = "
     create function admin.step() returns trigger language plpgsql
     as 'begin new.beat_at := new.beat_at + interval ''1 hour''; return new; end';
-    create trigger step before update on admin.sessions for each row
-    when (new.no = FIRST) execute function admin.step();";
+    create trigger step before insert on admin.session_beats for each row
+    when (new.session_no = FIRST) execute function admin.step();";
 
 /// One node that died as the clock was right, and one that died before it was set back by an hour.
 const DEAD: &str = "

@@ -129,6 +129,40 @@ async fn what_is_due_before_all_that_was_claimed_is_found() {
     assert_eq!(claim(here, of, 51, 10).await.unwrap().len(), 2, "what was given back here is known here");
 }
 
+/// Claims and publishes lock the session's row. If beats changed it, they would walk over all of them since the oldest
+/// transaction that is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beats_leave_the_row_alone_that_claims_lock() {
+    let scene = Scene::of(2).await;
+    let beside = scene.beside().await;
+    let newest = "select coalesce(min(beat_no), 0) from (
+        select (select max(b.beat_no) from admin.session_beats b where b.session_no = s.no) as beat_no
+        from admin.sessions s
+    ) as of_each";
+    let reaches = async |beat_no: i64| {
+        let deadline = Instant::now() + PATIENCE;
+        while beside.number(newest).await < beat_no {
+            assert!(Instant::now() < deadline, "they do not beat");
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    reaches(2).await;
+    let rows = "select string_agg(ctid::text || xmin::text, ' ' order by no) from admin.sessions";
+    let row = async || -> String { beside.query_one(rows, &[]).await.unwrap().get(0) };
+    let before = row().await;
+    reaches(6).await;
+    assert_eq!(row().await, before);
+    assert!(beside.number("select count(*) from admin.session_beats").await <= 4, "the older ones are gone");
+
+    // A node of a version before listens for beats in the row, as long as it is there.
+    beside.batch_execute("insert into admin.sessions (name) values ('of before')").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while row().await.starts_with(&before) {
+        assert!(Instant::now() < deadline, "it hears nothing");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn read_little(scene: Scene, holding: Beside, took: Duration, index: &str) {
     let (beside, _scene) = closed(scene).await;
     let read = entries_read(&beside, index).await;

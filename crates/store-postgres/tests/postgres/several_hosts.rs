@@ -27,8 +27,9 @@ async fn a_host_that_says_no_word_keeps_nobody_from_the_primary() {
 
     // Others hear of it, too: it has a connection for that alone.
     let beside = Beside::connect(&database.url()).await;
-    let beat =
-        async || beside.query_one("select beat_at::text from admin.sessions", &[]).await.unwrap().get(0);
+    let beat = async || {
+        beside.query_one("select max(beat_no)::text from admin.session_beats", &[]).await.unwrap().get(0)
+    };
     let (first, deadline): (String, _) = (beat().await, Instant::now() + PATIENCE);
     while beat().await == first {
         assert!(Instant::now() < deadline, "it is not heard of");

@@ -69,7 +69,7 @@ impl Tenant {
         let draft = SubscriptionDraft { context_id: self.written_context(draft.context_id)?, ..draft };
         let subscription = draft.validate(self.sources().new_id(), &endpoint, self.sources().now())?;
         match self.store().insert_subscription(&self.schema, &subscription).await? {
-            Inserted::New | Inserted::Exists => Ok(subscription),
+            Inserted::New | Inserted::Exists => self.subscription(subscription.id).await,
             Inserted::EndpointMissing => Err(no_such_endpoint()),
             Inserted::TypeDisabled => Err(Error::type_disabled()),
         }
@@ -102,7 +102,7 @@ impl Tenant {
         for _ in 0..UPDATE_TRIES_MAX {
             let subscription = self.subscription(id).await?.patched(patch.clone(), self.sources().now())?;
             match self.store().update_subscription(&self.schema, &subscription).await? {
-                Updated::Written => return Ok(subscription),
+                Updated::Written => return self.subscription(id).await,
                 Updated::Stale => {}
                 Updated::Missing => return Err(Error::NotFound("subscription")),
                 Updated::TypeDisabled => return Err(Error::type_disabled()),

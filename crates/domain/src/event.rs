@@ -109,9 +109,9 @@ pub struct EventDraft {
     pub aggregate_type: Option<String>,
     /// The aggregate's version after this event; 1 if absent.
     pub aggregate_version: Option<i64>,
-    /// JSON object text.
+    /// JSON object text, at most [`EVENT_DATA_BYTES_MAX`] long and [`EVENT_DEPTH_MAX`] levels deep.
     pub event_data: String,
-    /// JSON object text; `{}` if absent.
+    /// JSON object text, at most [`EVENT_METADATA_BYTES_MAX`] long and as deep as `event_data`; `{}` if absent.
     pub event_metadata: Option<String>,
     /// Groups what belongs to one flow.
     pub correlation_id: Option<Uuid>,

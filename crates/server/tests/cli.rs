@@ -554,6 +554,10 @@ fn catalogue_and_endpoints_make_the_round() {
     let _server = Server::start(&folder);
 
     folder.json(&["event-types", "create", "order.placed", "Order placed", "--description", "x"]);
+    let create =
+        |category| folder.run(&["event-types", "create", "order.shipped", "Shipped", "--category", category]);
+    assert!(create("orders").stderr.contains("/category"));
+    assert_eq!(create("order").code, DONE);
     assert_eq!(folder.json(&["event-types", "disable", "order.placed"])["is_enabled"], false);
     assert_eq!(folder.run(&["publish", "order.placed", "{}"]).code, FAILED);
     assert_eq!(folder.json(&["event-types", "enable", "order.placed"])["is_enabled"], true);

@@ -36,7 +36,7 @@ const NOT_YET: [(&str, &str); 26] = [
 ];
 
 /// Fields and values of inputs, each with one that the same input has: elsewhere the same word is a mistake.
-const WORDS_NOT_YET: [(&str, &str); 12] = [
+const WORDS_NOT_YET: [(&str, &str); 11] = [
     ("payload_format", "endpoint_url"),
     ("signature_schemes", "endpoint_url"),
     ("rate_limit_per_second", "endpoint_url"),
@@ -45,7 +45,6 @@ const WORDS_NOT_YET: [(&str, &str); 12] = [
     ("template", "endpoint_url"),
     ("payload_schema", "display_name"),
     ("requires_verification", "display_name"),
-    ("event_type_id", "subscription_name"),
     ("payload", "level"),
     ("standard", "basic"),
     ("comprehensive", "basic"),

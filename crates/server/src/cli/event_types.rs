@@ -69,6 +69,9 @@ pub(crate) struct CreateArgs {
     event_type: String,
     /// For people, 1 to 255 characters
     display_name: String,
+    /// What stands before the dot; anything else is refused
+    #[arg(long)]
+    category: Option<String>,
     /// For people, up to 1000 characters
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -131,7 +134,7 @@ pub(crate) async fn run(session: &Session, command: EventTypesCommand) -> Result
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
     let input = wire::EventTypeIn {
         event_type: args.event_type,
-        category: None,
+        category: args.category,
         display_name: args.display_name,
         description: args.description,
         is_enabled: args.is_enabled,

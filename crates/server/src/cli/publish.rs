@@ -95,7 +95,7 @@ struct EnvelopeArgs {
     /// Organization, team … inside the tenant
     #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "file")]
     context_id: Option<Uuid>,
-    /// Source, address … of the publish; never sent to endpoints
+    /// Source, address … of the publish, up to 50 KiB and 10 levels; never sent to endpoints
     #[arg(long, value_name = "JSON", value_parser = arguments::json_object, conflicts_with = "file")]
     metadata: Option<Box<RawValue>>,
     /// When it happened: RFC 3339, or how long ago (2h) [default: now]

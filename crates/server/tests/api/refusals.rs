@@ -125,7 +125,6 @@ async fn a_field_that_is_not_here_yet_is_told_from_one_that_never_will_be() {
         ("PATCH", &endpoint, "max_in_flight", "5"),
         ("POST", "/v1/event-types", "payload_schema", "{}"),
         ("PATCH", "/v1/event-types/a.b", "requires_verification", "true"),
-        ("POST", "/v1/subscriptions", "event_type_id", NOBODY),
         ("POST", &verify, "payload", "{}"),
         ("POST", &verify, "level", "standard"),
         ("POST", &verify, "level", "comprehensive"),
@@ -301,6 +300,29 @@ async fn who_is_refused_before_its_body_was_read_sees_why() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(std::str::from_utf8(&answer), Ok("HTTP/1.1 401"));
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused_without_words() {
+    let server = Server::start().await;
+    let of_length = |path: usize| format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(path - 1));
+    let of_headers = |count: usize| format!("GET /livez HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
+    for (head, status) in [
+        ("nonsense\r\n\r\n".to_owned(), 400),
+        (of_length(65_534), 404),
+        (of_length(65_535), 414),
+        (of_headers(100), 200),
+        (of_headers(101), 431),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let read = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+        let is_without_words = answer.ends_with("\r\n\r\n");
+        assert_eq!(is_without_words, !matches!(status, 200 | 404), "{status}: {answer}");
+    }
 }
 
 #[tokio::test]

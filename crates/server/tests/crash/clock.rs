@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use neo_events::{
     Clock, DeliveryQuery, DeliveryState, DeliveryStatus, EndpointDraft, EventDraft, NeoEvents, PageRequest,
     SignedDuration, Sources, SubscriptionDraft, SystemClock, SystemRandom, Tenant, Timestamp,
@@ -26,7 +27,7 @@ const EVENTS: usize = 25;
 /// So many more are refused once, just before the step: as many as an endpoint that has failed may have in flight.
 const REFUSED: usize = 2;
 /// After which they are tried again, in seconds: longer than it takes from there to the step.
-const BACKOFF: u32 = 3;
+const BACKOFF: u32 = 10;
 const HOUR: i64 = 3600;
 /// A step further forward ends the leases of what is in flight, in seconds.
 const LEASE: i64 = 360;
@@ -126,12 +127,9 @@ async fn waiting(platform: &Tenant) -> usize {
     platform.deliveries(&query, PageRequest::first(1000)).await.unwrap().items.len()
 }
 
+/// All at once.
 async fn publish(platform: &Tenant, acknowledged: &Acknowledged, events: usize) -> Vec<String> {
-    let mut ids = Vec::with_capacity(events);
-    for _ in 0..events {
-        let id = platform.publish(EventDraft::new("a.b", "{}")).await.unwrap().id.to_string();
-        acknowledged.add(id.clone());
-        ids.push(id);
-    }
-    ids
+    let published = (0..events).map(|_| platform.publish(EventDraft::new("a.b", "{}")));
+    let ids = join_all(published).await.into_iter().map(|event| event.unwrap().id.to_string());
+    ids.inspect(|id| acknowledged.add(id.clone())).collect()
 }

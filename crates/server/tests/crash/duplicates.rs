@@ -8,12 +8,14 @@ use std::{
 use crate::ledger::Endpoint;
 
 /// What a kill may leave unrecorded, of each endpoint: the engine has at most 64 in flight to one on a node, and this load
-/// keeps fewer than that answered and waiting for their record.
-const UNRECORDED_AT_ONCE_MAX: usize = 2 * 64;
-/// How long an attempt that was answered may wait for its record, while the database is there.
-const UNRECORDED_MAX: Duration = Duration::from_secs(1);
-/// What a process had sent may arrive a moment after its death.
-const AFTERLIFE: Duration = Duration::from_secs(1);
+/// keeps fewer than that answered and waiting for their record. In a debug build, whose records may take their time, it is
+/// all that a node has in hand.
+const UNRECORDED_AT_ONCE_MAX: usize = if cfg!(debug_assertions) { 1024 } else { 2 * 64 };
+/// How long an attempt that was answered may wait for its record, while the database is there, in a release build. Others
+/// get more, on machines that have other things to do.
+const UNRECORDED_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+/// What a process had sent may arrive a moment after its death: the receiver has other things to do, too.
+const AFTERLIFE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
 
 /// What was killed, and when.
 #[derive(Default)]
@@ -31,16 +33,16 @@ struct Kill {
     last: Instant,
 }
 
-/// From the death of the database until it serves again.
+/// From the death of the database until the nodes that are there are served again.
 struct Outage {
     began: Instant,
     ended: Option<Instant>,
 }
 
 impl Casualties {
-    pub(crate) fn node_died(&mut self) {
-        let now = Instant::now();
-        self.nodes.push(Kill { at: now, last: now });
+    /// A node is dead now, and was struck at some time since this one.
+    pub(crate) fn node_died(&mut self, at: Instant) {
+        self.nodes.push(Kill { at, last: Instant::now() });
     }
 
     /// Its successor, too, and it was not ready yet.
@@ -49,8 +51,9 @@ impl Casualties {
         self.stillborn += 1;
     }
 
-    pub(crate) fn database_died(&mut self) {
-        self.outages.push(Outage { began: Instant::now(), ended: None });
+    /// The same of the database.
+    pub(crate) fn database_died(&mut self, at: Instant) {
+        self.outages.push(Outage { began: at, ended: None });
     }
 
     pub(crate) fn database_serves(&mut self) {

@@ -14,7 +14,7 @@ use crate::process::{
 
 const EVENTS: usize = 320;
 /// Of an attempt at the frozen one.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_receiver_delays_nobody_else_and_gets_everything_when_it_thaws() {

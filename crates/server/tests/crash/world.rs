@@ -30,8 +30,8 @@ const SECONDS: u64 = 15;
 /// Fewer kills prove little: it goes on until there were so many, of the database too if it is killed, but not for ever.
 const KILLS_MIN: usize = 2;
 const DATABASE_KILLS_MIN: usize = 2;
-const STRIKES_TIMEOUT: Duration = Duration::from_mins(1);
-/// In each tenant, for each second. Fewer acknowledged events prove little, too.
+const STRIKES_TIMEOUT: Duration = Duration::from_mins(3);
+/// In each tenant, for each second that was asked for. Fewer acknowledged events prove little, too.
 const ACKNOWLEDGED_MIN: u64 = 20;
 /// Of each publisher between two events: some 3000 events a second in all.
 const PACE: Duration = Duration::from_millis(5);
@@ -156,8 +156,9 @@ impl World {
     fn kill(&mut self, node: usize) {
         if let Some(server) = self.nodes[node].take() {
             self.addresses.remove(node);
+            let struck_at = Instant::now();
             server.kill();
-            self.casualties.node_died();
+            self.casualties.node_died(struck_at);
         }
     }
 
@@ -180,8 +181,9 @@ impl World {
         let hits_database = matches!(self.data, Data::Own(_)) && self.random.once_in(2);
         let hits_node = !hits_database || self.random.once_in(2);
         if hits_database && let Data::Own(cluster) = &mut self.data {
+            let struck_at = Instant::now();
             cluster.kill9();
-            self.casualties.database_died();
+            self.casualties.database_died(struck_at);
         }
         if hits_node {
             self.random.pause(20).await;
@@ -190,10 +192,19 @@ impl World {
         self.random.pause(500).await;
         if hits_database && let Data::Own(cluster) = &mut self.data {
             cluster.start_again().await;
+            self.until_all_are_ready().await;
             self.casualties.database_serves();
         }
         if hits_node {
             self.start(node).await;
+        }
+    }
+
+    /// The nodes that are there have found the database again.
+    async fn until_all_are_ready(&self) {
+        for server in self.nodes.iter().flatten() {
+            let mut client = Client::connect(server.address).await.unwrap();
+            until("it is ready", async || client.get("/readyz").await.unwrap().0 == 200).await;
         }
     }
 
@@ -202,12 +213,20 @@ impl World {
         self.casualties.nodes() >= KILLS_MIN && self.casualties.databases() >= database_kills_min
     }
 
-    /// Kills for so long, and often enough. Half of the time it waits for the recovery, which must be quick.
+    /// Kills for so long, and often enough, and until enough was acknowledged. Half of the time it waits for the recovery,
+    /// which must be quick.
     async fn kill_again_and_again(&mut self, lasting: Duration, publishers: &[Publishers]) {
         let (began, mut slowest) = (Instant::now(), Duration::ZERO);
         let mut arrived = vec![0; publishers.len()];
-        while began.elapsed() < lasting || !self.has_struck_enough() {
-            assert!(began.elapsed() < lasting + STRIKES_TIMEOUT, "only {} kills", self.casualties.nodes());
+        let least = usize::try_from(lasting.as_secs() * ACKNOWLEDGED_MIN).unwrap();
+        let has_enough = || publishers.iter().all(|tenant| tenant.so_far().len() >= least);
+        while began.elapsed() < lasting || !self.has_struck_enough() || !has_enough() {
+            assert!(
+                began.elapsed() < lasting + STRIKES_TIMEOUT,
+                "only {} kills, and acknowledged {:?}, each to be {least}",
+                self.casualties.nodes(),
+                publishers.iter().map(|tenant| tenant.so_far().len()).collect::<Vec<_>>()
+            );
             self.random.pause(2000).await;
             let acknowledged: Vec<_> = publishers.iter().map(|tenant| tenant.so_far().len()).collect();
             self.strike().await;
@@ -225,13 +244,11 @@ impl World {
         assert!(cfg!(debug_assertions) || slowest <= RECOVERY_MAX, "{slowest:?}");
     }
 
-    /// The ledgers of all endpoints are as they must be, and enough is in them.
-    async fn settle_accounts(&mut self, publishers: Vec<Publishers>, shop: Option<Shop>, lasting: Duration) {
+    /// The ledgers of all endpoints are as they must be.
+    async fn settle_accounts(&mut self, publishers: Vec<Publishers>, shop: Option<Shop>) {
         let mut ledgers = vec![];
         for publishers in publishers {
             let (acknowledged, refused) = publishers.end().await;
-            let least = lasting.as_secs() * ACKNOWLEDGED_MIN;
-            assert!(acknowledged.len() as u64 >= least, "only {} acknowledged", acknowledged.len());
             refused.assert_only_or_no_answer(self.data.refusals());
             ledgers.push((acknowledged, refused));
         }
@@ -264,7 +281,7 @@ impl World {
             shop = Some(Shop::open(database).await);
         }
         self.kill_again_and_again(lasting, &publishers).await;
-        self.settle_accounts(publishers, shop, lasting).await;
+        self.settle_accounts(publishers, shop).await;
         for endpoint in self.tenants.iter().flat_map(|tenant| &tenant.endpoints) {
             self.casualties.judge(endpoint);
         }

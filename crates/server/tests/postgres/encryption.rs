@@ -4,7 +4,10 @@ use std::fs;
 
 use neo_events_test_postgres::Cluster;
 
-use crate::{process::ServerProcess, sql::Sql};
+use crate::{
+    process::{ServerProcess, load::until},
+    sql::Sql,
+};
 
 const CONNECTIONS: &str = "
     select s.ssl
@@ -31,6 +34,8 @@ async fn the_url_says_how_connections_are_encrypted() {
         (String::new(), true),
     ] {
         let url = format!("{}?{parameters}", cluster.url());
+        // Those of the server before may not have been closed yet.
+        until("all connections are new", async || sql.column::<bool>(CONNECTIONS).await.is_empty()).await;
         let server = ServerProcess::start_on(folder.path(), &url, &[]).await;
         let connections: Vec<bool> = sql.column(CONNECTIONS).await;
         assert!(!connections.is_empty());

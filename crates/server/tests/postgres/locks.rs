@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     process::{
-        Client, Receiver, ServerProcess,
+        self, Client, Receiver, ServerProcess,
         load::until,
         publishers::{Addresses, Publishers, Work, until_all_arrived},
     },
@@ -17,6 +17,9 @@ use crate::{
 
 /// Of each tenant.
 const MANY: usize = 100;
+/// Of a server that cannot record what it attempted, in a release build. Others get more.
+const STOP_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 25 } else { 15 });
+const STOPS_MAX: usize = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_that_a_lock_keeps_from_being_recorded_are_recorded_when_it_is_gone() {
@@ -73,7 +76,17 @@ async fn attempts_that_a_lock_keeps_from_being_recorded_are_recorded_when_it_is_
 /// However long the lock stays: what could not be recorded is attempted again by whoever comes next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_keeps_attempts_from_being_recorded_does_not_hold_up_a_stop() {
-    const STOP_MAX: Duration = Duration::from_secs(15);
+    // One that has no time left to end its session says so: others find it silent. On a busy machine that may happen.
+    for _ in 0..STOPS_MAX {
+        if is_session_ended_by_stop_beside_a_lock().await {
+            return;
+        }
+    }
+    panic!("of {STOPS_MAX} servers none ended its session");
+}
+
+/// The stop is quick, and if the session is not ended by it, it is said.
+async fn is_session_ended_by_stop_beside_a_lock() -> bool {
     let (database, folder) = (database().await, tempfile::tempdir().unwrap());
     let server = ServerProcess::start_on(folder.path(), &database.url(), &[]).await;
     let receiver = Receiver::start().await;
@@ -98,7 +111,10 @@ async fn a_lock_that_keeps_attempts_from_being_recorded_does_not_hold_up_a_stop(
     println!("with one tenant's table locked a stop took {stop:.2?}");
     assert!(stop <= STOP_MAX, "{stop:?}");
     let nodes: i64 = sql.value("select count(*) from admin.sessions").await;
-    assert_eq!(nodes, 0, "its session is ended");
+    let is_left =
+        process::logs(folder.path()).contains("the session was not ended; others will find it silent");
+    assert!(nodes == 0 || is_left, "its session is not ended, and it is not said");
+    nodes == 0
 }
 
 /// How many deliveries there are, if they fit on a page.

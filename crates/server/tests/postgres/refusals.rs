@@ -3,8 +3,12 @@
 use std::time::{Duration, Instant};
 
 use neo_events_test_postgres::{Cluster, Database, database, execute};
+use tokio::net::TcpSocket;
 
-use crate::{process::ServerProcess, sql::Sql};
+use crate::{
+    process::{ServerProcess, load::until},
+    sql::Sql,
+};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -70,7 +74,13 @@ async fn no_connection_left() {
         ("fsync", "off"),
     ])
     .await;
-    let others = (Sql::connect(&cluster.url()).await, Sql::connect(&cluster.url()).await);
+    // Whoever asked whether it is ready may not have left yet.
+    let mut others = Vec::new();
+    until("both connections are taken", async || {
+        others.extend(Sql::try_connect(&cluster.url()).await.ok());
+        others.len() == 2
+    })
+    .await;
     assert_refused(&cluster.url(), &["refuses the connection", "too many clients already"]).await;
     drop(others);
 }
@@ -83,10 +93,10 @@ async fn nothing_behind_the_url() {
     let absent = database.url().replace("postgres@", "nobody_at_all@");
     assert_refused(&absent, &["refuses the connection", "\"nobody_at_all\" does not exist"]).await;
 
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let closed = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    // Somebody has the port and does not listen.
+    let deaf = TcpSocket::new_v4().unwrap();
+    deaf.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let closed = format!("postgres://postgres@{}/postgres", deaf.local_addr().unwrap());
     assert_refused(&closed, &["does not answer", "Connection refused"]).await;
     // Somebody listens and never says a word.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,7 +1,7 @@
 //! What operators see: the rows themselves.
 
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, NoTls, Row, types::FromSqlOwned};
+use tokio_postgres::{Client, Error, NoTls, Row, types::FromSqlOwned};
 
 use crate::process::load::until;
 
@@ -30,10 +30,15 @@ pub(crate) struct Sql {
 
 impl Sql {
     pub(crate) async fn connect(url: &str) -> Self {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        Self::try_connect(url).await.unwrap()
+    }
+
+    /// The same, where there may be no connection left.
+    pub(crate) async fn try_connect(url: &str) -> Result<Self, Error> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
         let mut driver = JoinSet::new();
         driver.spawn(async move { drop(connection.await) });
-        Self { client, _driver: driver }
+        Ok(Self { client, _driver: driver })
     }
 
     /// Runs statements, in the connection's transaction if it has begun one.

@@ -20,8 +20,8 @@ const CREATORS: usize = 8;
 const NOISE: f64 = 1.3;
 /// How long an idle server is watched.
 const WATCH: Duration = Duration::from_secs(4);
-/// What is promised is a second. A machine that has other things to do gets more.
-const ARRIVAL_MAX: Duration = Duration::from_secs(5);
+/// What is promised is a second. A machine that has other things to do gets more, and a debug build more again.
+const ARRIVAL_MAX: Duration = Duration::from_secs(if cfg!(debug_assertions) { 25 } else { 5 });
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_tenants_cost_nothing() {
@@ -31,7 +31,10 @@ async fn idle_tenants_cost_nothing() {
     let (url, folder, receiver) = (cluster.url(), tempfile::tempdir().unwrap(), Receiver::start().await);
     let server = ServerProcess::start_on(folder.path(), &url, &[]).await;
     create_tenants(&server, 0..1).await;
-    let of_one = transactions_per_second(&url).await.min(transactions_per_second(&url).await);
+    // The first is dropped: what was done before is counted late. A machine that has other things to do keeps the server
+    // from some of what it does when it is idle.
+    transactions_per_second(&url).await;
+    let of_one = transactions_per_second(&url).await.max(transactions_per_second(&url).await);
     let began = Instant::now();
     create_tenants(&server, 1..TENANTS).await;
     println!("{TENANTS} tenants in {:.1?}", began.elapsed());

@@ -9,12 +9,12 @@ use tokio::{
 
 use crate::{
     database::TestDatabase,
-    support::{Call, PATIENCE, Reply, Server, settings},
+    support::{Call, PATIENCE, Reply, Server, lasting_address, settings},
 };
 
 #[tokio::test]
 async fn a_stop_closes_idle_connections_and_answers_what_has_begun() {
-    let mut server = Server::start().await;
+    let mut server = Server::start_at(lasting_address()).await;
     let mut untouched = TcpStream::connect(server.address).await.unwrap();
     let mut idle = TcpStream::connect(server.address).await.unwrap();
     Call::new("GET", "/livez").header("connection", "keep-alive").send(&mut idle).await;

@@ -22,6 +22,14 @@ pub(crate) const NOBODY: &str = "01930000-0000-7000-8000-000000000000";
 
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// A port that the system gives to nobody who does not ask for it, so that nobody else is there when it is left.
+pub(crate) fn lasting_address() -> SocketAddr {
+    // Each program of tests begins elsewhere.
+    let begin = 20_000 + u16::try_from(std::process::id() % 10_000).expect("small");
+    let addresses = (begin..32_768).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    addresses.into_iter().find(|address| std::net::TcpListener::bind(address).is_ok()).expect("a free port")
+}
+
 /// A running server on a database of its own.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -45,10 +53,14 @@ pub(crate) fn settings(database: Database) -> ServeSettings {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    pub(crate) async fn start_at(listen: SocketAddr) -> Self {
         let database = TestDatabase::create().await;
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, address) = oneshot::channel();
-        let settings = settings(database.database());
+        let settings = ServeSettings { listen, ..settings(database.database()) };
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let announce = |address| ready.send(address).expect("the test waits");

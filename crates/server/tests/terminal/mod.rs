@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Where a test's programs run.
@@ -47,6 +47,14 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Where a server can listen again: a port that the system gives to nobody who does not ask for it.
+pub(crate) fn lasting_address() -> String {
+    // Each program of tests begins elsewhere.
+    let begin = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let mut addresses = (begin..32_768).map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
 }
 
 impl Folder {

@@ -1,5 +1,5 @@
-//! Tenants that claims back off from for a moment, since what they owe could not be read: somebody has locked a table
-//! of theirs, renamed or dropped it, or it is damaged. Meeting it again with every claim would take the others' time,
+//! Tenants that passes back off from for a moment, since what they owe could not be read or ended: somebody has locked a table
+//! of theirs, renamed or dropped it, or it is damaged. Meeting it again with every step would take the others' time,
 //! and would be reported five times a second. Kept in memory alone: whoever forgets it meets it again.
 
 use std::{
@@ -22,6 +22,7 @@ const TENANTS_MAX: usize = 1000;
 pub(crate) struct BackedOff {
     pub(crate) dispatches: BackedOffTenants,
     pub(crate) deliveries: BackedOffTenants,
+    pub(crate) tending: BackedOffTenants,
 }
 
 /// Tenants, by number, and until when they are left alone.

@@ -93,7 +93,7 @@ impl ChangeGate {
         }
     }
 
-    async fn enter(&self, tenant_no: i32) -> Result<ChangePlace, Failure> {
+    pub(crate) async fn enter(&self, tenant_no: i32) -> Result<ChangePlace, Failure> {
         let entered = async {
             let of_tenant = self.of_tenants.take(tenant_no).await.ok_or(Failure::Closed)?;
             let of_all = Arc::clone(&self.all).acquire_owned().await.map_err(|_| Failure::Closed)?;

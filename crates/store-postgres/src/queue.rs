@@ -66,6 +66,8 @@ impl WorkQueue for PostgresStore {
         let tenant_no = self.tenant_no(schema).await?;
         let terms = TenantTerms { schema, tenant_no, now };
         let Self { inner } = self;
+        // A user asks for it, and whoever stands before a lock of the tenant's has a connection.
+        let _place = inner.changes.enter(tenant_no).await?;
         let appended = inner.appends.append_directed(&inner.connections, terms, &event, &delivery).await?;
         // A test is due before everything.
         inner.floors.forget((tenant_no, delivery.endpoint_id.uuid()));

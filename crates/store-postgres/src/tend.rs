@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -19,19 +19,22 @@ use neo_events_domain::{
     time::{later, to_micros},
 };
 use tokio::time::Instant;
-use tokio_postgres::Row;
 
 use crate::{
     columns::Columns,
     conn::{Conn, Connection, Param},
     failure::Failure,
     repair::finish_request,
-    sql,
+    sql::{self, Sql},
     store::PostgresStore,
 };
 
 /// Deliveries that one step ends, or brings back, at most.
 const STEP_MAX: usize = 500;
+/// Deleted endpoints that one step looks at, at most.
+const REMOVALS_MAX: usize = 100;
+/// Deliveries that one look at the far ends of the queues finds, at most.
+const PUT_OFF_MAX: usize = 10 * STEP_MAX;
 /// How often the far end of every queue is looked at.
 const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the newest deliveries of tenants are looked at, of those that have one that is not due yet.
@@ -42,6 +45,8 @@ const AHEAD_INTERVAL: Duration = Duration::from_mins(1);
 pub(crate) struct TendTimes {
     put_off: NextTime,
     ahead: NextTime,
+    cancel_requests: Turns,
+    endpoint_removals: Turns,
     /// This node's session when it last tended.
     session_no: AtomicI64,
 }
@@ -66,6 +71,51 @@ impl NextTime {
     }
 }
 
+/// Where a list was left that has more rows than a step looks at. Some of them may wait for long: for an attempt in flight,
+/// or for somebody's lock.
+#[derive(Default)]
+struct Turns(Mutex<Option<(i32, Uuid)>>);
+
+impl Turns {
+    /// The next rows of the list, of tenants that are not left alone; from the beginning again after the last.
+    async fn next(
+        &self,
+        store: &PostgresStore,
+        conn: &Connection,
+        list: Sql,
+        most: usize,
+    ) -> Result<Vec<(i32, Uuid)>, Failure> {
+        let before_all = (i32::MIN, Uuid::nil());
+        let (no, id) = self.left_at().unwrap_or(before_all);
+        let (left_alone, limit) = (store.inner.backed_off.tending.nos(), count(most));
+        let params: [Param<'_>; 4] = [&no, &id, &left_alone, &limit];
+        let rows = conn.query(list, &Schema::admin(), &params).await?;
+        let rows = rows.iter().map(|row| {
+            let mut columns = Columns::of(row);
+            Ok((columns.take()?, columns.uuid()?))
+        });
+        let rows: Vec<_> = rows.collect::<Result<_, Failure>>()?;
+        *self.left_at() = rows.last().copied().filter(|_| rows.len() == most);
+        Ok(rows)
+    }
+
+    fn left_at(&self) -> MutexGuard<'_, Option<(i32, Uuid)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}
+
+/// What goes wrong with one tenant's tables is nothing to the others, and it is left alone for a while: who stands before
+/// its locks again and again keeps everybody waiting.
+fn leave_alone_if_one_tenants(store: &PostgresStore, tenant_no: i32, failure: &Failure) {
+    if failure.is_one_tenants() {
+        store.inner.backed_off.tending.note(tenant_no);
+    }
+}
+
 /// One step of each. Answers whether more is left that need not wait for an attempt in flight.
 pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, Failure> {
     // A claim in the name of a session that is gone sees nothing and takes it for everything.
@@ -84,13 +134,7 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
         tracing::error!(%failure, "cancellations that waited were not finished");
         false
     });
-    for row in conn.query(sql::ENDPOINT_REMOVALS_LIST, &Schema::admin(), &[]).await? {
-        more |= end_deliveries(store, &row, now).await.unwrap_or_else(|failure| {
-            // It stays on the list; others have nothing to do with it.
-            tracing::error!(%failure, "deliveries of a deleted endpoint were not cancelled");
-            false
-        });
-    }
+    more |= end_removals(store, &conn, now).await?;
     // One tenant's tables keep nobody else's waiting.
     let brief = store.inner.connections.brief().await?;
     if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &brief, now).await? {
@@ -118,18 +162,52 @@ async fn bury_others(store: &PostgresStore) -> bool {
 }
 
 async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let limit = i64::try_from(STEP_MAX).unwrap_or(i64::MAX);
-    let rows = conn.query(sql::CANCEL_REQUESTS_LIST, &Schema::admin(), &[&limit]).await?;
-    for row in &rows {
-        let mut columns = Columns::of(row);
-        let (no, id): (i32, DeliveryId) = (columns.take()?, columns.id()?);
+    let turns = &store.inner.tend_times.cancel_requests;
+    for (no, id) in turns.next(store, conn, sql::CANCEL_REQUESTS_LIST, STEP_MAX).await? {
+        if store.inner.backed_off.tending.has(no) {
+            continue;
+        }
+        let id = DeliveryId::from_uuid(id);
         if let Some(schema) = schema_of(store, conn, no).await?
             && let Err(failure) = finish_request(store, (&schema, no), id, now).await
         {
-            tracing::error!(%failure, delivery_id = %id, "a cancellation was not finished");
+            tracing::error!(%failure, %schema, delivery_id = %id, "a cancellation was not finished");
+            leave_alone_if_one_tenants(store, no, &failure);
         }
     }
     Ok(false)
+}
+
+/// Answers whether more is left of an endpoint, or of the list.
+async fn end_removals(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
+    let turns = &store.inner.tend_times.endpoint_removals;
+    let removals = turns.next(store, conn, sql::ENDPOINT_REMOVALS_LIST, REMOVALS_MAX).await?;
+    let (mut more, mut ended) = (false, 0);
+    for (no, endpoint_id) in &removals {
+        if store.inner.backed_off.tending.has(*no) {
+            continue;
+        }
+        match end_deliveries(store, (*no, *endpoint_id), now).await {
+            Ok(Removal::Ended) => ended += 1,
+            Ok(Removal::Waits) => {}
+            Ok(Removal::HasMore) => more = true,
+            Err(failure) => {
+                // It stays on the list; others have nothing to do with it.
+                tracing::error!(%failure, %endpoint_id, "deliveries of a deleted endpoint were not cancelled");
+                leave_alone_if_one_tenants(store, *no, &failure);
+            }
+        }
+    }
+    Ok(more || (ended > 0 && removals.len() == REMOVALS_MAX))
+}
+
+/// What is left of a deleted endpoint.
+enum Removal {
+    Ended,
+    /// An attempt in flight, perhaps.
+    Waits,
+    /// More deliveries than one step ends.
+    HasMore,
 }
 
 async fn schema_of(store: &PostgresStore, conn: &Conn, no: i32) -> Result<Option<Schema>, Failure> {
@@ -138,12 +216,14 @@ async fn schema_of(store: &PostgresStore, conn: &Conn, no: i32) -> Result<Option
 }
 
 /// What a deleted endpoint was still owed ends: at once where nobody works on it, else when that attempt ends.
-async fn end_deliveries(store: &PostgresStore, row: &Row, now: Timestamp) -> Result<bool, Failure> {
+async fn end_deliveries(
+    store: &PostgresStore,
+    (no, endpoint_id): (i32, Uuid),
+    now: Timestamp,
+) -> Result<Removal, Failure> {
     let mut conn = store.inner.connections.brief().await?;
-    let mut columns = Columns::of(row);
-    let (no, endpoint_id): (i32, Uuid) = (columns.take()?, columns.uuid()?);
-    let Some(schema) = schema_of(store, &conn, no).await? else { return Ok(false) };
-    let (admin, limit) = (Schema::admin(), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
+    let Some(schema) = schema_of(store, &conn, no).await? else { return Ok(Removal::Waits) };
+    let (admin, limit) = (Schema::admin(), count(STEP_MAX));
     let tx = conn.begin().await?;
     let owed = tx.query(sql::DELIVERY_QUEUE_OF_ENDPOINT, &admin, &[&no, &endpoint_id, &limit, &now]).await?;
     let (mut waiting, mut in_flight) = (Vec::new(), Vec::new());
@@ -153,32 +233,44 @@ async fn end_deliveries(store: &PostgresStore, row: &Row, now: Timestamp) -> Res
         if is_in_flight { in_flight.push(id) } else { waiting.push(id) }
     }
     let reason = CANCEL_REASON_ENDPOINT_DELETED;
-    let params: [Param<'_>; 4] = [&no, &endpoint_id, &waiting, &reason];
-    tx.query(sql::DELIVERIES_CANCEL_ALL, &schema, &params).await?;
-    let params: [Param<'_>; 4] = [&no, &endpoint_id, &in_flight, &reason];
-    tx.query(sql::DELIVERIES_REQUEST_CANCEL_ALL, &schema, &params).await?;
+    for (statement, ids) in
+        [(sql::DELIVERIES_CANCEL_ALL, &waiting), (sql::DELIVERIES_REQUEST_CANCEL_ALL, &in_flight)]
+    {
+        if !ids.is_empty() {
+            let params: [Param<'_>; 4] = [&no, &endpoint_id, ids, &reason];
+            tx.query(statement, &schema, &params).await?;
+        }
+    }
+    let mut ended = 0;
     if owed.is_empty() {
         // Unless somebody is at one of them just now.
-        tx.execute(sql::ENDPOINT_REMOVALS_END, &admin, &[&no, &endpoint_id]).await?;
+        ended = tx.execute(sql::ENDPOINT_REMOVALS_END, &admin, &[&no, &endpoint_id]).await?;
     }
     tx.commit().await?;
-    Ok(owed.len() == STEP_MAX)
+    Ok(match owed.len() {
+        STEP_MAX => Removal::HasMore,
+        0 if ended > 0 => Removal::Ended,
+        _ => Removal::Waits,
+    })
 }
 
 /// Makes due now what still waits too long. Answers whether there may be more.
 async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
     let latest = later(now, WAIT_MAX);
-    let (now, limit) = (to_micros(now), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
-    let late = conn.query(sql::DELIVERY_QUEUE_PUT_OFF, &Schema::admin(), &[&latest, &limit]).await?;
+    let (now, params) = (to_micros(now), [count(STEP_MAX), count(PUT_OFF_MAX)]);
+    let params: [Param<'_>; 3] = [&latest, &params[0], &params[1]];
+    let late = conn.query(sql::DELIVERY_QUEUE_PUT_OFF, &Schema::admin(), &params).await?;
     let mut more = false;
     for row in &late {
         let mut columns = Columns::of(row);
         let (no, ids): (i32, Vec<Uuid>) = (columns.take()?, columns.take()?);
         let Some(schema) = schema_of(store, conn, no).await? else { continue };
-        let params: [Param<'_>; 4] = [&no, &ids, &latest, &now];
-        let moved = conn.execute(sql::DELIVERIES_BRING_BACK, &schema, &params).await;
-        let moved: u64 = moved.unwrap_or_else(|failure| not_brought_back(&failure, &schema));
-        more |= moved > 0 && ids.len() >= STEP_MAX;
+        for step in ids.chunks(STEP_MAX) {
+            let params: [Param<'_>; 4] = [&no, &step, &latest, &now];
+            let moved = conn.execute(sql::DELIVERIES_BRING_BACK, &schema, &params).await;
+            let moved: u64 = moved.unwrap_or_else(|failure| not_brought_back(&failure, &schema));
+            more |= moved > 0 && step.len() == STEP_MAX;
+        }
     }
     Ok(more)
 }
@@ -209,8 +301,7 @@ async fn bring_back_ahead_of(
     at_once: Timestamp,
     now: Timestamp,
 ) -> Result<bool, Failure> {
-    let (first, limit) =
-        (DeliveryId::new(at_once, [0; 10]).uuid(), i64::try_from(STEP_MAX).unwrap_or(i64::MAX));
+    let (first, limit) = (DeliveryId::new(at_once, [0; 10]).uuid(), count(STEP_MAX));
     let found = conn.query(sql::DELIVERIES_AHEAD, schema, &[&first, &at_once, &limit]).await?;
     let ids: Vec<Uuid> = found.iter().map(|row| Columns::of(row).uuid()).collect::<Result<_, _>>()?;
     if ids.is_empty() {

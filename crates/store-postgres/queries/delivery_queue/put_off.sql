@@ -18,12 +18,16 @@ with recursive owing as (
         limit 1
     ) next
 )
-select owing.tenant_no, array_agg(late.delivery_id)
-from owing
-cross join lateral (
-    select q.delivery_id
-    from admin.delivery_queue q
-    where q.tenant_no = owing.tenant_no and q.endpoint_id = owing.endpoint_id and q.due_at > $1
-    limit $2
+select late.tenant_no, array_agg(late.delivery_id)
+from (
+    select owing.tenant_no, of_endpoint.delivery_id
+    from owing
+    cross join lateral (
+        select q.delivery_id
+        from admin.delivery_queue q
+        where q.tenant_no = owing.tenant_no and q.endpoint_id = owing.endpoint_id and q.due_at > $1
+        limit $2
+    ) of_endpoint
+    limit $3
 ) late
-group by owing.tenant_no
+group by late.tenant_no

@@ -4,26 +4,27 @@
 use std::time::Duration;
 
 use neo_events_domain::{
+    endpoint::Endpoint,
     event::{EventDraft, NewEvent},
     id::EventId,
     retry::Verdict,
     tenant::{Schema, Tenant},
 };
 use neo_events_store::{
-    Appended, Catalogue, EndpointQuota, EventLog, EventQuery, Inserted, PageRequest, Settled, Settlement,
-    Tenants, WorkQueue,
+    Appended, Catalogue, DeliveryLog, EndpointQuota, EventLog, EventQuery, Inserted, PageRequest, Settled,
+    Settlement, Tenants, WorkQueue,
 };
 use neo_events_store_postgres::PostgresStore;
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     invariants,
     scene::{
-        PATIENCE, Scene, at, claim, claim_dispatches, draft, event, id, new_endpoint, settle_at_last,
-        settlement, to_all, until_blocked,
+        PATIENCE, Scene, at, claim, claim_dispatches, draft, event, id, new_delivery, new_endpoint,
+        settle_at_last, settlement, to_all, until_blocked,
     },
 };
 
@@ -204,17 +205,40 @@ async fn locked_tenants(scene: &Scene, count: usize) -> Vec<Schema> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_changes_a_tenant_that_is_locked_leaves_connections_to_others() {
+    leave_connections_to_others("endpoints", |store, schema, endpoint| async move {
+        store.update_endpoint(&schema, &endpoint).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_tests_endpoints_of_a_tenant_that_is_locked_leaves_connections_to_others() {
+    leave_connections_to_others("deliveries", |store, schema, endpoint| async move {
+        let delivery = new_delivery(&endpoint);
+        store.append_directed(&schema, event(draft()), delivery, at(1)).await.is_ok()
+    })
+    .await;
+}
+
+/// Many make calls that a lock on this table of a tenant's holds up.
+async fn leave_connections_to_others<F>(
+    table: &str,
+    call: impl Fn(PostgresStore, Schema, Endpoint) -> F + Clone + Send + 'static,
+) where
+    F: Future<Output = bool> + Send,
+{
     let (scene, locked) = scene().await;
     let (holding, beside) = (scene.beside().await, scene.beside().await);
     let endpoint = new_endpoint();
     scene.store().insert_endpoint(&locked, &endpoint).await.unwrap();
-    holding.batch_execute(&format!("begin; lock table {locked}.endpoints in share mode")).await.unwrap();
+    holding.batch_execute(&format!("begin; lock table {locked}.{table} in share mode")).await.unwrap();
     let mut changing = JoinSet::new();
     for _ in 0..WAITING {
         let (store, schema, endpoint) = (scene.store().clone(), locked.clone(), endpoint.clone());
+        let call = call.clone();
         changing.spawn(async move {
             // Refused for now, again and again.
-            while store.update_endpoint(&schema, &endpoint).await.is_err() {}
+            while !call(store.clone(), schema.clone(), endpoint.clone()).await {}
         });
     }
     until_blocked(&beside, 1).await;
@@ -256,20 +280,73 @@ async fn whoever_reads_a_tenant_that_is_locked_leaves_connections_to_others() {
 
 /// A round of it frees what dead nodes held, and the next one must not be far.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tending_does_not_wait_for_a_tenant_that_is_locked() {
-    const ENDPOINTS: usize = 20;
+async fn tending_stands_before_a_tenants_lock_once_and_not_for_each_of_its_endpoints() {
+    const ENDPOINTS: usize = 60;
+    /// For each of them it would stand there for 100 ms.
+    const TENDING_MAX: Duration = Duration::from_secs(3);
     let (scene, locked) = scene().await;
-    for _ in 0..ENDPOINTS {
-        let endpoint = new_endpoint();
-        scene.store().insert_endpoint(&locked, &endpoint).await.unwrap();
-        scene.store().delete_endpoint(&locked, endpoint.id, at(1)).await.unwrap();
+    let (store, beside) = (scene.store(), scene.beside().await);
+    let endpoints: Vec<_> = (0..ENDPOINTS).map(|_| new_endpoint()).collect();
+    for schema in [&scene.schema, &locked] {
+        let of_it = if *schema == locked { &endpoints[..] } else { &[new_endpoint()] };
+        for endpoint in of_it {
+            store.insert_endpoint(schema, endpoint).await.unwrap();
+        }
+        store.append(schema, vec![event(draft())], at(0)).await.unwrap();
+        let owed = claim_dispatches(store, 0, 10).await.unwrap();
+        store.settle_dispatches(to_all(owed, of_it), at(0)).await.unwrap();
+        for endpoint in of_it {
+            store.delete_endpoint(schema, endpoint.id, at(1)).await.unwrap();
+        }
     }
+    let removals = "select count(*) from admin.endpoint_removals";
+    let all = i64::try_from(ENDPOINTS).unwrap();
+    assert_eq!(beside.number(removals).await, all + 1, "each is owed something yet");
     let holding = scene.beside().await;
     holding.batch_execute(&format!("begin; lock table {locked}.deliveries")).await.unwrap();
-    let tended =
-        timeout(OTHERS_TIME, scene.store().tend(at(2))).await.expect("it does not wait for the lock");
-    tended.unwrap();
+    // Of each endpoint twice: what it is owed ends, and then there is nothing left.
+    for _ in 0..2 {
+        timeout(TENDING_MAX, store.tend(at(2))).await.expect("it stands there for each endpoint").unwrap();
+    }
+    assert_eq!(beside.number(removals).await, all, "others have nothing to do with it");
     holding.batch_execute("rollback").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(removals).await > 0 {
+        assert!(Instant::now() < deadline, "it is left alone for ever");
+        store.tend(at(2)).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    invariants::check(&beside).await;
+}
+
+/// However many cancellations of one tenant wait for attempts that are in flight, another one's is finished.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancellations_have_their_turns() {
+    /// More than one round looks at.
+    const WAITING: usize = 501;
+    let (scene, other) = scene().await;
+    let (store, beside) = (scene.store(), scene.beside().await);
+    for (schema, count, second) in [(&scene.schema, WAITING, 100), (&other, 1, 0)] {
+        let endpoint = new_endpoint();
+        store.insert_endpoint(schema, &endpoint).await.unwrap();
+        let events = (0..count).map(|_| event(draft())).collect();
+        store.append(schema, events, at(0)).await.unwrap();
+        let owed = claim_dispatches(store, second, 1000).await.unwrap();
+        store.settle_dispatches(to_all(owed, std::slice::from_ref(&endpoint)), at(0)).await.unwrap();
+        let leases = claim(store, (schema, &endpoint), second, 1000).await.unwrap();
+        assert_eq!(leases.len(), count);
+        for lease in leases {
+            let id = lease.work().delivery_id;
+            store.cancel_delivery(schema, id, "no longer", at(second)).await.unwrap();
+        }
+    }
+    let waiting = "select count(*) from admin.cancel_requests";
+    assert_eq!(beside.number(waiting).await, i64::try_from(WAITING).unwrap() + 1);
+    // The other one's lease is over.
+    for _ in 0..2 {
+        store.tend(at(120)).await.unwrap();
+    }
+    assert_eq!(beside.number(waiting).await, i64::try_from(WAITING).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -947,7 +947,8 @@ fn a_listener_waits_for_a_server_that_is_briefly_away_and_tells_what_stays() {
 
     let stay: Vec<_> = (0..3).map(|_| listen()).collect();
     let left = folder.json(&["endpoints", "list"]);
-    let ids: Vec<_> = left["data"].as_array().unwrap().iter().map(|left| left["id"].as_str().unwrap()).collect();
+    let ids: Vec<_> =
+        left["data"].as_array().unwrap().iter().map(|left| left["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), stay.len());
     assert_eq!(server.terminate(), Some(DONE));
     let mut quickest = Duration::MAX;

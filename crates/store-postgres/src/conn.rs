@@ -15,7 +15,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,12 @@ const PRIMARY_FOR: Duration = Duration::from_secs(2);
 /// How long the answer to that is waited for before another connection is made.
 const RECYCLE_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a connection is used at least, and how much longer at most: what its process on the server remembers of each
+/// tenant's tables is some 0.2 MB, and it forgets nothing before its end.
+const LIFE: Duration = Duration::from_mins(30);
+/// By how much the lives of connections that are made one after the other differ: they must not end together.
+const LIFE_STEP: Duration = Duration::from_mins(7);
+
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// A user who has gone away does not keep a process of the server busy.
@@ -70,6 +76,15 @@ pub(crate) enum LockWait {
     Whole,
     /// For [`LOCK_WAIT_ALONE`].
     Alone,
+}
+
+/// Connections of this process so far.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// Between half an hour and an hour.
+fn life(number: u32) -> Duration {
+    let longer = u64::from(number) * LIFE_STEP.as_secs() % LIFE.as_secs();
+    LIFE + Duration::from_secs(longer)
 }
 
 /// A statement of a tenant.
@@ -173,6 +188,9 @@ impl managed::Manager for Manager {
         if connection.client.is_closed() || connection.is_dirty || is_given_up {
             return Err(RecycleError::message("it is closed, or given up"));
         }
+        if connection.retires_at <= Instant::now() {
+            return Err(RecycleError::message("it has lived for long enough"));
+        }
         if self.only_reads && connection.asked_at.elapsed() >= PRIMARY_FOR {
             if self.fell_silent_since(connection.asked_at) {
                 return Err(RecycleError::message("another one had no answer"));
@@ -222,6 +240,8 @@ pub(crate) struct Connection {
     is_given_up: AtomicBool,
     /// When its server was the primary for sure.
     asked_at: Instant,
+    /// Nobody is given it from then on.
+    retires_at: Instant,
     /// Moves the bytes; ends with the connection.
     driver: JoinSet<()>,
     /// Closes it at once.
@@ -260,6 +280,7 @@ impl Connection {
             only_reads: false,
             is_given_up: AtomicBool::new(false),
             asked_at: Instant::now(),
+            retires_at: Instant::now() + life(MADE.fetch_add(1, Ordering::Relaxed)),
             driver,
             cut,
         })
@@ -485,5 +506,38 @@ impl std::ops::Deref for Transaction<'_> {
     type Target = Connection;
     fn deref(&self) -> &Connection {
         self.connection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deadpool::managed::Manager as _;
+    use neo_events_test_postgres::database;
+
+    use super::*;
+    use crate::open::Address;
+
+    #[tokio::test]
+    async fn a_connection_is_used_until_it_retires() {
+        let database = database().await;
+        let address = Address::parse(&database.url()).unwrap();
+        let manager = Manager {
+            to: address.to_primary(Duration::ZERO, Duration::ZERO),
+            answer_timeout: CONNECTION_WAIT,
+            only_reads: false,
+            silent_at: Mutex::default(),
+        };
+        let mut connection = manager.create().await.unwrap();
+        assert!(manager.recycle(&mut connection, &Metrics::default()).await.is_ok());
+        connection.retires_at = Instant::now();
+        assert!(manager.recycle(&mut connection, &Metrics::default()).await.is_err());
+    }
+
+    #[test]
+    fn connections_that_are_made_together_do_not_retire_together() {
+        let mut lives: Vec<_> = (0..17).map(life).collect();
+        lives.sort_unstable();
+        assert!(lives.windows(2).all(|lives| lives[1] >= lives[0] + Duration::from_mins(1)), "{lives:?}");
+        assert!((LIFE..LIFE * 2).contains(&lives[16]));
     }
 }

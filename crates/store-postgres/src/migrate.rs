@@ -80,8 +80,15 @@ const TENANT: [Migration; 4] = [
     },
 ];
 
+/// `create schema if not exists` wants the right to make one also where it is there.
 const BEGINNING: &str = "
-    create schema if not exists admin;
+    do $$
+    begin
+        if to_regnamespace('admin') is null then
+            create schema admin;
+        end if;
+    end
+    $$;
     create table if not exists admin.migrations (
         scope text not null,
         level integer not null,
@@ -193,8 +200,15 @@ fn somebody_else_did(failure: &Failure) -> bool {
 
 /// A transaction in which nobody else migrates.
 async fn locked(conn: &mut Connection) -> Result<Transaction<'_>, Failure> {
+    const LOCK: &str = "lock table admin.migrations in share row exclusive mode";
     let tx = conn.begin().await?;
-    tx.batch("lock table admin.migrations in share row exclusive mode").await?;
+    match tx.batch(&format!("savepoint free; {LOCK} nowait")).await {
+        Err(failure) if failure.is_a_lock() => {
+            tracing::info!("somebody else is migrating the database; waiting for the end of it");
+            tx.batch(&format!("rollback to free; {LOCK}")).await?;
+        }
+        locked => locked?,
+    }
     Ok(tx)
 }
 

@@ -37,6 +37,8 @@ pub const PLANNING_OF_WORK: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("enable_mergejoin", "off")];
 /// How long a statement for work may take at most: the leases of one whose answer was lost are looked for longer.
 pub(crate) const WORK_TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// How long a transaction that migrates may stand still: others wait for its lock, and its process may have hung.
+const MIGRATOR_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long making a connection to one of the servers may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -316,7 +318,7 @@ impl Address {
 
     /// A connection for migrating and checking: it may take its time.
     pub(crate) async fn connect(&self) -> Result<Connection, OpenError> {
-        let opened = Connection::open(&self.to_primary(Duration::ZERO, Duration::ZERO)).await;
+        let opened = Connection::open(&self.to_primary(Duration::ZERO, MIGRATOR_IDLE_TIMEOUT)).await;
         opened.map_err(|failure| self.named(failure.into()))
     }
 }

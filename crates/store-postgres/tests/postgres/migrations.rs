@@ -204,6 +204,10 @@ async fn the_right_to_create_schemas_is_enough() {
     let appended = store.append(&tenant.schema, vec![event(draft())], at(0)).await.unwrap();
     assert!(matches!(appended[0], Appended::Stored { .. }));
 
+    // Nor is it needed once everything is there.
+    let revoke = format!("revoke create on database {} from {}", database.name(), role.name);
+    beside.batch_execute(&revoke).await.unwrap();
+    drop(try_open(&role.url).await.unwrap());
     let stranger = database.create_role("stranger", "").await;
     let refused = try_open(&stranger.url).await.unwrap_err();
     assert!(matches!(refused, OpenError::Rights(_)), "{refused:?}");

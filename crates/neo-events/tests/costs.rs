@@ -27,8 +27,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Events that are counted; some before them fill caches and pools.
+/// Events that are counted, so many times; some before them fill caches and pools.
 const EVENTS: usize = 500;
+const ROUNDS: usize = 3;
 const WARM_UP: usize = 100;
 /// For what is allocated though there are no events.
 const IDLE: Duration = Duration::from_secs(1);
@@ -124,9 +125,18 @@ async fn prepare(neo: &NeoEvents, receiver: &Receiver) {
     publish(neo, receiver, WARM_UP).await;
 }
 
+/// The least that an event was seen to allocate: where others keep the machine busy it is more.
+async fn allocations(neo: &NeoEvents, receiver: &Receiver) -> usize {
+    let mut least = usize::MAX;
+    for _ in 0..ROUNDS {
+        least = least.min(allocations_of_a_round(neo, receiver).await);
+    }
+    least
+}
+
 /// Allocations for one event. What is done all the time, event or not, is not its: the longer the machine takes for an
 /// event, the more of that there is.
-async fn allocations(neo: &NeoEvents, receiver: &Receiver) -> usize {
+async fn allocations_of_a_round(neo: &NeoEvents, receiver: &Receiver) -> usize {
     let (region, began) = (Region::new(ALLOCATOR), Instant::now());
     publish(neo, receiver, EVENTS).await;
     let (of_events, took) = (region.change().allocations, began.elapsed());
@@ -192,7 +202,8 @@ async fn on_postgres() -> usize {
         client.query("select pg_stat_statements_reset() /* by the test itself */", &[]).await.unwrap();
         let began = Instant::now();
         let allocations = allocations(&neo, &receiver).await;
-        let [events, all] = [EVENTS, EVENTS + WARM_UP].map(|count| i64::try_from(count).unwrap());
+        let events = ROUNDS * EVENTS;
+        let [events, all] = [events, events + WARM_UP].map(|count| i64::try_from(count).unwrap());
         let deadline = Instant::now() + PATIENCE;
         // The last attempt is recorded after it arrived.
         while recorded(&client).await < all {

@@ -3,19 +3,34 @@
 use std::time::{Duration, Instant};
 
 use neo_events::{
-    Conflict, DeliveryState, DeliveryStatus, EndpointPatch, Error, FailureCode, SignedDuration,
+    Conflict, CreatedEndpoint, DeliveryState, DeliveryStatus, EndpointPatch, Error, FailureCode,
+    SignedDuration,
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    receiver::{Answer, Receiver, eventually},
+    receiver::{self, Answer, Receiver, eventually},
     world::World,
 };
+
+/// Of an endpoint whose retry is awaited, though only after something else was done.
+const RETRY_SECONDS: u32 = 5;
+/// Of one whose retry must not come in between.
+const LATE_RETRY_SECONDS: u32 = 60;
+
+/// From now on.
+async fn retries_after(world: &World, created: &CreatedEndpoint, seconds: u32) {
+    let patch = EndpointPatch { retry_backoff_seconds: Some(seconds), ..EndpointPatch::default() };
+    world.tenant().update_endpoint(created.endpoint.id, patch, None).await.unwrap();
+}
 
 #[tokio::test]
 async fn an_inactive_endpoint_holds_what_it_is_owed_and_is_owed_nothing_new() {
     let world = World::new().await;
     let receiver = Receiver::answering(|_, before| Answer::status(if before == 0 { 503 } else { 200 })).await;
     let created = world.endpoint(&receiver.url).await;
+    retries_after(&world, &created, RETRY_SECONDS).await;
     world.publish(r#"{"n":1}"#).await;
     world.only_delivery(DeliveryStatus::Retrying).await;
     world.tenant().deactivate_endpoint(created.endpoint.id).await.unwrap();
@@ -23,7 +38,7 @@ async fn an_inactive_endpoint_holds_what_it_is_owed_and_is_owed_nothing_new() {
     eventually("the second dispatch", async || world.tenant().event(second.id).await.unwrap().processed_at)
         .await;
     // Longer than the retry's delay: it must not come.
-    tokio::time::sleep(Duration::from_millis(1800)).await;
+    tokio::time::sleep(Duration::from_secs(RETRY_SECONDS.into()) * 3 / 2).await;
     assert_eq!(receiver.received().len(), 1);
     let held = world.only_delivery(DeliveryStatus::Retrying).await.delivery;
     assert!(world.tenant().is_held(&held).await.unwrap());
@@ -39,6 +54,7 @@ async fn an_inactive_endpoint_holds_what_it_is_owed_and_is_owed_nothing_new() {
 async fn deleting_an_endpoint_cancels_what_it_is_owed() {
     let (world, receiver) = (World::new().await, Receiver::answering(|_, _| Answer::status(503)).await);
     let created = world.endpoint(&receiver.url).await;
+    retries_after(&world, &created, LATE_RETRY_SECONDS).await;
     world.publish("{}").await;
     let held = world.only_delivery(DeliveryStatus::Retrying).await;
     world.tenant().delete_endpoint(created.endpoint.id).await.unwrap();
@@ -55,7 +71,8 @@ async fn deleting_an_endpoint_cancels_what_it_is_owed() {
 async fn a_cancelled_delivery_can_be_retried_and_a_delivered_one_neither() {
     let world = World::new().await;
     let receiver = Receiver::answering(|_, before| Answer::status(if before == 0 { 503 } else { 200 })).await;
-    world.endpoint(&receiver.url).await;
+    let created = world.endpoint(&receiver.url).await;
+    retries_after(&world, &created, LATE_RETRY_SECONDS).await;
     world.publish("{}").await;
     let id = world.only_delivery(DeliveryStatus::Retrying).await.delivery.id;
     let cancelled = world.tenant().cancel_delivery(id, "not needed").await.unwrap();
@@ -77,14 +94,16 @@ async fn a_cancelled_delivery_can_be_retried_and_a_delivered_one_neither() {
 #[tokio::test]
 async fn cancelling_in_flight_takes_effect_when_the_attempt_ends() {
     let world = World::new().await;
+    let (gate, closed) = watch::channel(false);
     let receiver =
-        Receiver::answering(|_, _| Answer { delay: Duration::from_secs(1), ..Answer::status(503) }).await;
+        Receiver::answering(move |_, _| Answer { gate: Some(closed.clone()), ..Answer::status(503) }).await;
     world.endpoint(&receiver.url).await;
     world.publish("{}").await;
     receiver.wait_for(1).await;
     let id = world.deliveries().await[0].id;
     let flying = world.tenant().cancel_delivery(id, "stop").await.unwrap();
     assert_eq!((flying.state, flying.cancel_requested.as_deref()), (DeliveryState::Pending, Some("stop")));
+    gate.send_replace(true);
     let landed = world.only_delivery(DeliveryStatus::Cancelled).await;
     assert_eq!(landed.delivery.state, DeliveryState::Cancelled { reason: "stop".into() });
     assert_eq!(landed.attempts.len(), 1);
@@ -132,8 +151,8 @@ async fn verification_follows_reachability() {
     let report = world.tenant().verify_endpoint(created.endpoint.id).await.unwrap();
     assert!(report.endpoint.is_verified && report.connectivity.reachable);
     assert_eq!((report.connectivity.status, receiver.received()[0].method.as_str()), (Some(405), "HEAD"));
-    let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let url = format!("http://{unused}/");
+    let deaf = receiver::deaf();
+    let url = format!("http://{}/", deaf.local_addr().unwrap());
     let moved = world
         .tenant()
         .update_endpoint(created.endpoint.id, EndpointPatch::default(), Some(&url))

@@ -266,8 +266,8 @@ mod tests {
         let snapshot = others.transaction().unwrap();
         snapshot.query_row("select count(*) from filler", [], |_| Ok(())).unwrap();
         let work = async {
-            for _ in 0..40 {
-                write(&file, 25).await;
+            for _ in 0..4 {
+                write(&file, 250).await;
                 file.read(|_| Ok(())).await.unwrap();
                 file.look(|_| Ok(())).await.unwrap();
             }

@@ -225,17 +225,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_takes_too_long_is_ended_and_harms_no_other() {
-        let (store, _directory) = store(Duration::from_millis(200));
+        let (store, _directory) = store(Duration::from_secs(2));
         let file = &*store.inner.admin;
         let begun = Instant::now();
         let (one, two) = tokio::join!(file.read(endless), file.read(endless));
-        assert!(begun.elapsed() < Duration::from_secs(2), "the wait for a connection counts");
+        assert!(begun.elapsed() < Duration::from_secs(4), "the wait for a connection counts");
         // The reader's place goes to one of them, and the other has nothing left of its time when its turn comes.
         let (Err(StoreError::TooSlow(slow)), Err(StoreError::Unavailable(waited))) = (&one, &two) else {
             panic!("{one:?} {two:?}")
         };
-        assert_eq!(slow.to_string(), "the query took longer than 0.2 s");
-        assert_eq!(waited.to_string(), "other reads took most of the 0.2 s that this one had");
+        assert_eq!(slow.to_string(), "the query took longer than 2 s");
+        assert_eq!(waited.to_string(), "other reads took most of the 2 s that this one had");
         file.read(|conn| Ok(conn.query_row("select 1", [], |_| Ok(()))?)).await.unwrap();
     }
 

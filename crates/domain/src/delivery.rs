@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::{
     id::{DeliveryId, EndpointId, EventId, RequestId, SubscriptionId},
@@ -385,41 +385,6 @@ pub struct Attempt {
     pub completed_at: Timestamp,
 }
 
-/// A delivery with all its attempts, oldest first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeliveryHistory {
-    /// The delivery.
-    pub delivery: Delivery,
-    /// Its attempts.
-    pub attempts: Vec<Attempt>,
-}
-
-impl DeliveryHistory {
-    /// The newest attempt.
-    pub fn latest_attempt(&self) -> Option<&Attempt> {
-        self.attempts.last()
-    }
-
-    /// The attempt that succeeded.
-    pub fn successful_attempt(&self) -> Option<&Attempt> {
-        self.attempts.iter().find(|attempt| attempt.delivery_status == AttemptStatus::Success)
-    }
-
-    /// From the first attempt's beginning to the last one's end.
-    pub fn total_duration(&self) -> SignedDuration {
-        match (self.attempts.first(), self.attempts.last()) {
-            (Some(first), Some(last)) => last.completed_at.duration_since(first.attempted_at),
-            _ => SignedDuration::ZERO,
-        }
-    }
-
-    /// Share of attempts that succeeded, 0…1; `None` before the first.
-    pub fn success_rate(&self) -> Option<f64> {
-        let attempts = u32::try_from(self.attempts.len()).ok().filter(|count| *count > 0)?;
-        Some(f64::from(u8::from(self.successful_attempt().is_some())) / f64::from(attempts))
-    }
-}
-
 /// The words for a failure code, where the transport gave none.
 pub const fn describe(code: FailureCode) -> &'static str {
     match code {
@@ -516,26 +481,6 @@ mod tests {
         assert_eq!(DeliveryState::after(Verdict::Succeeded, requested), DeliveryState::Success);
     }
 
-    fn attempt(number: u32, status: AttemptStatus, from: i64, to: i64) -> Attempt {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        Attempt {
-            attempt_number: number,
-            delivery_status: status,
-            request_url: "https://example.com/".into(),
-            request_method: "POST".into(),
-            request_headers: vec![],
-            request_body: Arc::default(),
-            signature: None,
-            response: None,
-            response_time_ms: 0,
-            error_message: None,
-            error_code: None,
-            connection_reused: false,
-            attempted_at: at(from),
-            completed_at: at(to),
-        }
-    }
-
     #[test]
     fn an_error_code_tells_whether_there_was_an_answer() {
         let answered = |outcome| is_answered(error_code(&outcome).as_deref());
@@ -548,18 +493,8 @@ mod tests {
     }
 
     #[test]
-    fn a_history_answers_for_its_attempts() {
-        let none = DeliveryHistory { delivery: delivery(DeliveryState::Pending), attempts: vec![] };
-        assert_eq!((none.latest_attempt(), none.success_rate()), (None, None));
-        assert_eq!(none.total_duration(), SignedDuration::ZERO);
-        let attempts =
-            vec![attempt(1, AttemptStatus::Timeout, 10, 40), attempt(2, AttemptStatus::Success, 45, 46)];
-        let history = DeliveryHistory { delivery: delivery(DeliveryState::Success), attempts };
-        assert_eq!(history.latest_attempt().unwrap().attempt_number, 2);
-        assert_eq!(history.successful_attempt().unwrap().attempt_number, 2);
-        assert_eq!(history.total_duration(), SignedDuration::from_secs(36));
-        assert_eq!(history.success_rate(), Some(0.5));
+    fn the_next_delay_is_what_another_failure_would_bring() {
         // Five seconds, doubled four times: what a failure of the fifth attempt would bring.
-        assert_eq!(history.delivery.next_delay(), Duration::from_secs(80));
+        assert_eq!(delivery(DeliveryState::Success).next_delay(), Duration::from_secs(80));
     }
 }

@@ -1,18 +1,18 @@
 //! A tenant's handle that is bound to a context, and what that changes: it sees and writes that context's rows alone.
 //!
 //! This is the only place that decides by context who sees what; the other modules of the handle ask it. Events,
-//! endpoints and subscriptions carry their context; a delivery has its endpoint's. What is another's, or nobody's in
-//! particular, is missing: it is answered as if it were not there. The catalogue of event types is the whole tenant's.
+//! endpoints and subscriptions carry their context; a delivery has its endpoint's, also once that is deleted. What is
+//! another's, or nobody's in particular, is missing: it is answered as if it were not there. The catalogue of event types
+//! is the whole tenant's.
 //!
 //! The heads of streams have no context, so an aggregate counts as a context's own if it has an event there. To others
 //! its version is not told, but a guarded publish to it is refused all the same.
 
 use neo_events_domain::{
     Uuid,
-    delivery::Delivery,
     violation::{Rule, Violations},
 };
-use neo_events_store::{DeliveryQuery, EventQuery, Page, PageRequest};
+use neo_events_store::{EventQuery, Page, PageRequest};
 use neo_events_store_sqlite::rusqlite;
 
 use crate::{Error, Tenant};
@@ -50,21 +50,6 @@ impl Tenant {
     pub(crate) fn written_context(&self, given: Option<Uuid>) -> Result<Option<Uuid>, Violations> {
         let differs = Rule::Conflict("differs from the context that the caller is bound to");
         self.listed_context(given).map_err(|OtherContext| Violations::one("/context_id", differs))
-    }
-
-    /// Whether a delivery is there for the caller. The store knows the context of its endpoint, also of a deleted one.
-    pub(crate) async fn sees_delivery(&self, delivery: &Delivery) -> Result<bool, Error> {
-        if self.context_id.is_none() {
-            return Ok(true);
-        }
-        let query = DeliveryQuery {
-            event_id: Some(delivery.webhook_event_id),
-            endpoint_id: Some(delivery.webhook_endpoint_id),
-            context_id: self.context_id,
-            ..DeliveryQuery::default()
-        };
-        let found = self.store().deliveries(&self.schema, &query, PageRequest::first(1)).await?;
-        Ok(!found.items.is_empty())
     }
 
     /// Whether an aggregate has an event that is there for the caller.

@@ -1,21 +1,37 @@
 //! Looking at deliveries and repairing them.
 
 use neo_events_domain::{
-    delivery::{CANCEL_REASON_CHARS_MAX, Delivery, DeliveryHistory},
+    delivery::{Attempt, CANCEL_REASON_CHARS_MAX, Delivery},
     id::DeliveryId,
     violation::Faults,
 };
-use neo_events_store::{Changed, DeliveryQuery, Page, PageRequest};
+use neo_events_store::{Changed, DeliveryQuery, EndpointStanding, Page, PageRequest, StoredDelivery};
 
-use crate::{Conflict, Error, Tenant, context::no_rows};
+use crate::{
+    Conflict, Error, Tenant,
+    context::no_rows,
+    history::{DeliveryHistory, HISTORY_ATTEMPTS_MAX},
+};
 
 impl Tenant {
-    /// One delivery with its attempts.
-    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryHistory, Error> {
-        match self.store().delivery(&self.schema, id).await? {
-            Some(history) if self.sees_delivery(&history.delivery).await? => Ok(history),
-            _ => Err(Error::NotFound("delivery")),
-        }
+    /// One delivery, without its attempts.
+    pub async fn delivery(&self, id: DeliveryId) -> Result<StoredDelivery, Error> {
+        let found = self.store().delivery(&self.schema, id).await?;
+        found.filter(|found| self.sees(found.context_id)).ok_or(Error::NotFound("delivery"))
+    }
+
+    /// One delivery with its newest attempts. Whether there are earlier ones is said there.
+    pub async fn delivery_history(&self, id: DeliveryId) -> Result<DeliveryHistory, Error> {
+        let found = self.delivery(id).await?;
+        let (is_held, newest) = (found.is_held(), PageRequest::first(HISTORY_ATTEMPTS_MAX));
+        let attempts = self.store().attempts(&self.schema, &found.delivery, newest).await?;
+        Ok(DeliveryHistory::new(found.delivery, is_held, attempts))
+    }
+
+    /// A delivery's attempts, newest first.
+    pub async fn attempts(&self, id: DeliveryId, page: PageRequest) -> Result<Page<Attempt>, Error> {
+        let found = self.delivery(id).await?;
+        Ok(self.store().attempts(&self.schema, &found.delivery, page).await?)
     }
 
     /// Deliveries, newest first.
@@ -32,12 +48,12 @@ impl Tenant {
     /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled. While its endpoint
     /// is inactive it would be held, so that is refused.
     pub async fn retry_delivery(&self, id: DeliveryId) -> Result<Delivery, Error> {
-        let delivery = self.delivery(id).await?.delivery;
+        let StoredDelivery { delivery, endpoint, .. } = self.delivery(id).await?;
         if delivery.can_retry() {
-            match self.store().endpoint(&self.schema, delivery.webhook_endpoint_id).await? {
-                None => return Err(Conflict::EndpointDeleted.into()),
-                Some(endpoint) if !endpoint.is_active => return Err(Conflict::EndpointInactive.into()),
-                Some(_) => {}
+            match endpoint {
+                EndpointStanding::Deleted => return Err(Conflict::EndpointDeleted.into()),
+                EndpointStanding::Inactive => return Err(Conflict::EndpointInactive.into()),
+                EndpointStanding::Active => {}
             }
         }
         let delivery = done(self.store().retry_delivery(&self.schema, id, self.sources().now()).await?)?;
@@ -55,15 +71,6 @@ impl Tenant {
         let delivery = done(cancelled)?;
         self.shared.engine.delivery_cancelled(&self.schema, delivery.webhook_endpoint_id, id);
         Ok(delivery)
-    }
-
-    /// Whether a delivery that is not over waits because its endpoint is inactive.
-    pub async fn is_held(&self, delivery: &Delivery) -> Result<bool, Error> {
-        if delivery.state.is_final() {
-            return Ok(false);
-        }
-        let endpoint = self.store().endpoint(&self.schema, delivery.webhook_endpoint_id).await?;
-        Ok(endpoint.is_some_and(|endpoint| !endpoint.is_active))
     }
 
     /// Refuses a delivery of another context. What its endpoint's context is never changes.

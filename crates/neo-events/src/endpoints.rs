@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use neo_events_domain::{
     SignedDuration, Timestamp,
-    delivery::{DeliveryHistory, Trigger},
+    delivery::Trigger,
     endpoint::{Endpoint, EndpointDraft, EndpointPatch, SealedSecret},
     event::EventDraft,
     id::{DeliveryId, EndpointId},
@@ -16,7 +16,7 @@ use neo_events_engine::DeliveryWatch;
 use neo_events_store::{Appended, EndpointQuery, NewDelivery, Page, PageRequest, Updated, Usage};
 use tokio::time::timeout;
 
-use crate::{Conflict, Error, Tenant, context::no_rows};
+use crate::{Conflict, DeliveryHistory, Error, Tenant, context::no_rows};
 
 /// How often an update is decided anew because somebody else wrote meanwhile.
 pub(crate) const UPDATE_TRIES_MAX: u32 = 20;
@@ -210,7 +210,7 @@ impl Tenant {
         let patience = Duration::from_secs(endpoint.timeout_seconds.into()) + TEST_PATIENCE;
         // Whoever's patience is over sees how far it came.
         timeout(patience, self.ended(delivery_id, &watch)).await.unwrap_or(Ok(()))?;
-        self.delivery(delivery_id).await
+        self.delivery_history(delivery_id).await
     }
 
     /// Waits until a delivery that is not over is.

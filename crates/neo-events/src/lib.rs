@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod event_types;
 mod events;
+mod history;
 mod key_memory;
 mod long_calls;
 pub mod maintenance;
@@ -26,6 +27,7 @@ pub use directory::{CreatedApiKey, Directory, KeyText};
 pub use endpoints::{CreatedEndpoint, ROTATION_OVERLAP_MAX, RotatedSecret};
 pub use error::{Conflict, Error};
 pub use events::EventPages;
+pub use history::{DeliveryHistory, HISTORY_ATTEMPTS_MAX};
 pub use long_calls::{Busy, LongCall};
 pub use publishing::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Published};
 pub use running::NeoEvents;
@@ -37,7 +39,7 @@ pub use neo_events_domain::{
     self as domain, SignedDuration, Timestamp, Uuid,
     api_key::{ApiKey, ApiKeyDraft, Scope, Scopes},
     catalogue::{EventTypeDraft, EventTypeEntry, EventTypePatch},
-    delivery::{Attempt, Delivery, DeliveryHistory, DeliveryState, DeliveryStatus},
+    delivery::{Attempt, Delivery, DeliveryState, DeliveryStatus},
     endpoint::{Endpoint, EndpointDraft, EndpointPatch, Profile, RetryPreset},
     event::{DomainEvent, EventDraft},
     filter::Clause,
@@ -52,8 +54,8 @@ pub use neo_events_egress::{
 };
 pub use neo_events_engine::{Clock, MasterKey, Passes, Random, Shutdown, Sources, SystemClock, SystemRandom};
 pub use neo_events_store::{
-    ApiKeyQuery, Cursor, DeliveryQuery, EndpointQuery, EventQuery, EventTypeQuery, Page, PageRequest,
-    StoreError, StoredEvent, SubscriptionQuery, TimeRange,
+    ApiKeyQuery, Cursor, DeliveryQuery, EndpointQuery, EndpointStanding, EventQuery, EventTypeQuery, Page,
+    PageRequest, StoreError, StoredDelivery, StoredEvent, SubscriptionQuery, TimeRange,
 };
 /// The driver whose transactions [`Tenant::publish_in_postgres`] takes.
 pub use neo_events_store_postgres::tokio_postgres;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::try_join;
 use neo_events_domain::{
     Timestamp, Uuid,
     delivery::{Attempt, Delivery, ReceivedResponse},
@@ -13,39 +14,55 @@ use neo_events_domain::{
     stats::AttemptTally,
     tenant::Schema,
 };
+use neo_events_store::{Page, PageRequest};
 use tokio_postgres::Row;
 
 use crate::{
-    columns::{Columns, int},
-    conn::Connection,
+    columns::Columns,
+    conn::{Connection, Param},
+    events,
     failure::Failure,
+    page::{before_number, limit_of, number_cursor, page, weight},
     sql,
 };
 
-/// A delivery's attempts, oldest first: as many as it counted when it was read, so that both are of one moment.
-pub(crate) async fn of_delivery(
+/// A delivery's attempts, newest first: those that it counted when it was read. A cursor is the number of an attempt.
+pub(crate) async fn list(
     conn: &Connection,
     schema: &Schema,
     delivery: &Delivery,
-) -> Result<Vec<Row>, Failure> {
-    let (id, endpoint_id) = (delivery.id.uuid(), delivery.webhook_endpoint_id.uuid());
-    let counted = int(delivery.current_attempt);
-    conn.query(sql::ATTEMPTS_BY_DELIVERY, schema, &[&id, &endpoint_id, &counted]).await
-}
-
-/// The rows of a delivery, with what their requests looked like.
-pub(crate) fn shown(rows: &[Row], schema: &Schema, event: &DomainEvent) -> Result<Vec<Attempt>, Failure> {
+    request: &PageRequest,
+) -> Result<Page<Attempt>, Failure> {
+    let before = before_number(request)?.min(i64::from(delivery.current_attempt) + 1);
+    let params: [Param<'_>; 5] = [
+        &delivery.id.uuid(),
+        &delivery.webhook_endpoint_id.uuid(),
+        &delivery.webhook_event_id.uuid(),
+        &before,
+        &limit_of(request),
+    ];
+    let event_id = [delivery.webhook_event_id.uuid()];
+    let statement = sql::ATTEMPTS_LIST.filling_a_page("weight");
+    let (rows, events) =
+        try_join(conn.query(statement, schema, &params), events::by_ids(conn, schema, &event_id)).await?;
+    let Some(event) = events.get(&event_id[0]) else { return Ok(Page { items: Vec::new(), next: None }) };
     let body = Arc::from(payload::standard(event));
-    rows.iter().map(|row| attempt(row, schema, event, &body)).collect()
+    let weighed = |row: &Row| {
+        let mut columns = Columns::of(row);
+        Ok((attempt(&mut columns, schema, event, &body)?, weight(&mut columns)?))
+    };
+    let attempts = rows.iter().map(weighed).collect::<Result<_, Failure>>()?;
+    let cursor = |(attempt, _): &(Attempt, _)| number_cursor(attempt.attempt_number.into());
+    let Page { items, next } = page(attempts, request, cursor, |(_, weight)| *weight);
+    Ok(Page { items: items.into_iter().map(|(attempt, _)| attempt).collect(), next })
 }
 
 fn attempt(
-    row: &Row,
+    columns: &mut Columns<'_>,
     schema: &Schema,
     event: &DomainEvent,
     request_body: &Arc<str>,
 ) -> Result<Attempt, Failure> {
-    let mut columns = Columns::of(row);
     let (attempt_number, request_id) = (columns.number()?, columns.id()?);
     let (delivery_status, error_code) = (columns.parsed()?, columns.take()?);
     let (attempted_at, completed_at) = (columns.time()?, columns.time()?);
@@ -57,7 +74,7 @@ fn attempt(
     let signatures =
         standard.zip(of_body).map(|(standard, body)| Signatures { standard, body, body_previous });
     let error_message = columns.take()?;
-    let response = response(&mut columns)?;
+    let response = response(columns)?;
     let (request_url, request_method, signature_header) = (columns.take()?, columns.take()?, columns.take()?);
     let facts = RequestFacts {
         schema,

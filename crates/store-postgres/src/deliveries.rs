@@ -7,7 +7,9 @@ use neo_events_domain::{
     retry::RetryPolicy,
     tenant::Schema,
 };
-use neo_events_store::{DeliveryQuery, Page, PageRequest, TimeRange};
+use neo_events_store::{
+    DeliveryQuery, EndpointStanding, Page, PageRequest, SUBSCRIPTION_ID_WEIGHT, StoredDelivery, TimeRange,
+};
 use tokio_postgres::Row;
 
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     conn::{Connection, Param},
     endpoints,
     failure::Failure,
-    page::{before_id, id_cursor, limit_of, page, small},
+    page::{before_id, id_cursor, limit_of, page},
     sql::{self, Sql},
 };
 
@@ -25,13 +27,20 @@ const ID_SLACK_MILLIS: i64 = 24 * 60 * 60 * 1000;
 /// Before everything that was ever created, and a time that the database has.
 const BEGINNING: Timestamp = Timestamp::UNIX_EPOCH;
 
-/// A delivery with what its public form does not say.
+/// A delivery with what nobody outside sees.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryRow {
-    pub(crate) delivery: Delivery,
+    pub(crate) stored: StoredDelivery,
     /// When its next attempt is due, if it is not over.
     pub(crate) due_at: Option<Timestamp>,
-    pub(crate) endpoint_is_deleted: bool,
+}
+
+/// What a delivery weighs in a page, in the database; [`bytes`] is the same here.
+const WEIGHT: &str = "cardinality(subscription_ids) * 39";
+
+/// What a delivery weighs in a page.
+const fn bytes(delivery: &Delivery) -> usize {
+    delivery.subscription_ids.len() * SUBSCRIPTION_ID_WEIGHT
 }
 
 /// One delivery.
@@ -104,9 +113,9 @@ pub(crate) async fn list(
     };
     let mut params: Vec<Param<'_>> = vec![&from_id, &before_id, &created_from, &created_before, &limit];
     params.extend(of_list);
-    let rows = conn.query(statement, schema, &params).await?;
+    let rows = conn.query(statement.filling_a_page(WEIGHT), schema, &params).await?;
     let deliveries = rows.iter().map(|row| delivery(&mut Columns::of(row))).collect::<Result<_, _>>()?;
-    Ok(page(deliveries, request, |delivery: &Delivery| id_cursor(delivery.id.uuid()), small))
+    Ok(page(deliveries, request, |delivery: &Delivery| id_cursor(delivery.id.uuid()), bytes))
 }
 
 /// The endpoints that a query names, or those of the context that it names; `None` if it names neither.
@@ -126,7 +135,9 @@ async fn endpoint_ids(
 fn delivery_row(row: &Row) -> Result<DeliveryRow, Failure> {
     let mut columns = Columns::of(row);
     let delivery = delivery(&mut columns)?;
-    Ok(DeliveryRow { delivery, due_at: columns.take()?, endpoint_is_deleted: columns.take()? })
+    let due_at = columns.take()?;
+    let endpoint = EndpointStanding::of(columns.take()?, columns.take()?);
+    Ok(DeliveryRow { stored: StoredDelivery { delivery, endpoint, context_id: columns.take()? }, due_at })
 }
 
 fn delivery(columns: &mut Columns<'_>) -> Result<Delivery, Failure> {
@@ -169,6 +180,11 @@ fn delivery(columns: &mut Columns<'_>) -> Result<Delivery, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_database_weighs_a_delivery_as_we_do() {
+        assert_eq!(WEIGHT, format!("cardinality(subscription_ids) * {SUBSCRIPTION_ID_WEIGHT}"));
+    }
 
     #[test]
     fn a_span_of_time_is_one_of_ids_wherever_it_lies() {

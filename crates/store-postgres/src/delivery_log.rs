@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use futures_util::future::try_join;
 use neo_events_domain::{
     Timestamp,
-    delivery::{Delivery, DeliveryHistory},
+    delivery::{Attempt, Delivery},
     id::{DeliveryId, EndpointId},
     stats::EndpointStats,
     tenant::Schema,
 };
 use neo_events_store::{
-    Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, TimeRange, Usage,
+    Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, StoredDelivery, TimeRange, Usage,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     columns::Columns,
     conn::{Connection, Param},
     deliveries::{self, Span},
-    endpoints, events,
+    endpoints,
     failure::Failure,
     repair, sql,
     store::PostgresStore,
@@ -27,9 +27,19 @@ use crate::{
 
 #[async_trait]
 impl DeliveryLog for PostgresStore {
-    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError> {
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<StoredDelivery>, StoreError> {
         let conn = self.reading(schema).await?;
-        Ok(history(&conn, schema, id).await?)
+        Ok(deliveries::by_id(&conn, schema, id).await?.map(|row| row.stored))
+    }
+
+    async fn attempts(
+        &self,
+        schema: &Schema,
+        delivery: &Delivery,
+        request: PageRequest,
+    ) -> Result<Page<Attempt>, StoreError> {
+        let conn = self.reading(schema).await?;
+        Ok(attempts::list(&conn, schema, delivery, &request).await?)
     }
 
     async fn deliveries(
@@ -79,24 +89,6 @@ impl DeliveryLog for PostgresStore {
         endpoints::note_used(&conn, schema, &usage.endpoints).await?;
         Ok(subscriptions::note_triggered(&conn, schema, &usage.subscriptions).await?)
     }
-}
-
-async fn history(
-    conn: &Connection,
-    schema: &Schema,
-    id: DeliveryId,
-) -> Result<Option<DeliveryHistory>, Failure> {
-    let Some(row) = deliveries::by_id(conn, schema, id).await? else { return Ok(None) };
-    let delivery = row.delivery;
-    let event_id = delivery.webhook_event_id.uuid();
-    let (rows, events) = try_join(
-        attempts::of_delivery(conn, schema, &delivery),
-        events::by_ids(conn, schema, std::slice::from_ref(&event_id)),
-    )
-    .await?;
-    let Some(event) = events.get(&event_id) else { return Ok(None) };
-    let attempts = attempts::shown(&rows, schema, event)?;
-    Ok(Some(DeliveryHistory { delivery, attempts }))
 }
 
 async fn stats(

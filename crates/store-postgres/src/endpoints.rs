@@ -20,7 +20,7 @@ use crate::{
     columns::{Columns, headers_json, int},
     conn::{Connection, Param},
     failure::Failure,
-    page::{before_number, limit_of, numbered_page, small},
+    page::{before_number, limit_of, numbered_page, weight},
     sql::{self, Sql},
 };
 
@@ -270,8 +270,10 @@ pub(crate) async fn list(
         &exact,
         &category,
     ];
-    let rows = conn.query(sql::ENDPOINTS_LIST, schema, &params).await?;
-    numbered_page(&rows, request, endpoint, small)
+    let rows = conn.query(sql::ENDPOINTS_LIST.filling_a_page("weight"), schema, &params).await?;
+    let weighed = |columns: &mut Columns<'_>| Ok((endpoint(columns)?, weight(columns)?));
+    let Page { items, next } = numbered_page(&rows, request, weighed, |(_, weight)| *weight)?;
+    Ok(Page { items: items.into_iter().map(|(endpoint, _)| endpoint).collect(), next })
 }
 
 /// Notes when endpoints were last sent to.

@@ -268,10 +268,11 @@ fn event(row: &Row) -> Result<DomainEvent, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use neo_events_store::PAGE_BYTES_MAX;
     use neo_events_test_postgres::database;
 
     use super::*;
-    use crate::{migrate, open::Address, page::PAGE_BYTES_MAX};
+    use crate::{migrate, open::Address};
 
     #[tokio::test]
     async fn the_database_sends_what_fills_a_page_and_one_row_more() {

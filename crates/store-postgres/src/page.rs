@@ -1,13 +1,10 @@
 //! Lists in pages, mostly newest first, by the key of the last row of the page before.
 
 use neo_events_domain::{Timestamp, Uuid};
-use neo_events_store::{Cursor, Page, PageRequest};
+use neo_events_store::{Cursor, PAGE_BYTES_MAX, Page, PageRequest};
 use tokio_postgres::Row;
 
 use crate::{columns::Columns, failure::Failure};
-
-/// How large the rows of a page may be together, in bytes; the last one may exceed it.
-pub(crate) const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How many rows to ask for, so as to know whether more follow.
 pub(crate) fn limit_of(page: &PageRequest) -> i64 {
@@ -35,7 +32,13 @@ pub(crate) fn page<T>(
     Page { items, next: None }
 }
 
-/// For rows that are small whatever they hold: a thousand of them are no burden.
+/// What a row weighs in a page that its statement weighs itself, in its last column: what the database counted and what is
+/// counted here is then the same ([`crate::sql::Sql::filling_a_page`]).
+pub(crate) fn weight(columns: &mut Columns<'_>) -> Result<usize, Failure> {
+    usize::try_from(columns.take::<i32>()?).map_err(|error| Failure::Stored(error.into()))
+}
+
+/// For rows in which everything has a narrow limit: a thousand of them are no burden.
 pub(crate) const fn small<T>(_: &T) -> usize {
     0
 }

@@ -10,7 +10,7 @@ use neo_events_domain::{
     tenant::Schema,
     time::to_micros,
 };
-use neo_events_store::Changed;
+use neo_events_store::{Changed, EndpointStanding};
 
 use crate::{
     columns::int,
@@ -41,11 +41,11 @@ pub(crate) async fn cancel_delivery(
         };
         let place = Place { conn: &tx, schema, tenant_no };
         let locked = place.lock(&row, now).await?;
-        let changed = match (row.delivery.state.is_final(), locked) {
+        let changed = match (row.stored.delivery.state.is_final(), locked) {
             (false, None) => None,
             (_, locked) => {
                 let in_flight = locked.unwrap_or(false);
-                Some(place.apply(&row, row.delivery.clone().cancelled(reason, in_flight)).await?)
+                Some(place.apply(&row, row.stored.delivery.clone().cancelled(reason, in_flight)).await?)
             }
         };
         match changed {
@@ -75,18 +75,18 @@ pub(crate) async fn retry_delivery(
             return Ok(Changed::Missing);
         };
         let place = Place { conn: &tx, schema, tenant_no };
-        let is_gone =
-            row.due_at.is_some() && !row.endpoint_is_deleted && place.lock(&row, now).await?.is_none();
-        let retried = if row.endpoint_is_deleted {
-            Err(IllegalTransition::Retry(row.delivery.state.status()))
+        let is_deleted = row.stored.endpoint == EndpointStanding::Deleted;
+        let is_gone = row.due_at.is_some() && !is_deleted && place.lock(&row, now).await?.is_none();
+        let retried = if is_deleted {
+            Err(IllegalTransition::Retry(row.stored.delivery.state.status()))
         } else {
-            row.delivery.clone().retried_now(now)
+            row.stored.delivery.clone().retried_now(now)
         };
         let changed = if is_gone { None } else { place.apply(&row, retried).await? };
         match changed {
             Some(changed) => {
                 tx.commit().await?;
-                let endpoint_id = row.delivery.webhook_endpoint_id.uuid();
+                let endpoint_id = row.stored.delivery.webhook_endpoint_id.uuid();
                 store.inner.floors.lower((tenant_no, endpoint_id), now);
                 return Ok(changed);
             }
@@ -107,14 +107,14 @@ pub(crate) async fn finish_request(
     let tx = conn.begin().await?;
     let place = Place { conn: &tx, schema, tenant_no };
     let row = deliveries::by_id(&tx, schema, id).await?;
-    let waiting = row.as_ref().and_then(|row| Some((row, row.delivery.cancel_requested.clone()?)));
+    let waiting = row.as_ref().and_then(|row| Some((row, row.stored.delivery.cancel_requested.clone()?)));
     let Some((row, reason)) = waiting else {
         // It landed, or somebody took the cancellation back.
         place.forget_request(id.uuid()).await?;
         return tx.commit().await;
     };
     if place.lock(row, now).await? == Some(false) {
-        place.apply(row, row.delivery.clone().cancelled(&reason, false)).await?;
+        place.apply(row, row.stored.delivery.clone().cancelled(&reason, false)).await?;
     }
     tx.commit().await
 }
@@ -130,7 +130,8 @@ impl Place<'_> {
     /// Whether it is in flight; `None` if it is over, or has moved on.
     async fn lock(&self, row: &DeliveryRow, now: Timestamp) -> Result<Option<bool>, Failure> {
         let Some(due_at) = row.due_at else { return Ok(None) };
-        let (endpoint_id, id) = (row.delivery.webhook_endpoint_id.uuid(), row.delivery.id.uuid());
+        let (endpoint_id, id) =
+            (row.stored.delivery.webhook_endpoint_id.uuid(), row.stored.delivery.id.uuid());
         let params: [Param<'_>; 5] = [&self.tenant_no, &endpoint_id, &due_at, &id, &now];
         let locked = self.conn.query_opt(sql::DELIVERY_QUEUE_LOCK, &Schema::admin(), &params).await?;
         Ok(locked.map(|row| row.try_get(0)).transpose()?)
@@ -160,7 +161,7 @@ impl Place<'_> {
             let endpoint_id = after.webhook_endpoint_id.uuid();
             self.conn.execute(sql::DELIVERIES_TROUBLE, self.schema, &[&id, &endpoint_id, &status]).await?;
         }
-        match (&before.delivery.cancel_requested, &after.cancel_requested) {
+        match (&before.stored.delivery.cancel_requested, &after.cancel_requested) {
             (None, Some(_)) => {
                 let admin = Schema::admin();
                 self.conn.execute(sql::CANCEL_REQUESTS_INSERT, &admin, &[&self.tenant_no, &id]).await?;
@@ -184,8 +185,8 @@ impl Place<'_> {
         };
         let params: [Param<'_>; 10] = [
             &after.id.uuid(),
-            &before.delivery.state.status().as_str(),
-            &int(before.delivery.current_attempt),
+            &before.stored.delivery.state.status().as_str(),
+            &int(before.stored.delivery.current_attempt),
             &before.due_at,
             &after.state.status().as_str(),
             &due_at,

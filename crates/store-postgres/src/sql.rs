@@ -5,8 +5,7 @@
 //! nothing but `[a-z0-9_]`.
 
 use neo_events_domain::tenant::Schema;
-
-use crate::page::PAGE_BYTES_MAX;
+use neo_events_store::PAGE_BYTES_MAX;
 
 /// A statement; two are the same if their names are.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +93,7 @@ statements! {
     API_KEYS_LIST = "api_keys/list",
     API_KEYS_LIST_BY_SCHEMA = "api_keys/list_by_schema",
     API_KEYS_NOTE_USED = "api_keys/note_used",
-    ATTEMPTS_BY_DELIVERY = "attempts/by_delivery",
+    ATTEMPTS_LIST = "attempts/list",
     ATTEMPTS_OF_ENDPOINT = "attempts/of_endpoint",
     CANCEL_REQUESTS_DELETE = "cancel_requests/delete",
     CANCEL_REQUESTS_INSERT = "cancel_requests/insert",

@@ -12,18 +12,23 @@ use neo_events_domain::{
     stats::AttemptTally,
     tenant::Schema,
 };
-use rusqlite::{Connection, Row, ToSql, params};
+use neo_events_store::{Cursor, Page, PageRequest};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
     columns::{Columns, Micros, headers_json, key},
     endpoints::{self, RequestLook},
     failure::Failure,
+    page::{Span, limit_of, page_by},
     scope::{KeptStatement, Scope},
     sql,
 };
 
 /// A slot is delivery × this + attempt number.
 const SLOTS_PER_DELIVERY: i64 = 65_536;
+
+/// What a byte of an answer's body weighs in a page: a control character is six in JSON.
+const BODY_BYTE_WEIGHT: usize = 6;
 
 /// Records an attempt of a delivery.
 pub(crate) fn insert(
@@ -64,17 +69,39 @@ pub(crate) struct Common<'a> {
     pub(crate) endpoint_no: i64,
 }
 
-/// A delivery's attempts, oldest first.
-pub(crate) fn of_delivery(
+/// A delivery's attempts, newest first: those that it counted when it was read. A cursor is the number of an attempt.
+pub(crate) fn list(
     conn: &Connection,
-    delivery_seq: i64,
+    (delivery_seq, counted): (i64, u32),
     common: &Common<'_>,
-) -> Result<Vec<Attempt>, Failure> {
-    let mut statement = conn.prepare_cached(sql::ATTEMPTS_BY_DELIVERY)?;
-    let parameters: [&dyn ToSql; 1] = [&delivery_seq];
-    let rows = statement.query_map(parameters, stored)?.collect::<Result<Vec<_>, _>>()?;
+    request: &PageRequest,
+) -> Result<Page<Attempt>, Failure> {
+    let span = Span { before: i64::from(counted) + 1, ..Span::ALL }.continued(request.cursor.as_ref())?;
+    let mut slots = conn.prepare_cached(sql::ATTEMPTS_LIST)?;
+    let slots = slots.query_map([delivery_seq, span.before, limit_of(request)], |row| row.get(0))?;
+    let slots = slots.collect::<Result<Vec<i64>, _>>()?;
     let body = Arc::from(payload::standard(common.event));
-    rows.into_iter().map(|row| shown(conn, row, common, &body)).collect()
+    let load = |slot| {
+        let found = conn.prepare_cached(sql::ATTEMPTS_BY_SLOT)?.query_row([slot], stored).optional()?;
+        found.map(|found| shown(conn, found, common, &body)).transpose()
+    };
+    page_by(&slots, request, load, bytes, |slot| Cursor::new((slot % SLOTS_PER_DELIVERY).to_string()))
+}
+
+/// What an attempt weighs in a page.
+fn bytes(attempt: &Attempt) -> usize {
+    let headers = |headers: &[(String, String)]| {
+        headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    };
+    let response = attempt
+        .response
+        .as_ref()
+        .map_or(0, |response| headers(&response.headers) + response.body.len() * BODY_BYTE_WEIGHT);
+    attempt.request_url.len()
+        + headers(&attempt.request_headers)
+        + attempt.request_body.len()
+        + attempt.error_message.as_ref().map_or(0, String::len)
+        + response
 }
 
 /// An attempt's row.

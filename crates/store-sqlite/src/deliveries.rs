@@ -8,7 +8,9 @@ use neo_events_domain::{
     retry::RetryPolicy,
     time::to_micros,
 };
-use neo_events_store::{DeliveryQuery, NewDelivery};
+use neo_events_store::{
+    DeliveryQuery, EndpointStanding, NewDelivery, SUBSCRIPTION_ID_WEIGHT, StoredDelivery,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
@@ -233,8 +235,7 @@ pub(crate) struct DeliveryRow {
     pub(crate) seq: i64,
     pub(crate) event_seq: i64,
     pub(crate) standing: Standing,
-    pub(crate) delivery: Delivery,
-    pub(crate) endpoint_is_deleted: bool,
+    pub(crate) stored: StoredDelivery,
 }
 
 pub(crate) fn by_id(conn: &Connection, id: DeliveryId) -> Result<Option<DeliveryRow>, Failure> {
@@ -243,6 +244,11 @@ pub(crate) fn by_id(conn: &Connection, id: DeliveryId) -> Result<Option<Delivery
 
 pub(crate) fn by_seq(conn: &Connection, seq: i64) -> Result<Option<DeliveryRow>, Failure> {
     Ok(conn.prepare_cached(sql::DELIVERIES_BY_SEQ)?.query_row([seq], delivery).optional()?)
+}
+
+/// What a delivery weighs in a page.
+pub(crate) fn bytes(delivery: &Delivery) -> usize {
+    delivery.subscription_ids.len() * SUBSCRIPTION_ID_WEIGHT
 }
 
 /// The keys of a query, from the newest, by the list that visits the fewest rows for what the query fixes.
@@ -374,7 +380,9 @@ fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         created_at: columns.time()?,
     };
     let standing = Standing { endpoint_no, status, due_at, current_attempt, max_attempts, cancel_requested };
-    Ok(DeliveryRow { seq, event_seq, standing, delivery, endpoint_is_deleted: columns.take()? })
+    let endpoint = EndpointStanding::of(columns.take()?, columns.optional_time()?);
+    let stored = StoredDelivery { delivery, endpoint, context_id: columns.optional_uuid()? };
+    Ok(DeliveryRow { seq, event_seq, standing, stored })
 }
 
 fn subscription_ids(bytes: &[u8]) -> Vec<SubscriptionId> {

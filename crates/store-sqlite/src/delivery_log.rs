@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp,
-    delivery::{Delivery, DeliveryHistory},
+    delivery::{Attempt, Delivery},
     id::{DeliveryId, EndpointId},
     stats::EndpointStats,
     tenant::Schema,
 };
 use neo_events_store::{
-    Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, TimeRange, Usage,
+    Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, StoredDelivery, TimeRange, Usage,
 };
 use rusqlite::Connection;
 
@@ -19,7 +19,7 @@ use crate::{
     deliveries::{self, TIMELINE},
     endpoints, events,
     failure::Failure,
-    page::{limit_of, page, small},
+    page::{limit_of, page},
     repair::{self, CancelDelivery},
     scope::Scope,
     sql,
@@ -30,9 +30,19 @@ use crate::{
 
 #[async_trait]
 impl DeliveryLog for SqliteStore {
-    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError> {
-        let of = schema.clone();
-        self.file(schema).await?.read(move |conn| history(conn, &of, id)).await
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<StoredDelivery>, StoreError> {
+        let found = move |conn: &Connection| Ok(deliveries::by_id(conn, id)?.map(|row| row.stored));
+        self.file(schema).await?.read(found).await
+    }
+
+    async fn attempts(
+        &self,
+        schema: &Schema,
+        delivery: &Delivery,
+        request: PageRequest,
+    ) -> Result<Page<Attempt>, StoreError> {
+        let (of, id, counted) = (schema.clone(), delivery.id, delivery.current_attempt);
+        self.file(schema).await?.read(move |conn| attempts_of(conn, &of, (id, counted), &request)).await
     }
 
     async fn deliveries(
@@ -45,7 +55,8 @@ impl DeliveryLog for SqliteStore {
         let list = move |conn: &Connection| {
             let span = TIMELINE.span(conn, query.created)?.continued(request.cursor.as_ref())?;
             let seqs = deliveries::seqs(conn, &query, span, limit_of(&request))?;
-            page(&seqs, &request, |seq| Ok(deliveries::by_seq(conn, seq)?.map(|row| row.delivery)), small)
+            let load = |seq| Ok(deliveries::by_seq(conn, seq)?.map(|row| row.stored.delivery));
+            page(&seqs, &request, load, deliveries::bytes)
         };
         self.file(schema).await?.read(list).await
     }
@@ -91,12 +102,17 @@ impl DeliveryLog for SqliteStore {
     }
 }
 
-fn history(conn: &Connection, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, Failure> {
-    let Some(row) = deliveries::by_id(conn, id)? else { return Ok(None) };
-    let Some((_, event)) = events::by_seq(conn, row.event_seq)? else { return Ok(None) };
+fn attempts_of(
+    conn: &Connection,
+    schema: &Schema,
+    (id, counted): (DeliveryId, u32),
+    request: &PageRequest,
+) -> Result<Page<Attempt>, Failure> {
+    let none = Page { items: Vec::new(), next: None };
+    let Some(row) = deliveries::by_id(conn, id)? else { return Ok(none) };
+    let Some((_, event)) = events::by_seq(conn, row.event_seq)? else { return Ok(none) };
     let common = Common { schema, event: &event, endpoint_no: row.standing.endpoint_no };
-    let attempts = attempts::of_delivery(conn, row.seq, &common)?;
-    Ok(Some(DeliveryHistory { delivery: row.delivery, attempts }))
+    attempts::list(conn, (row.seq, counted), &common, request)
 }
 
 fn stats(conn: &Connection, id: EndpointId, since: Timestamp) -> Result<EndpointStats, Failure> {

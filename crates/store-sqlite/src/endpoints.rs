@@ -14,7 +14,7 @@ use crate::{
     catalogue,
     columns::{Columns, Micros, headers_json, key, optional_key, optional_micros},
     failure::Failure,
-    page::{Named, Span, bind, keys, limit_of, page, small},
+    page::{Named, Span, bind, keys, limit_of, page},
     sql,
 };
 
@@ -156,7 +156,14 @@ pub(crate) fn list(
             (":category_pattern", &event_type.map(|of| format!("{}.*", of.category()))),
         ],
     )?;
-    page(&nos, request, |no| by_no(conn, no), small)
+    page(&nos, request, |no| by_no(conn, no), bytes)
+}
+
+/// What an endpoint weighs in a page.
+fn bytes(endpoint: &Endpoint) -> usize {
+    endpoint.custom_headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        + endpoint.endpoint_url.len()
+        + endpoint.description.as_ref().map_or(0, String::len)
 }
 
 /// Notes when it was last sent to.

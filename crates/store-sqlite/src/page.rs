@@ -1,6 +1,6 @@
 //! Lists: keys, mostly from right to left, cut into pages, and spans of time turned into spans of keys.
 
-use neo_events_store::{Cursor, Page, PageRequest, TimeRange};
+use neo_events_store::{Cursor, PAGE_BYTES_MAX, Page, PageRequest, TimeRange};
 use rusqlite::{CachedStatement, Connection, ToSql};
 
 use crate::{columns::Micros, failure::Failure};
@@ -49,9 +49,6 @@ pub(crate) fn keys(conn: &Connection, sql: &str, parameters: &[Named<'_>]) -> Re
     Ok(keys)
 }
 
-/// How large the rows of a page may be together, in bytes; the last one may exceed it.
-const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
-
 /// How many rows to ask for, so as to know whether more follow.
 pub(crate) fn limit_of(page: &PageRequest) -> i64 {
     i64::from(page.limit.max(1)) + 1
@@ -93,7 +90,7 @@ pub(crate) fn page_by<K: Copy, T>(
     Ok(Page { items, next: None })
 }
 
-/// For rows that are small whatever they hold: a thousand of them are no burden.
+/// For rows in which everything has a narrow limit: a thousand of them are no burden.
 pub(crate) const fn small<T>(_: &T) -> usize {
     0
 }

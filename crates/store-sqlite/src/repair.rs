@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use neo_events_domain::{Timestamp, delivery::IllegalTransition, id::DeliveryId, time::to_micros};
-use neo_events_store::Changed;
+use neo_events_store::{Changed, EndpointStanding};
 
 use crate::{
     deliveries::{self, Change},
@@ -37,7 +37,7 @@ impl Step for CancelDelivery {
         self.pin = None;
         self.pin = self.leases.pin_free(row.seq, self.now);
         let in_flight = self.pin.is_none();
-        match row.delivery.cancelled(&self.reason, in_flight) {
+        match row.stored.delivery.cancelled(&self.reason, in_flight) {
             Ok(cancelled) => {
                 deliveries::change(scope, row.seq, &row.standing, &Change::to(&cancelled))?;
                 Ok(Changed::Done(cancelled))
@@ -55,10 +55,10 @@ pub(crate) fn retry_delivery(
 ) -> Result<Changed, Failure> {
     let Some(row) = deliveries::by_id(scope.connection(), id)? else { return Ok(Changed::Missing) };
     let now = to_micros(now);
-    let retried = if row.endpoint_is_deleted {
+    let retried = if row.stored.endpoint == EndpointStanding::Deleted {
         Err(IllegalTransition::Retry(row.standing.status))
     } else {
-        row.delivery.retried_now(now)
+        row.stored.delivery.retried_now(now)
     };
     match retried {
         Ok(retried) => {

@@ -275,7 +275,7 @@ impl Sweep {
 /// Asks for the end of a delivery in flight.
 fn request(scope: &mut Scope<'_>, seq: i64, standing: &Standing, reason: &str) -> Result<(), Failure> {
     let Some(row) = deliveries::by_seq(scope.connection(), seq)? else { return Ok(()) };
-    let change = Change { cancel_requested: Some(reason), ..Change::to(&row.delivery) };
+    let change = Change { cancel_requested: Some(reason), ..Change::to(&row.stored.delivery) };
     deliveries::change(scope, seq, standing, &change)
 }
 

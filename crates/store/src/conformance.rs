@@ -9,6 +9,7 @@ mod deliver;
 mod direct;
 mod dispatch;
 mod events;
+mod pages;
 mod random;
 mod repair;
 mod tenants;
@@ -19,6 +20,7 @@ pub use deliver::*;
 pub use direct::*;
 pub use dispatch::*;
 pub use events::*;
+pub use pages::*;
 pub use repair::*;
 pub use tenants::*;
 
@@ -84,6 +86,11 @@ macro_rules! for_each_scenario {
             retry_now_in_every_state
             deleting_an_endpoint_cancels_its_deliveries
             deliveries_are_filtered_in_pages
+            a_delivery_tells_how_its_endpoint_stands
+            attempts_are_read_in_pages
+            pages_of_large_attempts_end_early
+            pages_of_deliveries_with_many_subscriptions_end_early
+            pages_of_endpoints_with_many_headers_end_early
             statistics_count_what_happened
             tenants_are_made_once
             one_of_many_makers_makes_the_tenant

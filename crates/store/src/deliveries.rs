@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp, Uuid,
-    delivery::{Delivery, DeliveryHistory, DeliveryStatus, IllegalTransition},
+    delivery::{Attempt, Delivery, DeliveryStatus, IllegalTransition},
     id::{DeliveryId, EndpointId, EventId, SubscriptionId},
     stats::EndpointStats,
     tenant::Schema,
@@ -24,6 +24,46 @@ pub struct DeliveryQuery {
     pub status: Option<DeliveryStatus>,
     /// Created in this span.
     pub created: TimeRange,
+}
+
+/// A delivery, and what its endpoint decides about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredDelivery {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// Whether somebody delivers it.
+    pub endpoint: EndpointStanding,
+    /// The context that its endpoint is bound to, also if that is deleted.
+    pub context_id: Option<Uuid>,
+}
+
+impl StoredDelivery {
+    /// Whether it is not over and waits because its endpoint is inactive.
+    pub const fn is_held(&self) -> bool {
+        !self.delivery.state.is_final() && matches!(self.endpoint, EndpointStanding::Inactive)
+    }
+}
+
+/// Whether an endpoint is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointStanding {
+    /// It is.
+    Active,
+    /// What it is owed is held.
+    Inactive,
+    /// What it is owed is cancelled.
+    Deleted,
+}
+
+impl EndpointStanding {
+    /// By its row.
+    pub const fn of(is_active: bool, deleted_at: Option<Timestamp>) -> Self {
+        match (deleted_at, is_active) {
+            (Some(_), _) => Self::Deleted,
+            (None, true) => Self::Active,
+            (None, false) => Self::Inactive,
+        }
+    }
 }
 
 /// What became of an operation on one delivery.
@@ -49,8 +89,16 @@ pub struct Usage {
 /// Look at deliveries, cancel, retry, count.
 #[async_trait]
 pub trait DeliveryLog {
-    /// One delivery with its attempts.
-    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError>;
+    /// One delivery, without its attempts.
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<StoredDelivery>, StoreError>;
+
+    /// The attempts of a delivery, newest first: those that it counted when it was read, so that both are of one moment.
+    async fn attempts(
+        &self,
+        schema: &Schema,
+        delivery: &Delivery,
+        page: PageRequest,
+    ) -> Result<Page<Attempt>, StoreError>;
 
     /// Deliveries, newest first.
     async fn deliveries(

@@ -16,12 +16,12 @@ pub use catalogue::{
     Catalogue, CatalogueChanges, CatalogueVersion, EndpointQuery, EventTypeQuery, Inserted,
     SubscriptionQuery, Updated,
 };
-pub use deliveries::{Changed, DeliveryLog, DeliveryQuery, Usage};
+pub use deliveries::{Changed, DeliveryLog, DeliveryQuery, EndpointStanding, StoredDelivery, Usage};
 pub use error::{Cause, StoreError};
 pub use events::{AggregateQuery, Appended, EventLog, EventQuery, StoredEvent};
 pub use lease::Lease;
 pub use migrations::{MigrationStatus, MigrationStep};
-pub use page::{Cursor, Page, PageRequest, TimeRange};
+pub use page::{Cursor, PAGE_BYTES_MAX, Page, PageRequest, SUBSCRIPTION_ID_WEIGHT, TimeRange};
 pub use queue::{
     Arrival, DELIVERY_LEASE, DeliveryWork, DirectDelivery, DirectDispatch, DispatchClaim, Dispatched,
     DueEndpoint, EndpointClaim, EndpointQuota, HandOver, NewDelivery, OwedEvent, Settled, Settlement,

@@ -2,6 +2,12 @@
 
 use neo_events_domain::Timestamp;
 
+/// How large the items of a page may be together, in bytes; the last one may exceed it. What an item weighs is what can
+/// make it large: texts that others wrote, and lists without a limit of their own.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What the id of a subscription weighs: 36 characters, quotes and a comma.
+pub const SUBSCRIPTION_ID_WEIGHT: usize = 39;
+
 /// Where a list goes on: opaque to everyone but the store that made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(String);

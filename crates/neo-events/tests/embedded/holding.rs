@@ -41,7 +41,7 @@ async fn an_inactive_endpoint_holds_what_it_is_owed_and_is_owed_nothing_new() {
     tokio::time::sleep(Duration::from_secs(RETRY_SECONDS.into()) * 3 / 2).await;
     assert_eq!(receiver.received().len(), 1);
     let held = world.only_delivery(DeliveryStatus::Retrying).await.delivery;
-    assert!(world.tenant().is_held(&held).await.unwrap());
+    assert!(world.tenant().delivery(held.id).await.unwrap().is_held());
     let refused = world.tenant().retry_delivery(held.id).await;
     assert!(matches!(refused, Err(Error::Conflict(Conflict::EndpointInactive))), "{refused:?}");
     world.tenant().activate_endpoint(created.endpoint.id).await.unwrap();
@@ -60,7 +60,7 @@ async fn deleting_an_endpoint_cancels_what_it_is_owed() {
     world.tenant().delete_endpoint(created.endpoint.id).await.unwrap();
     let cancelled = world.only_delivery(DeliveryStatus::Cancelled).await;
     assert_eq!(cancelled.delivery.state, DeliveryState::Cancelled { reason: "endpoint_deleted".into() });
-    assert_eq!(cancelled.attempts, held.attempts, "history stays");
+    assert_eq!(cancelled.newest_attempts, held.newest_attempts, "history stays");
     assert!(matches!(world.tenant().endpoint(created.endpoint.id).await, Err(Error::NotFound("endpoint"))));
     assert!(matches!(world.tenant().delete_endpoint(created.endpoint.id).await, Err(Error::NotFound(_))));
     let refused = world.tenant().retry_delivery(held.delivery.id).await;
@@ -83,7 +83,10 @@ async fn a_cancelled_delivery_can_be_retried_and_a_delivered_one_neither() {
     ));
     world.tenant().retry_delivery(id).await.unwrap();
     let history = world.only_delivery(DeliveryStatus::Success).await;
-    assert_eq!(history.attempts.iter().map(|attempt| attempt.attempt_number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        history.newest_attempts.iter().map(|attempt| attempt.attempt_number).collect::<Vec<_>>(),
+        [1, 2]
+    );
     assert!(matches!(world.tenant().retry_delivery(id).await, Err(Error::Conflict(Conflict::Illegal(_)))));
     assert!(matches!(
         world.tenant().cancel_delivery(id, "late").await,
@@ -106,7 +109,7 @@ async fn cancelling_in_flight_takes_effect_when_the_attempt_ends() {
     gate.send_replace(true);
     let landed = world.only_delivery(DeliveryStatus::Cancelled).await;
     assert_eq!(landed.delivery.state, DeliveryState::Cancelled { reason: "stop".into() });
-    assert_eq!(landed.attempts.len(), 1);
+    assert_eq!(landed.newest_attempts.len(), 1);
 }
 
 #[tokio::test]
@@ -117,7 +120,7 @@ async fn a_test_goes_to_one_endpoint_once() {
     let history =
         world.tenant().test_endpoint(created.endpoint.id, Some(r#"{"hello":"you"}"#)).await.unwrap();
     assert_eq!(history.delivery.state, DeliveryState::Failed { max_attempts_reached: true });
-    assert_eq!((history.attempts.len(), other.received().len()), (1, 0));
+    assert_eq!((history.newest_attempts.len(), other.received().len()), (1, 0));
     assert_eq!(receiver.received()[0].header("x-neo-event-type"), "endpoint.test");
     world.tenant().deactivate_endpoint(created.endpoint.id).await.unwrap();
     let refused = world.tenant().test_endpoint(created.endpoint.id, None).await;

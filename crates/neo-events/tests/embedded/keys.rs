@@ -105,7 +105,7 @@ async fn a_secret_under_a_key_that_is_missing_here_is_no_reason_to_give_up() {
     world.endpoint(&receiver.url).await;
     world.publish("{}").await;
     let history = world.only_delivery(DeliveryStatus::Retrying).await;
-    assert_eq!(history.attempts[0].error_code.as_deref(), Some("secret_unreadable"));
+    assert_eq!(history.newest_attempts[0].error_code.as_deref(), Some("secret_unreadable"));
     assert!(receiver.received().is_empty());
     before.shutdown(PATIENCE).await;
     let last = node(&[&new, &old], Passes::ALL).await.unwrap();

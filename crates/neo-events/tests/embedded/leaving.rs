@@ -100,5 +100,5 @@ async fn an_attempt_that_panics_has_failed_and_is_recorded() {
     let history = world.only_delivery(DeliveryStatus::Retrying).await;
     assert_eq!(history.latest_attempt().unwrap().error_code.as_deref(), Some("connection_error"));
     let history = world.only_delivery(DeliveryStatus::Failed).await;
-    assert_eq!(history.attempts.len(), 2);
+    assert_eq!(history.newest_attempts.len(), 2);
 }

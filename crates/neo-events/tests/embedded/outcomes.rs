@@ -69,7 +69,7 @@ async fn a_failure_is_tried_again_with_the_same_id_and_the_next_number() {
     assert_eq!(requests[0].body, requests[1].body);
     assert_ne!(requests[0].header("x-neo-request-id"), requests[1].header("x-neo-request-id"));
     let history = world.only_delivery(DeliveryStatus::Success).await;
-    let codes: Vec<_> = history.attempts.iter().map(|attempt| attempt.error_code.as_deref()).collect();
+    let codes: Vec<_> = history.newest_attempts.iter().map(|attempt| attempt.error_code.as_deref()).collect();
     assert_eq!(codes, [Some("HTTP_503"), None]);
 }
 
@@ -82,7 +82,7 @@ async fn attempts_end_when_they_are_used_up() {
     world.publish("{}").await;
     let history = world.only_delivery(DeliveryStatus::Failed).await;
     assert_eq!(history.delivery.state, DeliveryState::Failed { max_attempts_reached: true });
-    assert_eq!((history.attempts.len(), receiver.received().len()), (2, 2));
+    assert_eq!((history.newest_attempts.len(), receiver.received().len()), (2, 2));
 }
 
 #[tokio::test]
@@ -242,12 +242,12 @@ async fn cancelling_a_delivery_that_stands_in_line_ends_it_without_an_attempt() 
     world.tenant().cancel_delivery(delivery.id, "not wanted").await.unwrap();
     gate.send_replace(true);
     let ended = eventually("its end", async || {
-        let history = world.tenant().delivery(delivery.id).await.unwrap();
+        let history = world.tenant().delivery_history(delivery.id).await.unwrap();
         history.delivery.state.is_final().then_some(history)
     })
     .await;
     assert_eq!(ended.delivery.state, DeliveryState::Cancelled { reason: "not wanted".into() });
-    assert!(ended.attempts.is_empty());
+    assert!(ended.newest_attempts.is_empty());
     assert_eq!(receiver.received().len(), arrived.len());
 }
 

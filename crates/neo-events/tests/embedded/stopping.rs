@@ -59,7 +59,7 @@ async fn what_hangs_is_cut_off_and_made_again() {
     assert_eq!(requests[1].id(), published.id.to_string());
     assert_eq!(requests[1].header("x-neo-attempt"), "1", "the attempt that was cut off was never recorded");
     let world = World { neo, folder };
-    assert_eq!(world.only_delivery(DeliveryStatus::Success).await.attempts.len(), 1);
+    assert_eq!(world.only_delivery(DeliveryStatus::Success).await.newest_attempts.len(), 1);
     assert_eq!(world.shutdown(Duration::from_secs(5)).await, Shutdown::Drained);
 }
 

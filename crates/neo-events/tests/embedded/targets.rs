@@ -99,7 +99,7 @@ async fn production_verifies_certificates_whatever_was_written_under_another_pro
     let world = World { neo: with(builder, Profile::Production).start().await.unwrap(), folder };
     world.publish("{}").await;
     let history = eventually("an attempt", async || {
-        let history = world.tenant().delivery(world.deliveries().await.first()?.id).await.unwrap();
+        let history = world.tenant().delivery_history(world.deliveries().await.first()?.id).await.unwrap();
         history.latest_attempt().is_some().then_some(history)
     });
     assert_eq!(history.await.latest_attempt().unwrap().error_code.as_deref(), Some("tls"));

@@ -41,8 +41,12 @@ async fn what_cannot_be_recorded_gives_its_place_back_when_its_lease_is_over() {
         deliveries.iter().all(|delivery| delivery.state.status() == DeliveryStatus::Success).then_some(())
     })
     .await;
-    let history = world.tenant().delivery(world.deliveries().await[0].id).await.unwrap();
-    assert_eq!(history.attempts.len(), 1, "an attempt that was not recorded is made again, not counted");
+    let history = world.tenant().delivery_history(world.deliveries().await[0].id).await.unwrap();
+    assert_eq!(
+        history.newest_attempts.len(),
+        1,
+        "an attempt that was not recorded is made again, not counted"
+    );
 }
 
 #[tokio::test]

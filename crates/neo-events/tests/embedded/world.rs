@@ -85,7 +85,7 @@ impl World {
             assert!(deliveries.len() <= 1, "{deliveries:?}");
             deliveries.into_iter().find(|delivery| delivery.state.status() == status)
         });
-        self.tenant().delivery(found.await.id).await.unwrap()
+        self.tenant().delivery_history(found.await.id).await.unwrap()
     }
 }
 

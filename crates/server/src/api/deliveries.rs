@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use neo_events::{
-    DeliveryQuery, Scope, Tenant,
+    DeliveryHistory, DeliveryQuery, Scope, Tenant,
     domain::id::{Id, kind},
 };
 
@@ -11,16 +11,13 @@ use super::{
     body::{Nothing, OptionalInput},
     ok,
     path::PathId,
-    query::{NoQuery, Query},
+    query::{CursorTag, NoQuery, Query},
     routes::{Needs, Routes},
 };
-use crate::wire::{CancelIn, Delivery};
+use crate::wire::{Attempt, CancelIn, Delivery};
 
 /// Why, if nobody says.
 const CANCEL_REASON_DEFAULT: &str = "cancelled by an operator";
-
-/// Why a delivery waits that is due.
-const HELD_REASON: &str = "the endpoint is inactive";
 
 type DeliveryId = PathId<kind::Delivery>;
 
@@ -31,6 +28,7 @@ pub(super) fn routes() -> Routes {
     Routes::new()
         .get("/v1/deliveries", READ, list)
         .get("/v1/deliveries/{id}", READ, show)
+        .get("/v1/deliveries/{id}/attempts", READ, attempts)
         .post("/v1/deliveries/{id}/retry", WRITE, retry)
         .post("/v1/deliveries/{id}/cancel", WRITE, cancel)
 }
@@ -48,9 +46,12 @@ async fn list(Extension(tenant): Extension<Tenant>, mut query: Query) -> Answer 
 }
 
 async fn show(Extension(tenant): Extension<Tenant>, PathId(id): DeliveryId, _: NoQuery) -> Answer {
-    let history = tenant.delivery(id).await?;
-    let is_held = tenant.is_held(&history.delivery).await?;
-    ok(&Delivery { held_reason: is_held.then(|| HELD_REASON.to_owned()), ..history.into() })
+    ok(&with_attempts(&tenant, tenant.delivery_history(id).await?))
+}
+
+async fn attempts(Extension(tenant): Extension<Tenant>, PathId(id): DeliveryId, query: Query) -> Answer {
+    let (page, bound) = query.of_list(attempts_of(&tenant, id)).end_with_page()?;
+    ok(&bound.list::<Attempt, _>(tenant.attempts(id, page).await?))
 }
 
 async fn retry(
@@ -68,4 +69,15 @@ async fn cancel(
 ) -> Answer {
     let reason = cancellation.reason.as_deref().unwrap_or(CANCEL_REASON_DEFAULT);
     ok(&Delivery::from(tenant.cancel_delivery(id, reason).await?))
+}
+
+/// A delivery with its newest attempts, and with a cursor of the list of all of them.
+pub(super) fn with_attempts(tenant: &Tenant, history: DeliveryHistory) -> Delivery {
+    let list = attempts_of(tenant, history.delivery.id);
+    Delivery::with_attempts(history, |cursor| list.hand_out(cursor))
+}
+
+/// The list of a delivery's attempts, by whatever spelling of its id it was asked for.
+fn attempts_of(tenant: &Tenant, id: Id<kind::Delivery>) -> CursorTag {
+    CursorTag::of(&format!("/v1/deliveries/{id}/attempts"), tenant)
 }

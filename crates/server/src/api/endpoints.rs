@@ -13,7 +13,9 @@ use neo_events::{
 use super::{
     Answer,
     body::{Input, Nothing, OptionalInput},
-    created, no_content, ok,
+    created,
+    deliveries::with_attempts,
+    no_content, ok,
     path::PathId,
     query::{NoQuery, Query},
     routes::{Needs, Routes},
@@ -21,8 +23,8 @@ use super::{
 use crate::{
     problem::Refusal,
     wire::{
-        Delivery, Endpoint, EndpointChanges, EndpointIn, EndpointStats, RotateSecretIn, TestIn, Verification,
-        VerifyIn, into_text, is_no_change,
+        Endpoint, EndpointChanges, EndpointIn, EndpointStats, RotateSecretIn, TestIn, Verification, VerifyIn,
+        into_text, is_no_change,
     },
 };
 
@@ -123,7 +125,7 @@ async fn test(
     OptionalInput(test): OptionalInput<TestIn>,
 ) -> Answer {
     let payload = test.payload.map(into_text);
-    let delivery = Delivery::from(tenant.test_endpoint(id, payload.as_deref()).await?);
+    let delivery = with_attempts(&tenant, tenant.test_endpoint(id, payload.as_deref()).await?);
     created(&format!("/v1/deliveries/{}", delivery.id), &delivery)
 }
 

@@ -114,6 +114,11 @@ impl Query {
         time::parse(&text).map(Some).map_err(|_| Refusal::invalid_parameter(name, TIME))
     }
 
+    /// The parameters of a list that another answer also has cursors of.
+    pub(super) fn of_list(self, list: CursorTag) -> Self {
+        Self { cursor_tag: list, ..self }
+    }
+
     /// `limit`, 1…1000, 100 if absent.
     fn take_limit(&mut self) -> Result<u32, Refusal> {
         let limit = self.take::<u32>("limit", "between 1 and 1000")?.unwrap_or(LIMIT_DEFAULT);
@@ -144,6 +149,11 @@ impl Query {
 }
 
 impl CursorTag {
+    /// Of a list without filters.
+    pub(super) fn of(path: &str, tenant: &Tenant) -> Self {
+        Self::new(path, Some(tenant), &[])
+    }
+
     fn new(path: &str, tenant: Option<&Tenant>, pairs: &[(String, String)]) -> Self {
         let mut filters: Vec<_> =
             pairs.iter().filter(|(name, _)| !matches!(name.as_str(), "limit" | "cursor")).collect();
@@ -168,9 +178,14 @@ impl CursorTag {
         }
     }
 
+    /// A cursor as it is answered.
+    pub(super) fn hand_out(&self, cursor: &Cursor) -> String {
+        format!("{}{}", self.0, cursor.as_str())
+    }
+
     /// A page as it is answered.
     pub(super) fn list<T: From<D>, D>(&self, page: Page<D>) -> List<T> {
-        List::of(page, |cursor| format!("{}{}", self.0, cursor.as_str()))
+        List::of(page, |cursor| self.hand_out(&cursor))
     }
 }
 

@@ -1,13 +1,16 @@
 //! Deliveries and their attempts.
 
 use neo_events::{
-    DeliveryHistory, DeliveryState, Timestamp,
+    Cursor, DeliveryHistory, DeliveryState, Timestamp,
     domain::{delivery::is_answered, id::Id},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Pairs;
+
+/// Why a delivery waits that is due.
+const HELD_REASON: &str = "the endpoint is inactive";
 
 /// Why a delivery is cancelled.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -40,9 +43,15 @@ pub(crate) struct Delivery {
     pub(crate) trigger: String,
     pub(crate) subscription_ids: Vec<Uuid>,
     pub(crate) created_at: Timestamp,
-    /// Oldest first; absent in lists.
+    /// The newest of them, as many as fit into an answer, oldest first; absent in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) attempts: Option<Vec<Attempt>>,
+    /// How many there were before those; absent in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier_attempts: Option<u32>,
+    /// `cursor` of `/v1/deliveries/{id}/attempts`, to go on with those; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier_attempts_cursor: Option<String>,
 }
 
 impl From<neo_events::Delivery> for Delivery {
@@ -72,13 +81,22 @@ impl From<neo_events::Delivery> for Delivery {
             subscription_ids: delivery.subscription_ids.into_iter().map(Id::uuid).collect(),
             created_at: delivery.created_at,
             attempts: None,
+            earlier_attempts: None,
+            earlier_attempts_cursor: None,
         }
     }
 }
 
-impl From<DeliveryHistory> for Delivery {
-    fn from(DeliveryHistory { delivery, attempts }: DeliveryHistory) -> Self {
-        Self { attempts: Some(attempts.into_iter().map(Attempt::from).collect()), ..delivery.into() }
+impl Delivery {
+    /// With its newest attempts; `hand_out` makes of the cursor of earlier ones what the caller gets.
+    pub(crate) fn with_attempts(history: DeliveryHistory, hand_out: impl FnOnce(&Cursor) -> String) -> Self {
+        Self {
+            held_reason: history.is_held.then(|| HELD_REASON.to_owned()),
+            earlier_attempts: Some(history.earlier_attempts()),
+            earlier_attempts_cursor: history.earlier.as_ref().map(hand_out),
+            attempts: Some(history.newest_attempts.into_iter().map(Attempt::from).collect()),
+            ..history.delivery.into()
+        }
     }
 }
 

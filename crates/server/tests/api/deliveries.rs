@@ -67,6 +67,9 @@ async fn a_delivery_tells_what_was_sent_and_answered() {
     let shown = server.get(&path).await.expect(200);
     let attempts = shown["attempts"].as_array().unwrap();
     assert_eq!((attempts.len(), keys(&attempts[0])), (1, ATTEMPT_FIELDS.to_vec()));
+    assert_eq!((&shown["earlier_attempts"], shown.get("earlier_attempts_cursor")), (&json!(0), None));
+    let listed = server.get(&format!("{path}/attempts")).await.expect(200);
+    assert_eq!(listed, json!({"data": attempts, "next_cursor": null}));
     let attempt = &attempts[0];
     assert_eq!((&attempt["attempt_number"], &attempt["delivery_status"]), (&json!(1), &json!("success")));
     assert_eq!((&attempt["response_status"], &attempt["response_body"]), (&json!(200), &json!("ok")));
@@ -131,6 +134,56 @@ async fn what_nobody_would_attempt_is_not_retried() {
     assert!(detail.contains("is deleted"), "{detail}");
     server.until("/v1/deliveries", has_status("cancelled")).await;
     assert!(server.get(&path).await.expect(200).get("held_reason").is_none(), "it waits for nothing");
+}
+
+/// The numbers of attempts.
+fn numbers(attempts: &Value) -> Vec<u64> {
+    let attempts = attempts.as_array().expect("a list").iter();
+    attempts.map(|attempt| attempt["attempt_number"].as_u64().expect("a number")).collect()
+}
+
+#[tokio::test]
+async fn of_a_long_history_the_newest_attempts_are_shown_and_earlier_ones_listed() {
+    const ATTEMPTS: u64 = 103;
+    let server = Server::start().await;
+    let receiver = Receiver::answering(ANSWER_BROKEN).await;
+    server.subscribe(&receiver.url).await;
+    server.publish(json!({"event_type": "order.placed", "event_data": {}})).await;
+    let mut delivery = Value::Null;
+    for number in 1..=ATTEMPTS {
+        if number > 1 {
+            let path = format!("/v1/deliveries/{}/retry", delivery["id"].as_str().unwrap());
+            let retried = server.post(&path, "").await.expect(200);
+            assert!(retried.get("attempts").is_none(), "as lists show it");
+        }
+        delivery = server.until("/v1/deliveries", |delivery| delivery["current_attempt"] == number).await;
+    }
+    let id = delivery["id"].as_str().unwrap();
+    let shown = server.get(&format!("/v1/deliveries/{id}")).await.expect(200);
+    assert_eq!(numbers(&shown["attempts"]), (4..=ATTEMPTS).collect::<Vec<_>>(), "oldest first");
+    assert_eq!(shown["earlier_attempts"], 3);
+
+    let cursor = shown["earlier_attempts_cursor"].as_str().unwrap();
+    for id in [id.to_owned(), id.to_uppercase()] {
+        let rest = server.get(&format!("/v1/deliveries/{id}/attempts?cursor={cursor}")).await.expect(200);
+        assert_eq!((numbers(&rest["data"]), &rest["next_cursor"]), (vec![3, 2, 1], &Value::Null));
+    }
+    let path = format!("/v1/deliveries/{id}/attempts?limit=60");
+    let page = server.get(&path).await.expect(200);
+    assert_eq!(numbers(&page["data"]), (44..=ATTEMPTS).rev().collect::<Vec<_>>(), "newest first");
+    let next = page["next_cursor"].as_str().unwrap();
+    let page = server.get(&format!("{path}&cursor={next}")).await.expect(200);
+    assert_eq!((numbers(&page["data"]), &page["next_cursor"]), ((1..44).rev().collect(), &Value::Null));
+
+    // A cursor is for its own list: of no other delivery, and of no other kind.
+    for path in [format!("/v1/deliveries/{NOBODY}/attempts"), "/v1/deliveries".to_owned()] {
+        server.get(&format!("{path}?cursor={next}")).await.refused(400, "invalid_cursor");
+    }
+    server.get(&format!("/v1/deliveries/{NOBODY}/attempts")).await.refused(404, "delivery_not_found");
+    server
+        .get(&format!("/v1/deliveries/{id}/attempts?status=failed"))
+        .await
+        .refused(400, "unknown_parameter");
 }
 
 #[tokio::test]

@@ -87,6 +87,7 @@ async fn snapshot(server: &Server, there: &Rows) -> Vec<String> {
         format!("/v1/endpoints/{endpoint}/stats"),
         format!("/v1/subscriptions/{subscription}"),
         format!("/v1/deliveries/{delivery}"),
+        format!("/v1/deliveries/{delivery}/attempts"),
     ] {
         let mut answer = server.send(Call::new("GET", &path).tenant("acme")).await.expect(200);
         without_usage(&mut answer);
@@ -145,7 +146,7 @@ fn body(route: &Route, there: &Rows) -> Value {
 
 /// What strangers get of each route: one of another tenant, and one of another context. The table to mend when a route
 /// is added.
-const ANSWERED: [(&str, &str, Answered, Answered); 33] = [
+const ANSWERED: [(&str, &str, Answered, Answered); 34] = [
     ("GET", "/v1/events", Empty, Empty),
     ("GET", "/v1/endpoints", Empty, Empty),
     ("GET", "/v1/subscriptions", Empty, Empty),
@@ -191,6 +192,7 @@ const ANSWERED: [(&str, &str, Answered, Answered); 33] = [
         Missing("subscription_not_found"),
     ),
     ("GET", "/v1/deliveries/{id}", Missing("delivery_not_found"), Missing("delivery_not_found")),
+    ("GET", "/v1/deliveries/{id}/attempts", Missing("delivery_not_found"), Missing("delivery_not_found")),
     ("POST", "/v1/deliveries/{id}/retry", Missing("delivery_not_found"), Missing("delivery_not_found")),
     ("POST", "/v1/deliveries/{id}/cancel", Missing("delivery_not_found"), Missing("delivery_not_found")),
     ("POST", "/v1/connectivity-test", Own(200), Own(200)),

@@ -70,7 +70,7 @@ async fn an_outage_of_names_is_retried_until_they_resolve() {
         deliveries.len() == EVENTS && deliveries.iter().all(|delivery| is_retried(&delivery.state))
     })
     .await;
-    let history = platform.delivery(deliveries().await[0].id).await.unwrap();
+    let history = platform.delivery_history(deliveries().await[0].id).await.unwrap();
     assert_eq!(history.latest_attempt().unwrap().error_code.as_deref(), Some("dns"));
     assert_eq!(receiver.arrivals.events(), 0);
 

@@ -6,7 +6,7 @@ use neo_events_domain::{
     Timestamp, Uuid,
     api_key::ApiKey,
     catalogue::EventTypeEntry,
-    delivery::{Delivery, DeliveryHistory},
+    delivery::{Attempt, Delivery},
     endpoint::Endpoint,
     event::NewEvent,
     event_type::EventType,
@@ -20,7 +20,7 @@ use neo_events_store::{
     DeliveryLog, DeliveryQuery, DeliveryWork, DispatchClaim, Dispatched, DueEndpoint, EndpointClaim,
     EndpointQuery, EndpointQuota, EventLog, EventQuery, EventTypeQuery, Health, Inserted, KeyDigest, Lease,
     MasterKeyFingerprint, NewDelivery, OwedEvent, Page, PageRequest, Settled, Settlement, StoreError,
-    StoredEvent, SubscriptionQuery, Tenants, Unsettled, Updated, Usage, WorkQueue,
+    StoredDelivery, StoredEvent, SubscriptionQuery, Tenants, Unsettled, Updated, Usage, WorkQueue,
 };
 
 use super::{Queue, abandoned::Server, faults::error_of};
@@ -167,7 +167,8 @@ as_is! {
 
 as_is! {
     DeliveryLog of memory {
-        fn delivery(schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError>;
+        fn delivery(schema: &Schema, id: DeliveryId) -> Result<Option<StoredDelivery>, StoreError>;
+        fn attempts(schema: &Schema, delivery: &Delivery, page: PageRequest) -> Result<Page<Attempt>, StoreError>;
         fn deliveries(schema: &Schema, query: &DeliveryQuery, page: PageRequest)
             -> Result<Page<Delivery>, StoreError>;
         fn cancel_delivery(schema: &Schema, id: DeliveryId, reason: &str, now: Timestamp)

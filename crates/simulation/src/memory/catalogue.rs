@@ -18,7 +18,7 @@ use neo_events_store::{
 
 use super::{
     MemoryStore,
-    page::page,
+    page::{page, page_weighed},
     tables::{Change, Database, EndpointRow, SubscriptionRow, Tables},
 };
 use crate::effect::{Effect, Watcher};
@@ -133,7 +133,10 @@ impl Catalogue for MemoryStore {
         let tables = database.of(schema)?;
         let mut rows: Vec<_> = tables.endpoints.values().filter(|row| tables.answers(row, query)).collect();
         rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.no));
-        page(rows.into_iter().map(|row| (row.no, row.endpoint.clone())), &request)
+        let bytes = |endpoint: &Endpoint| {
+            endpoint.custom_headers.iter().map(|(name, value)| name.len() + value.len()).sum()
+        };
+        page_weighed(rows.into_iter().map(|row| (row.no, row.endpoint.clone())), &request, bytes)
     }
 
     async fn update_endpoint(&self, schema: &Schema, endpoint: &Endpoint) -> Result<Updated, StoreError> {

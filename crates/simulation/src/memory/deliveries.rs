@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp,
     delivery::{
-        Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryHistory, DeliveryState, DeliveryStatus,
-        IllegalTransition, error_code, is_answered,
+        Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryState, DeliveryStatus, IllegalTransition,
+        error_code, is_answered,
     },
     endpoint::Endpoint,
     event::DomainEvent,
@@ -18,22 +18,39 @@ use neo_events_domain::{
     tenant::Schema,
     time::to_micros,
 };
-use neo_events_store::{Changed, DeliveryLog, DeliveryQuery, Page, PageRequest, StoreError, Usage};
+use neo_events_store::{
+    Changed, DeliveryLog, DeliveryQuery, EndpointStanding, Page, PageRequest, SUBSCRIPTION_ID_WEIGHT,
+    StoreError, StoredDelivery, Usage,
+};
 
 use super::{
     MemoryStore,
-    page::{newest_first, page},
+    page::{newest_first, page_weighed},
     tables::{DeliveryRow, Tables, is_live},
 };
 use crate::effect::Watcher;
 
 #[async_trait]
 impl DeliveryLog for MemoryStore {
-    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<DeliveryHistory>, StoreError> {
+    async fn delivery(&self, schema: &Schema, id: DeliveryId) -> Result<Option<StoredDelivery>, StoreError> {
         let mut database = self.database();
         let tables = database.of(schema)?;
         let row = tables.deliveries_by_id.get(&id).map(|at| &tables.deliveries[*at]);
-        Ok(row.map(|row| DeliveryHistory { delivery: row.delivery.clone(), attempts: tables.attempts(row) }))
+        Ok(row.map(|row| tables.stored(&row.delivery)))
+    }
+
+    async fn attempts(
+        &self,
+        schema: &Schema,
+        delivery: &Delivery,
+        request: PageRequest,
+    ) -> Result<Page<Attempt>, StoreError> {
+        let mut database = self.database();
+        let tables = database.of(schema)?;
+        let row = tables.deliveries_by_id.get(&delivery.id).map(|at| &tables.deliveries[*at]);
+        let attempts = row.map(|row| tables.attempts(row)).unwrap_or_default().into_iter().rev();
+        let counted = attempts.filter(|attempt| attempt.attempt_number <= delivery.current_attempt);
+        page_weighed(counted.map(|attempt| (attempt.attempt_number.into(), attempt)), &request, bytes)
     }
 
     async fn deliveries(
@@ -46,7 +63,8 @@ impl DeliveryLog for MemoryStore {
         let tables = database.of(schema)?;
         let rows = newest_first(&tables.deliveries);
         let wanted = rows.filter(|(_, row)| tables.meets(&row.delivery, query));
-        page(wanted.map(|(no, row)| (no, row.delivery.clone())), &request)
+        let bytes = |delivery: &Delivery| delivery.subscription_ids.len() * SUBSCRIPTION_ID_WEIGHT;
+        page_weighed(wanted.map(|(no, row)| (no, row.delivery.clone())), &request, bytes)
     }
 
     async fn cancel_delivery(
@@ -138,6 +156,17 @@ impl Tables {
         }
     }
 
+    fn stored(&self, delivery: &Delivery) -> StoredDelivery {
+        let to = delivery.webhook_endpoint_id;
+        let endpoint = match self.endpoint(to) {
+            None => EndpointStanding::Deleted,
+            Some(row) if row.endpoint.is_active => EndpointStanding::Active,
+            Some(_) => EndpointStanding::Inactive,
+        };
+        let context_id = self.endpoints.get(&to).and_then(|row| row.endpoint.context_id);
+        StoredDelivery { delivery: delivery.clone(), endpoint, context_id }
+    }
+
     fn meets(&self, delivery: &Delivery, query: &DeliveryQuery) -> bool {
         let to = delivery.webhook_endpoint_id;
         let context_id = || self.endpoints.get(&to).and_then(|row| row.endpoint.context_id);
@@ -162,6 +191,15 @@ impl Tables {
         };
         row.attempts.iter().map(look).collect()
     }
+}
+
+/// What an attempt weighs in a page.
+fn bytes(attempt: &Attempt) -> usize {
+    let response = attempt.response.as_ref();
+    let headers = response.into_iter().flat_map(|response| &response.headers);
+    attempt.request_body.len()
+        + headers.map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        + response.map_or(0, |response| response.body.len())
 }
 
 fn shown(

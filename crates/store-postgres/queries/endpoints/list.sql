@@ -4,7 +4,8 @@ select
     e.retry_backoff_seconds, e.retry_backoff_multiplier, e.is_active, e.is_verified, e.disabled_reason,
     e.created_by_user_id, e.context_id, e.created_at, e.updated_at, e.last_used_at, e.verified_at,
     array(select s.sealed from tenant.endpoint_secrets s where s.endpoint_id = e.id order by s.position),
-    array(select s.expires_at from tenant.endpoint_secrets s where s.endpoint_id = e.id order by s.position)
+    array(select s.expires_at from tenant.endpoint_secrets s where s.endpoint_id = e.id order by s.position),
+    octet_length(e.custom_headers) + octet_length(e.endpoint_url) + coalesce(octet_length(e.description), 0) as weight
 from tenant.endpoints e
 where e.no < $1
     and e.deleted_at is null

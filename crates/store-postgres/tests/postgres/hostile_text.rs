@@ -186,10 +186,11 @@ async fn deliveries(scene: &Scene, text: &str, n: i64) {
         assert!(matches!(store.settle(settled).await.unwrap(), Settled::Recorded(_)));
         let cancelled = store.cancel_delivery(schema, id, text, at(n)).await.unwrap();
         assert!(matches!(cancelled, Changed::Done(_)));
-        let history = store.delivery(schema, id).await.unwrap().unwrap();
-        assert_eq!(history.delivery.state, DeliveryState::Cancelled { reason: text.into() });
-        assert_eq!(history.delivery.subscription_ids, wanted);
-        let attempt = &history.attempts[0];
+        let delivery = store.delivery(schema, id).await.unwrap().unwrap().delivery;
+        assert_eq!(delivery.state, DeliveryState::Cancelled { reason: text.into() });
+        assert_eq!(delivery.subscription_ids, wanted);
+        let attempts = store.attempts(schema, &delivery, PageRequest::first(10)).await.unwrap().items;
+        let attempt = &attempts[0];
         assert_eq!(attempt.error_message.as_deref(), Some(text));
         assert_eq!(attempt.response, wanted_response);
     }

@@ -111,7 +111,7 @@ const OF_READS: [(&str, &str); 33] = [
     ("deliveries/list_by_status", "NIL, MAX, '-infinity', 'infinity', 101, 'retrying'"),
     ("deliveries/list_pending_by_endpoint", "NIL, MAX, '-infinity', 'infinity', 101, 1, array[ENDPOINT]"),
     ("deliveries/count_by_status", "ENDPOINT, DELIVERY, AT(700000)"),
-    ("attempts/by_delivery", "DELIVERY, ENDPOINT, 4"),
+    ("attempts/list", "DELIVERY, ENDPOINT, EVENT, 4, 101"),
     ("attempts/of_endpoint", "ENDPOINT, DELIVERY, AT(700000)"),
     ("endpoints/by_ids", "array[ENDPOINT]"),
     ("endpoints/list", "1000000, 101, null, null, null, null"),

@@ -142,12 +142,10 @@ impl Judge<'_> {
             faults.extend(self.of_attempts(delivery));
             faults.extend(self.of_queue(delivery));
             if delivery.current_attempt > 0 {
-                let history = store.delivery(&self.known.schema, delivery.id).await;
-                let attempts = history.map(|history| history.map(|history| history.attempts.len()));
-                if !attempts
-                    .as_ref()
-                    .is_ok_and(|attempts| *attempts == Some(delivery.current_attempt as usize))
-                {
+                let page = PageRequest::first(1000);
+                let attempts = store.attempts(&self.known.schema, delivery, page).await;
+                let attempts = attempts.map(|page| page.items.len());
+                if !attempts.as_ref().is_ok_and(|attempts| *attempts == delivery.current_attempt as usize) {
                     faults.push(format!("has a delivery that counts other attempts than {attempts:?}"));
                 }
             }

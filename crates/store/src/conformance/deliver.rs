@@ -96,9 +96,9 @@ pub async fn every_verdict_is_recorded(store: &dyn Store) {
         let id = world.delivery_to(&endpoint, 0).await;
         let lease = world.claim_one(&endpoint, 1).await;
         assert_eq!(world.settle(lease, verdict, 2).await, Settled::Recorded(state.clone()));
-        let history = world.history(id).await;
-        assert_eq!((history.delivery.state, history.delivery.current_attempt), (state, 1));
-        assert_eq!(history.attempts.len(), 1);
+        let delivery = world.delivery_now(id).await;
+        assert_eq!((delivery.state, delivery.current_attempt), (state, 1));
+        assert_eq!(world.attempts(id).await.len(), 1);
         assert!(world.claim(&endpoint, 10, 59).await.is_empty());
         let due = world.claim(&endpoint, 10, 61).await;
         assert_eq!(due.len(), usize::from(matches!(verdict, Verdict::Retry(_))), "{verdict:?}");
@@ -149,7 +149,7 @@ pub async fn attempts_read_back(store: &dyn Store) {
     second.response = Some(response.clone());
     world.record(Settlement { lease, attempt: second, verdict: Verdict::Succeeded }).await;
 
-    let attempts = world.history(id).await.attempts;
+    let attempts = world.attempts(id).await;
     let [first, second] = &attempts[..] else { panic!("two attempts, oldest first: {attempts:?}") };
     assert_eq!((first.attempt_number, first.delivery_status), (1, AttemptStatus::Timeout));
     assert_eq!(
@@ -185,14 +185,14 @@ pub async fn late_settlements_are_lost(store: &dyn Store) {
     assert!(world.claim(&endpoint, 10, 59).await.is_empty());
     let current = world.claim_one(&endpoint, 60).await;
     assert_eq!(world.settle(abandoned, Verdict::Succeeded, 61).await, Settled::LeaseLost);
-    assert!(world.history(id).await.attempts.is_empty());
+    assert!(world.attempts(id).await.is_empty());
     assert_eq!(world.delivery_now(id).await.state, DeliveryState::Pending);
     assert_eq!(world.settle(current, Verdict::Retry(at(70)), 62).await, recorded_retry(70));
 
     // After the end of the lease, but before anybody else came: it happened, and it counts.
     let slow = world.claim_one(&endpoint, 70).await;
     assert_eq!(world.settle(slow, Verdict::Succeeded, 1000).await, Settled::Recorded(DeliveryState::Success));
-    assert_eq!(world.history(id).await.attempts.len(), 2);
+    assert_eq!(world.attempts(id).await.len(), 2);
 }
 
 /// Work given back can be claimed at once, as if it had not been.

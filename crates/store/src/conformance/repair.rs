@@ -13,7 +13,7 @@ use neo_events_domain::{
 };
 
 use super::world::{World, all_pages, at, done};
-use crate::{Changed, DeliveryQuery, Settled, Settlement, Store, TimeRange};
+use crate::{Changed, DeliveryQuery, EndpointStanding, Settled, Settlement, Store, TimeRange, Updated};
 
 fn cancelled(reason: &str) -> DeliveryState {
     DeliveryState::Cancelled { reason: reason.into() }
@@ -74,9 +74,9 @@ pub async fn deliveries_in_flight_are_cancelled_when_they_land(store: &dyn Store
         world.tend(3).await;
         assert_eq!(world.delivery_now(id).await, requested, "tending waits for it too");
         assert_eq!(world.settle(lease, verdict, 4).await, Settled::Recorded(expected.clone()));
-        let history = world.history(id).await;
-        assert_eq!((history.delivery.state, history.delivery.cancel_requested), (expected, None));
-        assert_eq!(history.attempts.len(), 1);
+        let delivery = world.delivery_now(id).await;
+        assert_eq!((delivery.state, delivery.cancel_requested), (expected, None));
+        assert_eq!(world.attempts(id).await.len(), 1);
     }
     assert!(world.claim(&endpoint, 10, 1000).await.is_empty());
 }
@@ -99,7 +99,7 @@ pub async fn cancellations_whose_attempt_never_ended_are_finished(store: &dyn St
         assert_eq!(world.delivery_now(id).await.state, cancelled("not wanted"));
     }
     assert_eq!(world.settle(claimed.remove(0), Verdict::Succeeded, 101).await, Settled::LeaseLost);
-    assert!(world.history(abandoned).await.attempts.is_empty());
+    assert!(world.attempts(abandoned).await.is_empty());
 }
 
 /// Retrying by hand is for what ended without success or waits for its next try, and leaves an attempt.
@@ -183,7 +183,7 @@ pub async fn deleting_an_endpoint_cancels_its_deliveries(store: &dyn Store) {
     assert_eq!(count(&doomed, Some(DeliveryStatus::Cancelled)).await, 1199);
     assert_eq!(count(&doomed, None).await, 1200);
     assert_eq!(count(&other, Some(DeliveryStatus::Pending)).await, 1200);
-    assert_eq!(world.history(ids.0).await.attempts.len(), 1);
+    assert_eq!(world.attempts(ids.0).await.len(), 1);
     assert_eq!(world.delivery_now(ids.1).await.webhook_endpoint_id, doomed.id);
 }
 
@@ -241,6 +241,30 @@ pub async fn deliveries_are_filtered_in_pages(store: &dyn Store) {
     ] {
         assert!(list(&query).await.is_empty(), "nothing is nobody's");
     }
+}
+
+/// Who reads a delivery learns with it whether somebody delivers it, and whose it is.
+pub async fn a_delivery_tells_how_its_endpoint_stands(store: &dyn Store) {
+    let world = World::new(store);
+    let mut endpoint = world.new_endpoint();
+    endpoint.context_id = Some(Uuid::from_u128(7));
+    let (of_context, of_nobody) = (world.insert_endpoint(endpoint).await, world.endpoint().await);
+    let (id, other) = (world.delivery_to(&of_context, 0).await, world.delivery_to(&of_nobody, 0).await);
+    let found = async |id| {
+        let found = world.stored_delivery(id).await;
+        (found.endpoint, found.is_held(), found.context_id)
+    };
+    assert_eq!(found(id).await, (EndpointStanding::Active, false, Some(Uuid::from_u128(7))));
+    assert_eq!(found(other).await, (EndpointStanding::Active, false, None));
+    let inactive = of_context.deactivated(at(1));
+    assert_eq!(done(store.update_endpoint(&world.schema, &inactive).await), Updated::Written);
+    assert_eq!(found(id).await, (EndpointStanding::Inactive, true, Some(Uuid::from_u128(7))));
+    cancel(&world, id, 2).await;
+    assert_eq!(found(id).await, (EndpointStanding::Inactive, false, Some(Uuid::from_u128(7))));
+    done(store.delete_endpoint(&world.schema, inactive.id, at(3)).await);
+    assert_eq!(found(id).await, (EndpointStanding::Deleted, false, Some(Uuid::from_u128(7))));
+    assert_eq!(found(other).await.0, EndpointStanding::Active, "another's");
+    assert_eq!(done(store.delivery(&world.schema, world.id(0)).await), None);
 }
 
 /// Statistics count deliveries and attempts of one endpoint since a time.

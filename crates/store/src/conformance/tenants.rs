@@ -143,6 +143,7 @@ async fn portrait(store: &dyn Store, schema: &Schema) -> String {
     let mut lines = Vec::new();
     for delivery in &deliveries {
         lines.push(format!("{:?}", done(store.delivery(schema, delivery.id).await)));
+        lines.push(format!("{:?}", done(store.attempts(schema, delivery, all.clone()).await)));
     }
     for endpoint in &endpoints {
         lines.push(format!("{:?}", done(store.endpoint_stats(schema, endpoint.id, at(-1)).await)));
@@ -205,6 +206,8 @@ async fn nothing_is_found(store: &dyn Store, here: &Schema, there: &Populated<'_
     assert!(done(store.subscriptions(here, &of_endpoint, page()).await).items.is_empty());
     for id in there.deliveries {
         assert_eq!(done(store.delivery(here, id).await), None);
+        let delivery = there.world.delivery_now(id).await;
+        assert!(done(store.attempts(here, &delivery, page()).await).items.is_empty());
     }
     let queries = [
         DeliveryQuery { event_id: Some(there.event), ..DeliveryQuery::default() },
@@ -359,15 +362,15 @@ async fn settled_where_they_belong(worlds: &[World<'_>], claims: Vec<crate::Endp
         }
     }
     for (world, index, id) in ids {
-        let history = world.history(id).await;
+        let delivery = world.delivery_now(id).await;
         let expected = [
             DeliveryStatus::Success,
             DeliveryStatus::Retrying,
             DeliveryStatus::Pending,
             DeliveryStatus::Failed,
         ];
-        assert_eq!(history.delivery.state.status(), expected[index], "{}", world.schema);
-        assert_eq!(history.attempts.len(), usize::from(index != 2));
+        assert_eq!(delivery.state.status(), expected[index], "{}", world.schema);
+        assert_eq!(world.attempts(id).await.len(), usize::from(index != 2));
     }
 }
 
@@ -378,6 +381,7 @@ pub async fn every_call_refuses_unknown_schemas(store: &dyn Store) {
     let Populated { world, endpoint, subscription, .. } = &there;
     let page = || PageRequest::first(1);
     let (event, id) = (world.event(draft(there.aggregate_id), 0), there.deliveries[0]);
+    let delivery = world.delivery_now(id).await;
     let aggregate = ("order", there.aggregate_id);
     let of_aggregate = AggregateQuery::of(aggregate.0, aggregate.1);
     let entry = world.entry("user.created");
@@ -425,6 +429,7 @@ pub async fn every_call_refuses_unknown_schemas(store: &dyn Store) {
             at(0)
         );
         delivery(id);
+        attempts(&delivery, page());
         deliveries(&DeliveryQuery::default(), page());
         cancel_delivery(id, "no", at(0));
         retry_delivery(id, at(0));

@@ -10,7 +10,7 @@ use std::{
 use neo_events_domain::{
     Timestamp,
     catalogue::{EventTypeDraft, EventTypeEntry},
-    delivery::{AttemptRecord, Delivery, DeliveryHistory, Trigger},
+    delivery::{Attempt, AttemptRecord, Delivery, Trigger},
     endpoint::{Endpoint, EndpointDraft, Profile, SealedSecret},
     event::{EventDraft, NewEvent},
     id::{DeliveryId, EndpointId, EventId, Id, IdEntropy, SubscriptionId},
@@ -21,7 +21,7 @@ use neo_events_domain::{
 
 use crate::{
     Appended, DeliveryWork, Dispatched, EndpointClaim, EndpointQuota, Inserted, Lease, NewDelivery,
-    OwedEvent, Page, PageRequest, Settled, Settlement, Store, StoreError,
+    OwedEvent, Page, PageRequest, Settled, Settlement, Store, StoreError, StoredDelivery,
 };
 
 /// A point of time, in seconds after an arbitrary beginning.
@@ -277,12 +277,21 @@ impl<'a> World<'a> {
         done(self.store.settle(settlement).await.map_err(|unsettled| unsettled.error))
     }
 
-    pub(super) async fn history(&self, id: DeliveryId) -> DeliveryHistory {
+    pub(super) async fn stored_delivery(&self, id: DeliveryId) -> StoredDelivery {
         done(self.store.delivery(&self.schema, id).await).expect("the delivery is there")
     }
 
     pub(super) async fn delivery_now(&self, id: DeliveryId) -> Delivery {
-        self.history(id).await.delivery
+        self.stored_delivery(id).await.delivery
+    }
+
+    /// All attempts of a delivery as it stands, oldest first.
+    pub(super) async fn attempts(&self, id: DeliveryId) -> Vec<Attempt> {
+        let delivery = self.delivery_now(id).await;
+        let page = PageRequest::first(1000);
+        let mut attempts = done(self.store.attempts(&self.schema, &delivery, page).await).items;
+        attempts.reverse();
+        attempts
     }
 
     /// Tends until nothing is left to do.

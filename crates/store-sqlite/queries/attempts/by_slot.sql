@@ -3,5 +3,4 @@ select
     connection_reused, signature_standard, signature_body, signature_body_previous, error_message, response_status,
     response_headers, response_body_truncated, response_body
 from attempts
-where slot between ?1 * 65536 and ?1 * 65536 + 65535
-order by slot
+where slot = ?1

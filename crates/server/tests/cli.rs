@@ -774,7 +774,17 @@ fn deliveries_are_watched_and_repaired() {
         let delivery = folder.json(&["deliveries", "get", delivery]);
         (delivery["attempts"].as_array().unwrap().len() == 2).then_some(())
     });
+    let listed = folder.json(&["deliveries", "attempts", delivery, "--limit", "1"]);
+    assert_eq!(listed["data"][0]["attempt_number"], 2, "newest first");
+    let rest = ["deliveries", "attempts", delivery, "--cursor", listed["next_cursor"].as_str().unwrap()];
+    let rest = folder.done(&rest);
+    assert!(rest.contains("connection_refused") && rest.contains("ERROR"), "{rest}");
+    assert_eq!(
+        folder.json(&["deliveries", "attempts", delivery, "--all"])["data"].as_array().unwrap().len(),
+        2
+    );
     let shown = folder.done(&["deliveries", "get", delivery, "--full"]);
+    assert!(!shown.contains("earlier attempts"), "{shown}");
     assert!(shown.contains("attempt 2") && shown.contains("> webhook-id: "), "{shown}");
     let stats = folder.done(&["endpoints", "stats", endpoint, "--days", "1"]);
     assert!(stats.contains("connection_refused"), "{stats}");

@@ -26,8 +26,10 @@ pub(crate) enum DeliveriesCommand {
     /// List deliveries, newest first
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
     List(ListArgs),
-    /// Show one delivery with its attempts
+    /// Show one delivery with its newest attempts
     Get(GetArgs),
+    /// List the attempts of a delivery, newest first
+    Attempts(AttemptsArgs),
     /// Attempt a delivery again now: one that waits for its retry, that failed or that was cancelled
     Retry {
         /// The delivery's id
@@ -76,6 +78,15 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct AttemptsArgs {
+    /// The delivery's id
+    #[arg(value_name = "UUID", value_parser = arguments::uuid)]
+    id: Uuid,
+    #[command(flatten)]
+    paging: Paging,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
     /// The delivery's id
     #[arg(value_name = "UUID", value_parser = arguments::uuid)]
@@ -98,6 +109,10 @@ pub(crate) enum Detail {
 pub(crate) async fn run(session: &Session, command: DeliveriesCommand) -> Result<(), Failure> {
     let (call, detail) = match command {
         DeliveriesCommand::List(args) => return list(session, args).await,
+        DeliveriesCommand::Attempts(AttemptsArgs { id, paging }) => {
+            let call = Call::get([PATH, &id.to_string(), "attempts"]);
+            return session.list::<wire::Attempt>(call, &paging).await;
+        }
         DeliveriesCommand::Get(GetArgs { id, full }) => {
             (Call::get([PATH, &id.to_string()]), if full { Detail::Full } else { Detail::Brief })
         }
@@ -138,6 +153,11 @@ pub(crate) fn show(output: &Output, delivery: &wire::Delivery, detail: Detail) -
     field("trigger", delivery.trigger.clone())?;
     if let Some(reason) = &delivery.cancel_reason {
         field("reason", printable(reason))?;
+    }
+    if let (Some(count), Some(cursor)) = (delivery.earlier_attempts, &delivery.earlier_attempts_cursor) {
+        let list = format!("neo-events deliveries attempts {} --cursor {cursor}", delivery.id);
+        output.line("")?;
+        output.line(style.dim(format_args!("{count} earlier attempts: {}", printable(&list))))?;
     }
     for attempt in delivery.attempts.iter().flatten() {
         show_attempt(output, attempt, detail)?;
@@ -236,6 +256,29 @@ impl Row for wire::Delivery {
             self.webhook_endpoint_id.to_string(),
             output.time_or_dash(self.next_retry_at),
             output.time(self.created_at),
+        ]
+    }
+}
+
+impl Row for wire::Attempt {
+    const NAME: &'static str = "attempts";
+    const COLUMNS: &'static [Column] = &[
+        Column::whole("ATTEMPT"),
+        Column::whole("STATUS"),
+        Column::whole("RESULT"),
+        Column::whole("TIME"),
+        Column::whole("ATTEMPTED"),
+        Column::text("ERROR"),
+    ];
+
+    fn cells(&self, output: &Output) -> Vec<String> {
+        vec![
+            self.attempt_number.to_string(),
+            self.delivery_status.clone(),
+            attempt_result(self),
+            self.response_time_ms.map_or_else(dash, |ms| format!("{ms} ms")),
+            output.time(self.attempted_at),
+            self.error_message.clone().unwrap_or_default(),
         ]
     }
 }

@@ -292,7 +292,8 @@ impl Deliverer {
                         let (error, unrecorded) =
                             (&error as &dyn Error, self.admission.unrecorded_of(schema));
                         tracing::warn!(error, %schema, unrecorded, "an attempt could not be recorded; trying again");
-                        // While nothing can be recorded, nothing more should be attempted.
+                        // While nothing can be recorded, nothing more should be attempted. Once a second will do: it walks over
+                        // every endpoint that is known.
                         self.admission.return_queued_of(schema);
                     }
                     settlement = work;

@@ -151,7 +151,10 @@ fn retry_after(response: &ReceivedResponse, now: Timestamp) -> Option<Duration> 
         // More than any number we know is as long as any.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
+    // Many write the offset as mail does, `+0000`.
+    let as_mail_does = || Some(jiff::fmt::rfc2822::parse(value).ok()?.timestamp());
+    let at = httpdate::parse_http_date(value).ok().and_then(|at| Timestamp::try_from(at).ok());
+    let at = at.or_else(as_mail_does)?;
     Duration::try_from(at.duration_since(now)).ok()
 }
 
@@ -176,6 +179,7 @@ mod tests {
         check(" 0 ", Some(0));
         check("Sat, 21 Nov 2026 12:01:30 GMT", Some(90));
         check("Sat, 21 Nov 2026 11:59:00 GMT", None);
+        check("Sat, 21 Nov 2026 12:01:30 +0000", Some(90));
         check("Saturday, 21-Nov-26 12:01:30 GMT", Some(90));
         check("Sat Nov 21 12:01:30 2026", Some(90));
         check("-1", None);

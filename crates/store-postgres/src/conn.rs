@@ -78,9 +78,6 @@ pub(crate) enum LockWait {
     Alone,
 }
 
-/// Connections of this process so far.
-static MADE: AtomicU32 = AtomicU32::new(0);
-
 /// Between half an hour and an hour.
 fn life(number: u32) -> Duration {
     let longer = u64::from(number) * LIFE_STEP.as_secs() % LIFE.as_secs();
@@ -126,7 +123,8 @@ impl Pool {
         size: usize,
     ) -> Result<Self, Failure> {
         let answer_timeout = statement_timeout + ANSWER_SLACK;
-        let manager = Manager { to, answer_timeout, only_reads, silent_at: Mutex::default() };
+        let (made, silent_at) = (AtomicU32::default(), Mutex::default());
+        let manager = Manager { to, answer_timeout, only_reads, made, silent_at };
         let pool = managed::Pool::builder(manager)
             .max_size(size)
             // The one that was used last: its server's caches and pages are warm.
@@ -156,6 +154,11 @@ impl Pool {
         })
     }
 
+    /// Closes those that have retired where they lie: the ones beneath are seldom asked for.
+    pub(crate) fn let_go(&self) {
+        self.0.retain(|connection, _| !connection.has_retired());
+    }
+
     pub(crate) fn close(&self) {
         self.0.close();
     }
@@ -166,6 +169,8 @@ pub(crate) struct Manager {
     to: Destination,
     answer_timeout: Duration,
     only_reads: bool,
+    /// How many so far.
+    made: AtomicU32,
     /// When a connection was last asked in vain whether its server is the primary.
     silent_at: Mutex<Option<Instant>>,
 }
@@ -180,7 +185,8 @@ impl managed::Manager for Manager {
             connection.look_after_client().await?;
         }
         let answer_timeout = Some(self.answer_timeout);
-        Ok(Connection { answer_timeout, only_reads: self.only_reads, ..connection })
+        let retires_at = Some(Instant::now() + life(self.made.fetch_add(1, Ordering::Relaxed)));
+        Ok(Connection { answer_timeout, retires_at, only_reads: self.only_reads, ..connection })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Failure> {
@@ -188,7 +194,7 @@ impl managed::Manager for Manager {
         if connection.client.is_closed() || connection.is_dirty || is_given_up {
             return Err(RecycleError::message("it is closed, or given up"));
         }
-        if connection.retires_at <= Instant::now() {
+        if connection.has_retired() {
             return Err(RecycleError::message("it has lived for long enough"));
         }
         if self.only_reads && connection.asked_at.elapsed() >= PRIMARY_FOR {
@@ -240,8 +246,8 @@ pub(crate) struct Connection {
     is_given_up: AtomicBool,
     /// When its server was the primary for sure.
     asked_at: Instant,
-    /// Nobody is given it from then on.
-    retires_at: Instant,
+    /// Nobody is given it from then on, if it is one of a pool.
+    retires_at: Option<Instant>,
     /// Moves the bytes; ends with the connection.
     driver: JoinSet<()>,
     /// Closes it at once.
@@ -280,7 +286,7 @@ impl Connection {
             only_reads: false,
             is_given_up: AtomicBool::new(false),
             asked_at: Instant::now(),
-            retires_at: Instant::now() + life(MADE.fetch_add(1, Ordering::Relaxed)),
+            retires_at: None,
             driver,
             cut,
         })
@@ -376,6 +382,10 @@ impl Connection {
         let rows = self.answer(self.client.query_typed(&text, &[])).await?;
         let row = rows.first().ok_or(Failure::NoWord)?;
         Ok(ServerState { is_standby: row.try_get("is_standby")?, is_read_only: row.try_get("is_read_only")? })
+    }
+
+    fn has_retired(&self) -> bool {
+        self.retires_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Until the connection has ended.
@@ -525,11 +535,12 @@ mod tests {
             to: address.to_primary(Duration::ZERO, Duration::ZERO),
             answer_timeout: CONNECTION_WAIT,
             only_reads: false,
+            made: AtomicU32::default(),
             silent_at: Mutex::default(),
         };
         let mut connection = manager.create().await.unwrap();
         assert!(manager.recycle(&mut connection, &Metrics::default()).await.is_ok());
-        connection.retires_at = Instant::now();
+        connection.retires_at = Some(Instant::now());
         assert!(manager.recycle(&mut connection, &Metrics::default()).await.is_err());
     }
 

@@ -66,6 +66,12 @@ impl Connections {
         self.reads.get().await
     }
 
+    /// Closes those that have retired and lie there.
+    pub(crate) fn let_go(&self) {
+        let Self { work, brief, reads } = self;
+        [work, brief, reads].into_iter().for_each(Pool::let_go);
+    }
+
     pub(crate) fn close(&self) {
         let Self { work, brief, reads } = self;
         [work, brief, reads].into_iter().for_each(Pool::close);

@@ -107,7 +107,7 @@ impl Backlog {
 /// Looks at a server. `now` is this machine's clock.
 pub async fn inspect(url: &str, now: &(dyn Fn() -> Timestamp + Sync)) -> Result<ServerFacts, OpenError> {
     let address = Address::parse(url)?;
-    let opened = Connection::open(&address.to_any(LOOK_TIMEOUT, LOOK_TIMEOUT)).await;
+    let opened = Connection::open(&address.to_primary(LOOK_TIMEOUT, LOOK_TIMEOUT)).await;
     let conn = opened.map_err(|failure| address.named(failure.into()))?;
     check(&conn).await?;
     let migrations = migrate::status(&conn).await?;
@@ -175,9 +175,6 @@ async fn add_contents(facts: &mut ServerFacts, conn: &Connection, now: Timestamp
     if !facts.missing_rights.is_empty() {
         return Ok(());
     }
-    for row in conn.query(sql::DOCTOR_NODES, &admin, &[]).await? {
-        facts.nodes.push((row.try_get(0)?, row.try_get(1)?));
-    }
     let row = conn.query_one(sql::DOCTOR_OWED, &admin, &[&BACKLOG_COUNTED_MAX]).await?;
     let oldest = row.try_get::<_, Option<Uuid>>(1)?.map(EventId::from_uuid);
     let millis = oldest.and_then(EventId::unix_millis);
@@ -186,6 +183,9 @@ async fn add_contents(facts: &mut ServerFacts, conn: &Connection, now: Timestamp
     let row = conn.query_one(sql::DOCTOR_QUEUED, &admin, &[&BACKLOG_COUNTED_MAX]).await?;
     facts.queued_deliveries = Backlog { count: row.try_get(0)?, oldest_seconds: row.try_get(1)? };
     if !facts.migrations.iter().any(MigrationStatus::is_behind) {
+        for row in conn.query(sql::DOCTOR_NODES, &admin, &[]).await? {
+            facts.nodes.push((row.try_get(0)?, row.try_get(1)?));
+        }
         facts.noted_key = master_key(conn).await?;
         facts.needs_its_key = facts.noted_key.is_some() || has_secrets(conn).await?;
     }

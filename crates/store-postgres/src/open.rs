@@ -271,9 +271,9 @@ impl Address {
         }
     }
 
-    /// For connections whose statements may take so long, and whose transactions may be left alone so long. To whichever
-    /// server answers.
-    pub(crate) fn to_any(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
+    /// For connections whose statements may take so long, and whose transactions may be left alone so long: to nobody but a
+    /// primary, for behind one address there may be a standby for a while.
+    pub(crate) fn to_primary(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
         let given = self.config.get_options().unwrap_or_default();
         let mut config = self.config.clone();
         config.options(format!(
@@ -283,12 +283,7 @@ impl Address {
             idle_timeout.as_millis(),
         ));
         let (tls, last) = (self.tls.clone(), Arc::clone(&self.last));
-        Destination { config, tls, wanted: Wanted::Any, last }
-    }
-
-    /// The same, to nobody but a primary: behind one address there may be a standby for a while.
-    pub(crate) fn to_primary(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
-        Destination { wanted: self.wanted, ..self.to_any(statement_timeout, idle_timeout) }
+        Destination { config, tls, wanted: self.wanted, last }
     }
 
     /// The same, for the statements of the passes.
@@ -303,6 +298,12 @@ impl Address {
         let to = self.by_keys(statement_timeout, idle_timeout);
         // The last one counts.
         with_options(to, &format!("-c lock_timeout={}", LOCK_WAIT_ALONE.as_millis()))
+    }
+
+    /// The same, for statements that look for the newest row of each of some: by walking its key backward. Where there is
+    /// one row of each that is alive, the planner would rather collect them all, with the dead ones before it.
+    pub(crate) fn by_ends_of_keys(&self, statement_timeout: Duration, idle_timeout: Duration) -> Destination {
+        with_options(self.by_keys(statement_timeout, idle_timeout), "-c enable_bitmapscan=off")
     }
 
     /// The same, for the lists of users: what one asks for decides which index serves it, so each is planned by its
@@ -429,7 +430,7 @@ mod tests {
     #[test]
     fn settings_of_the_url_are_kept_beside_ours() {
         let address = Address::parse("postgres://h/d?options=-c%20work_mem%3D8MB").unwrap();
-        let to = address.to_any(Duration::from_secs(5), Duration::from_secs(10));
+        let to = address.to_primary(Duration::from_secs(5), Duration::from_secs(10));
         let options = to.config.get_options().unwrap();
         assert!(options.starts_with("-c work_mem=8MB ") && options.contains("statement_timeout=5000"));
     }

@@ -161,8 +161,7 @@ impl Session {
         let mut beats = interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // By keys: what is dead must not be walked over.
-            let to = address.by_keys(BEAT_TIMEOUT, BEAT_TIMEOUT);
+            let to = address.by_ends_of_keys(BEAT_TIMEOUT, BEAT_TIMEOUT);
             let opened = tokio::time::timeout(BEAT_TIMEOUT, Connection::open(&to)).await;
             let Ok(Ok(conn)) = opened else {
                 sleep(BEAT_INTERVAL).await;
@@ -217,6 +216,8 @@ impl Session {
         }
         let admin = Schema::admin();
         let tx = conn.begin().await?;
+        tx.query(sql::SESSIONS_LOCK_SILENT, &admin, &[&silent]).await?;
+        // A statement of its own: a beat that somebody's lock was waited for with is seen.
         let dead = tx.query(sql::SESSIONS_REMOVE_DEAD, &admin, &[&self.no(), &silent, &beats]).await?;
         if dead.is_empty() {
             tx.rollback().await?;

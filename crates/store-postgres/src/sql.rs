@@ -197,6 +197,7 @@ statements! {
     SESSIONS_END = "sessions/end",
     SESSIONS_FREE_DELIVERIES = "sessions/free_deliveries",
     SESSIONS_FREE_DISPATCHES = "sessions/free_dispatches",
+    SESSIONS_LOCK_SILENT = "sessions/lock_silent",
     SESSIONS_OTHERS = "sessions/others",
     SESSIONS_SERVER_STATE = "sessions/server_state",
     SESSIONS_PING = "sessions/ping",

@@ -40,11 +40,15 @@ const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the newest deliveries of tenants are looked at, of those that have one that is not due yet.
 const AHEAD_INTERVAL: Duration = Duration::from_mins(1);
 
+/// How often connections are looked at that lie there.
+const CONNECTIONS_INTERVAL: Duration = Duration::from_mins(1);
+
 /// When the rarer parts are due again.
 #[derive(Default)]
 pub(crate) struct TendTimes {
     put_off: NextTime,
     ahead: NextTime,
+    connections: NextTime,
     cancel_requests: Turns,
     endpoint_removals: Turns,
     /// This node's session when it last tended.
@@ -140,6 +144,9 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
     if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &brief, now).await? {
         times.put_off.is_now();
         more = true;
+    }
+    if times.connections.has_come(CONNECTIONS_INTERVAL) {
+        store.inner.connections.let_go();
     }
     if times.ahead.has_come(AHEAD_INTERVAL) && bring_back_ahead(store, &brief, now).await? {
         times.ahead.is_now();
@@ -257,28 +264,41 @@ async fn end_deliveries(
 /// Makes due now what still waits too long. Answers whether there may be more.
 async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
     let latest = later(now, WAIT_MAX);
-    let (now, params) = (to_micros(now), [count(STEP_MAX), count(PUT_OFF_MAX)]);
-    let params: [Param<'_>; 3] = [&latest, &params[0], &params[1]];
+    let (of_endpoint, of_all, left_alone) =
+        (count(STEP_MAX), count(PUT_OFF_MAX), store.inner.backed_off.tending.nos());
+    let params: [Param<'_>; 4] = [&latest, &of_endpoint, &of_all, &left_alone];
     let late = conn.query(sql::DELIVERY_QUEUE_PUT_OFF, &Schema::admin(), &params).await?;
     let mut more = false;
     for row in &late {
         let mut columns = Columns::of(row);
         let (no, ids): (i32, Vec<Uuid>) = (columns.take()?, columns.take()?);
         let Some(schema) = schema_of(store, conn, no).await? else { continue };
-        for step in ids.chunks(STEP_MAX) {
-            let params: [Param<'_>; 4] = [&no, &step, &latest, &now];
-            let moved = conn.execute(sql::DELIVERIES_BRING_BACK, &schema, &params).await;
-            let moved: u64 = moved.unwrap_or_else(|failure| not_brought_back(&failure, &schema));
-            more |= moved > 0 && step.len() == STEP_MAX;
-        }
+        let moved = bring_back_of(conn, (&schema, no), &ids, (latest, now)).await;
+        more |= moved.unwrap_or_else(|failure| not_brought_back(store, (&schema, no), &failure));
+    }
+    Ok(more)
+}
+
+async fn bring_back_of(
+    conn: &Conn,
+    (schema, tenant_no): (&Schema, i32),
+    ids: &[Uuid],
+    (latest, now): (Timestamp, Timestamp),
+) -> Result<bool, Failure> {
+    let mut more = false;
+    for step in ids.chunks(STEP_MAX) {
+        let params: [Param<'_>; 4] = [&tenant_no, &step, &latest, &to_micros(now)];
+        let moved = conn.execute(sql::DELIVERIES_BRING_BACK, schema, &params).await?;
+        more |= moved > 0 && step.len() == STEP_MAX;
     }
     Ok(more)
 }
 
 /// Others have nothing to do with it.
-fn not_brought_back<T: Default>(failure: &Failure, schema: &Schema) -> T {
+fn not_brought_back(store: &PostgresStore, (schema, tenant_no): (&Schema, i32), failure: &Failure) -> bool {
     tracing::error!(%failure, %schema, "deliveries that a clock put off were not brought back");
-    T::default()
+    leave_alone_if_one_tenants(store, tenant_no, failure);
+    false
 }
 
 /// Makes due now what was never attempted and is not due at once. Answers whether there may be more.
@@ -288,9 +308,12 @@ async fn bring_back_ahead(store: &PostgresStore, conn: &Conn, now: Timestamp) ->
     let mut more = false;
     for row in &tenants {
         let no = Columns::of(row).take()?;
+        if store.inner.backed_off.tending.has(no) {
+            continue;
+        }
         let Some(schema) = schema_of(store, conn, no).await? else { continue };
         let moved = bring_back_ahead_of(conn, (&schema, no), at_once, now).await;
-        more |= moved.unwrap_or_else(|failure| not_brought_back(&failure, &schema));
+        more |= moved.unwrap_or_else(|failure| not_brought_back(store, (&schema, no), &failure));
     }
     Ok(more)
 }
@@ -304,12 +327,7 @@ async fn bring_back_ahead_of(
     let (first, limit) = (DeliveryId::new(at_once, [0; 10]).uuid(), count(STEP_MAX));
     let found = conn.query(sql::DELIVERIES_AHEAD, schema, &[&first, &at_once, &limit]).await?;
     let ids: Vec<Uuid> = found.iter().map(|row| Columns::of(row).uuid()).collect::<Result<_, _>>()?;
-    if ids.is_empty() {
-        return Ok(false);
-    }
-    let params: [Param<'_>; 4] = [&tenant_no, &ids, &at_once, &to_micros(now)];
-    let moved = conn.execute(sql::DELIVERIES_BRING_BACK, schema, &params).await?;
-    Ok(moved > 0 && ids.len() >= STEP_MAX)
+    bring_back_of(conn, (schema, tenant_no), &ids, (at_once, now)).await
 }
 
 /// What a claim found of an endpoint that was deleted while its deliveries were being written: it goes the way of the

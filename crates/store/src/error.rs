@@ -2,7 +2,7 @@
 
 use neo_events_domain::tenant::Schema;
 
-/// Why a step was not done. Nothing of it was stored.
+/// Why a step was not done. Nothing of it was stored, but for what [`Self::Unavailable`] says.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no such tenant.

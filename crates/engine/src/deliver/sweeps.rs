@@ -6,10 +6,12 @@ use tokio::time::Instant;
 
 /// How often, whatever the hints say.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);
-/// Of the time, asking takes at most one part in this many, however long the list is and however many hints come.
+/// Of the time, asking takes at most one part in this many, however many hints come, for a list that takes up to a second.
 const SHARE: u32 = 10;
 /// It is asked again after this time at the latest, however long the last answer took: the database may have hung.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// The same after a failure. As long as it took: passes wait for it, and claims may work all the while.
+const FAILURE_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// The times of one pass's questions.
 #[derive(Debug, Clone, Copy)]
@@ -34,11 +36,16 @@ impl Sweeps {
         self.at <= now
     }
 
-    /// The store has answered, or could not. How long a failure took says nothing about the next answer.
+    /// The store has answered, or could not.
     pub(super) fn ended(&mut self, began: Instant, now: Instant, answered: bool) {
-        let rest = if answered { (now - began) * SHARE } else { INTERVAL };
-        self.not_before = now + rest.min(INTERVAL_MAX);
-        self.at = now + rest.clamp(INTERVAL, INTERVAL_MAX);
+        let took = now - began;
+        let rest = if answered {
+            (took * SHARE).min(INTERVAL_MAX)
+        } else {
+            took.clamp(INTERVAL, FAILURE_INTERVAL_MAX)
+        };
+        self.not_before = now + rest;
+        self.at = now + rest.max(INTERVAL);
     }
 
     /// Another node says that there may be something.
@@ -70,8 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_puts_off_the_next_question_by_an_interval_however_long_it_took() {
+    fn a_failure_puts_off_the_next_question_by_as_long_as_it_took() {
         assert_eq!(after(0, false), (500, 500));
-        assert_eq!(after(30_000, false), (500, 500));
+        assert_eq!(after(5_000, false), (5_000, 5_000));
+        assert_eq!(after(60_000, false), (30_000, 30_000));
     }
 }

@@ -130,7 +130,7 @@ async fn a_test_goes_to_one_endpoint_once() {
 /// After a while a test is looked for once a second, so whoever only looked would know of this end a second later.
 #[tokio::test]
 async fn the_end_of_a_test_is_known_when_it_comes() {
-    const ANSWERS_AFTER: Duration = Duration::from_millis(2300);
+    const ANSWERS_AFTER: Duration = Duration::from_millis(2500);
     let world = World::new().await;
     let slow = || Answer { delay: ANSWERS_AFTER, ..Answer::status(200) };
     let receiver = Receiver::answering(move |_, _| slow()).await;

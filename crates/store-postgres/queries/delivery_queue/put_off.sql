@@ -28,6 +28,7 @@ from (
         where q.tenant_no = owing.tenant_no and q.endpoint_id = owing.endpoint_id and q.due_at > $1
         limit $2
     ) of_endpoint
+    where owing.tenant_no <> all ($4::integer[])
     limit $3
 ) late
 group by late.tenant_no

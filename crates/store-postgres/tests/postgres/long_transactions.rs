@@ -163,6 +163,34 @@ async fn beats_leave_the_row_alone_that_claims_lock() {
     }
 }
 
+/// Beats come and go, one row of each session, which the planner knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beats_do_not_walk_over_those_before_them() {
+    const DEAD: i64 = 3_000;
+    const BEATS: i64 = 6;
+    let scene = Scene::of(2).await;
+    let (beside, holding) = (scene.beside().await, hold_open(&scene).await);
+    let before = format!(
+        "insert into admin.session_beats (session_no, beat_no)
+            select no, -n from admin.sessions, generate_series(1, {DEAD}) n;
+        delete from admin.session_beats where beat_no < 0;
+        analyze admin.session_beats"
+    );
+    beside.batch_execute(&before).await.unwrap();
+    let newest = "select coalesce(max(beat_no), 0) from admin.session_beats";
+    let (began, deadline) = (beside.number(newest).await, Instant::now() + PATIENCE);
+    while beside.number(newest).await < began + BEATS {
+        assert!(Instant::now() < deadline, "they do not beat");
+        sleep(Duration::from_millis(20)).await;
+    }
+    drop(beside);
+    let (beside, _scene) = closed(scene).await;
+    let read = entries_read(&beside, "session_beats_pkey").await;
+    // The end of each session takes its beats along, and the test deleted them.
+    assert!(read < DEAD * 8, "{read} entries read by some {BEATS} beats of two nodes");
+    holding.batch_execute("rollback").await.unwrap();
+}
+
 async fn read_little(scene: Scene, holding: Beside, took: Duration, index: &str) {
     let (beside, _scene) = closed(scene).await;
     let read = entries_read(&beside, index).await;

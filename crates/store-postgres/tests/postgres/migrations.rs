@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use neo_events_domain::tenant::Tenant;
-use neo_events_store::{Appended, EventLog, Health, Inserted, Tenants};
-use neo_events_store_postgres::{OpenError, PostgresOptions, PostgresStore, migrate, migration_status};
+use neo_events_store::{Appended, EventLog, Health, Inserted, MigrationStatus, Tenants};
+use neo_events_store_postgres::{
+    OpenError, PostgresOptions, PostgresStore, inspect, migrate, migration_status,
+};
 use neo_events_test_postgres::{Database, database, execute};
 use tokio::task::JoinSet;
 
@@ -148,6 +150,19 @@ async fn a_database_from_the_future_is_opened_only_if_it_allows_that() {
             .unwrap();
     }
     drop(try_open(&database.url()).await.unwrap());
+}
+
+/// Whoever looks at a database of the version before is told so, and not that something is missing in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_the_version_before_can_be_looked_at() {
+    let database = database().await;
+    drop(open(&database).await);
+    let beside = beside(&database).await;
+    let back = "drop table admin.session_beats; \
+                delete from admin.migrations where scope = 'database' and level >= 4";
+    beside.batch_execute(back).await.unwrap();
+    let facts = inspect(&database.url(), &|| at(0)).await.unwrap();
+    assert!(facts.migrations.iter().any(MigrationStatus::is_behind));
 }
 
 /// What cannot be written is not opened, and told apart.

@@ -56,7 +56,7 @@ const OF_WORK: [(&str, &str); 39] = [
     ("delivery_queue/move", "1, ENDPOINT, now(), DELIVERY, now(), false"),
     ("delivery_queue/delete", "1, ENDPOINT, now(), DELIVERY"),
     ("delivery_queue/of_endpoint", "1, ENDPOINT, 500, now()"),
-    ("delivery_queue/put_off", "now(), 500"),
+    ("delivery_queue/put_off", "now(), 500, 5000, '{}'"),
     ("delivery_queue/tenants_due_after", "now()"),
     ("deliveries/work", "'{}'"),
     ("deliveries/insert", "1, now(), DELIVERY, EVENT, ENDPOINT, 'event', '{}', now(), 5, 4, 5, 2"),

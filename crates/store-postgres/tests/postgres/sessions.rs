@@ -4,11 +4,17 @@ use std::{collections::BTreeSet, time::Duration};
 
 use neo_events_domain::{retry::Verdict, tenant::Tenant};
 use neo_events_store::{EventLog, Inserted, Settled, Tenants, WorkQueue};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use crate::{
     invariants,
-    scene::{PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, settlement, to_all},
+    scene::{
+        PATIENCE, Scene, at, claim, claim_dispatches, dispatch, draft, event, settlement, to_all,
+        until_blocked,
+    },
 };
 
 /// What burying a node does, all nodes at once; none can begin a new session until the trigger is dropped.
@@ -59,6 +65,43 @@ async fn a_buried_node_claims_and_settles_nothing_until_it_begins_anew() {
     }
     store.settle_dispatches(to_all(dispatches, &[]), at(5)).await.unwrap();
     invariants::check(&beside).await;
+}
+
+/// Whoever buries waits for what works in the name of the dead. If that one beats meanwhile, it is not dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_beats_while_its_burial_waits_is_not_buried() {
+    let scene = Scene::of(1).await;
+    let (store, beside, mut working) = (scene.store(), scene.beside().await, scene.beside().await);
+    beside.batch_execute("insert into admin.sessions (name) values ('asleep')").await.unwrap();
+    let lock = working.transaction().await;
+    lock.batch_execute("select from admin.sessions where name = 'asleep' for key share").await.unwrap();
+    let (store, mut burying) = (store.clone(), JoinSet::new());
+    burying.spawn(async move {
+        loop {
+            store.tend(at(1)).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    until_blocked(&beside, 1).await;
+    let beat = "insert into admin.session_beats (session_no, beat_no)
+        select no, 1 from admin.sessions where name = 'asleep'";
+    beside.batch_execute(beat).await.unwrap();
+    lock.commit().await.unwrap();
+    let blocked = "select count(*) from pg_stat_activity
+        where wait_event_type = 'Lock' and datname = current_database()";
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(blocked).await > 0 {
+        assert!(Instant::now() < deadline, "the burial waits for ever");
+        sleep(Duration::from_millis(5)).await;
+    }
+    let asleep = "select count(*) from admin.sessions where name = 'asleep'";
+    // It is silent again, and buried for that a while later.
+    assert_eq!(beside.number(asleep).await, 1);
+    while beside.number(asleep).await > 0 {
+        assert!(Instant::now() < deadline, "it is never buried");
+        sleep(Duration::from_millis(20)).await;
+    }
+    burying.shutdown().await;
 }
 
 /// A node that ends properly gives everything back at once. It does not wait for its end for long, so that on a machine

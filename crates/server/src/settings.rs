@@ -40,6 +40,7 @@ const MIGRATE: Setting = Setting { flag: "--no-migrate", variable: "NEO_EVENTS_M
 const CA_FILE: Setting = Setting { flag: "--ca-file", variable: "NEO_EVENTS_CA_FILE" };
 const URL: Setting = Setting { flag: "--url", variable: "NEO_EVENTS_URL" };
 const KEY: Setting = Setting { flag: "--key", variable: "NEO_EVENTS_KEY" };
+const TENANT: &str = "NEO_EVENTS_TENANT";
 const MASTER_KEY: &str = "NEO_EVENTS_MASTER_KEY";
 /// The profile's other name, which gives way to the first.
 const PROFILE_ALIAS: &str = "WEBHOOK_VALIDATION_PROFILE";
@@ -116,6 +117,23 @@ pub struct ServeFlags {
     pub ca_file: Option<String>,
     /// `--no-migrate`
     pub no_migrate: bool,
+}
+
+impl ServeFlags {
+    /// The variables whose place a flag takes.
+    fn variables(&self) -> Vec<&'static str> {
+        let texts = [
+            (LISTEN, &self.listen),
+            (DATABASE, &self.database),
+            (PROFILE, &self.profile),
+            (ADMIN_KEY, &self.admin_key),
+            (ROLES, &self.roles),
+            (CA_FILE, &self.ca_file),
+        ];
+        let given =
+            texts.into_iter().filter(|(_, value)| value.is_some()).map(|(setting, _)| setting.variable);
+        given.chain(self.no_migrate.then_some(MIGRATE.variable)).collect()
+    }
 }
 
 /// Everything that `serve` needs.
@@ -244,6 +262,32 @@ impl fmt::Debug for AdminKey {
     }
 }
 
+/// What the command line says of a server that is called; `None` where it says nothing.
+#[derive(Clone, Default)]
+pub struct ClientFlags {
+    /// `--url URL`
+    pub url: Option<String>,
+    /// `--key KEY`
+    pub key: Option<String>,
+    /// Whether there is `--tenant SLUG`.
+    pub has_tenant: bool,
+    /// Whether there is `--ca-file FILE`.
+    pub has_ca_file: bool,
+}
+
+impl ClientFlags {
+    /// The variables whose place a flag takes.
+    fn variables(&self) -> Vec<&'static str> {
+        let given = [
+            (URL.variable, self.url.is_some()),
+            (KEY.variable, self.key.is_some()),
+            (TENANT, self.has_tenant),
+            (CA_FILE.variable, self.has_ca_file),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(variable, _)| variable).collect()
+    }
+}
+
 /// How the command line finds a server; `None` where neither flags nor environment say it.
 #[derive(Clone, Default)]
 pub struct ClientSettings {
@@ -258,7 +302,7 @@ pub struct ClientSettings {
 /// Flags, then environment, then defaults.
 pub fn resolve(flags: ServeFlags) -> Result<ServeSettings, SettingsError> {
     let environment = given();
-    environment.judge_spelling(&OF_SERVERS)?;
+    environment.judge_spelling(&OF_SERVERS, &flags.variables())?;
     let settings = resolve_in(flags, &variable)?;
     environment.judge_protection(settings.profile)?;
     Ok(settings)
@@ -278,11 +322,18 @@ fn given() -> Environment {
     Environment::new(env::vars_os().filter_map(named))
 }
 
+/// What a server must not inherit that is started for a purpose of its own: everything that could be a setting, but
+/// what opens data that are there already, and whom it trusts.
+pub fn not_inherited() -> impl Iterator<Item = String> {
+    given().into_names().filter(|name| ![MASTER_KEY, CA_FILE.variable].contains(&name.as_str()))
+}
+
 /// Flags, then environment.
-pub fn resolve_client(url: Option<String>, key: Option<String>) -> Result<ClientSettings, SettingsError> {
-    given().judge_spelling(&OF_CLIENTS)?;
-    let url = URL.find(url, &variable)?.map(|found| found.value);
-    let (key, key_setting) = KEY.find(key, &variable)?.map(|found| (found.value, found.setting)).unzip();
+pub fn resolve_client(flags: ClientFlags) -> Result<ClientSettings, SettingsError> {
+    given().judge_spelling(&OF_CLIENTS, &flags.variables())?;
+    let url = URL.find(flags.url, &variable)?.map(|found| found.value);
+    let (key, key_setting) =
+        KEY.find(flags.key, &variable)?.map(|found| (found.value, found.setting)).unzip();
     Ok(ClientSettings { url, key, key_setting })
 }
 
@@ -397,7 +448,7 @@ fn parse_roles(found: &Found) -> Result<Roles, SettingsError> {
 
 /// The database that a command line or the environment names; the default one if neither does.
 pub fn resolve_database(flag: Option<String>) -> Result<Database, SettingsError> {
-    given().judge_spelling(&OF_DATABASES)?;
+    given().judge_spelling(&OF_DATABASES, flag.as_ref().map(|_| DATABASE.variable).as_slice())?;
     parse_database(&DATABASE.find_or(flag, &variable, DATABASE_DEFAULT)?)
 }
 

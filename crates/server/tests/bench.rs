@@ -221,3 +221,17 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
     assert_eq!(broken.code, FAILED, "{broken:?}");
     assert!(broken.stderr.contains("/proc/none/bench.db"), "what the server said: {broken:?}");
 }
+
+#[test]
+fn what_is_set_for_servers_is_not_for_the_one_that_is_measured() {
+    let folder = Folder::new();
+    let environment = [
+        ("WEBHOOK_BLOCK_LOOPBACK", "true"),
+        ("NEO_EVENTS_ROLES", "api"),
+        ("NEO_EVENTS_MIGRATE", "off"),
+        ("NEO_EVENT_LISTEN", "127.0.0.1:1"),
+    ];
+    let arguments = ["bench", "--events", "10", "--rounds", "1"];
+    let measured = folder.run_with_environment(&arguments, &environment);
+    assert_eq!(measured.code, DONE, "{measured:?}");
+}

@@ -241,9 +241,21 @@ fn what_is_set_and_has_no_effect_is_refused_or_told() {
         assert_eq!(refused.code, USAGE, "{refused:?}");
         assert!(refused.stderr.contains(said), "{refused:?}");
     }
-    let misspelt = folder.run_with_environment(&["events", "list"], &[("NEO_EVENTS_TENAT", "acme")]);
+    let tenant = ("NEO_EVENTS_TENAT", "acme");
+    let misspelt = folder.run_with_environment(&["events", "list"], &[tenant]);
     assert_eq!(misspelt.code, USAGE, "{misspelt:?}");
     assert!(misspelt.stderr.contains("did you mean NEO_EVENTS_TENANT?"), "{misspelt:?}");
+    let nowhere = ["--url", "http://127.0.0.1:1", "--tenant", "acme", "events", "list"];
+    let others = [tenant, ("NEO_EVENT_URL", "x"), ("NEO_EVENTS_KEY_PROD", "x"), ("WEBHOOK", "https://x")];
+    let flagged = folder.run_with_environment(&nowhere, &others);
+    assert_eq!(flagged.code, UNREACHABLE, "{flagged:?}");
+    let doctor = folder.run_with_environment(&["doctor"], &[tenant]);
+    assert_eq!(doctor.code, FAILED, "{doctor:?}");
+    for said in ["problem settings", "did you mean NEO_EVENTS_TENANT?", "open files", "problems: 1"] {
+        assert!(doctor.stdout.contains(said), "{said}: {doctor:?}");
+    }
+    let doctor = folder.run_with_environment(&["doctor"], &[("NEO_EVENTS_CA_FIEL", "x")]);
+    assert!(doctor.stdout.contains("problems: 1,"), "told once: {doctor:?}");
 
     fs::write(folder.path("neo-events.toml"), "").unwrap();
     let environment = [("WEBHOOK_MAX_BATCH_SIZE", "7"), ("NEO_EVENTS_CONFIG", "x")];

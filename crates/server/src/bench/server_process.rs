@@ -19,7 +19,7 @@ use super::{database::Database, payload::EVENT_TYPE};
 use crate::{
     cli::{failure::Failure, session::to_json},
     client::{Call, CallError, Client, ClientOptions},
-    settings::AdminKey,
+    settings::{self, AdminKey},
     wire,
 };
 
@@ -51,7 +51,12 @@ impl ServerProcess {
         };
         let (shown, log) = (folder.join("server.out"), folder.join("server.log"));
         let spawn = || -> io::Result<Child> {
-            Command::new(std::env::current_exe()?)
+            let mut command = Command::new(std::env::current_exe()?);
+            // What is measured is this server and no other, whatever else is meant for one here.
+            for name in settings::not_inherited() {
+                command.env_remove(name);
+            }
+            command
                 .args(["serve", "--listen", "127.0.0.1:0", "--profile", "development"])
                 // By the environment: the command line of a process is for all to read.
                 .env("NEO_EVENTS_DATABASE_URL", database)

@@ -25,7 +25,7 @@ use crate::{
     },
     client::{Call, CallError, trusted_roots},
     serve::OPEN_FILES_WANTED,
-    settings::{self, Database, ServeFlags, ServeSettings},
+    settings::{self, Database, ServeFlags, ServeSettings, SettingsError},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -78,8 +78,9 @@ pub(crate) async fn run(
         }
     }
     check_open_files(&mut findings);
-    if Session::is_server_known(&server)? {
-        check_server(&mut findings, server, output).await?;
+    match check_server(&mut findings, server, output).await {
+        Err(Failure::Settings(error)) => check_client_settings(&mut findings, &error),
+        checked => checked?,
     }
     show(&findings, output, is_json)?;
     if findings.count(Status::Problem) > 0 { Err(Failure::Reported) } else { Ok(()) }
@@ -109,6 +110,15 @@ fn check_settings(
         Err(error) => findings.problem("settings", error.to_string(), "serve would not start with them"),
     }
     resolved.ok()
+}
+
+/// What keeps other commands from finding a server.
+fn check_client_settings(findings: &mut Findings, error: &SettingsError) {
+    let detail = error.to_string();
+    // The server may take the same setting.
+    if findings.all().iter().all(|finding| finding.detail != detail) {
+        findings.problem("settings", detail, "commands that call a server would not run with them");
+    }
 }
 
 fn check_unheeded(findings: &mut Findings) {
@@ -235,6 +245,9 @@ fn check_open_files(findings: &mut Findings) {
 
 async fn check_server(findings: &mut Findings, server: ServerArgs, output: &Output) -> Result<(), Failure> {
     const CHECK: &str = "server";
+    if !Session::is_server_known(&server)? {
+        return Ok(());
+    }
     let session = Session::open(server, output.clone(), true)?;
     let origin = session.client.origin();
     match session.client.call(Call::readiness()).await {

@@ -17,7 +17,7 @@ use crate::{
     },
     client::{Call, CallError, Client, ClientOptions, KeySource, URL_DEFAULT},
     credentials::{self, Credentials},
-    settings::{self, ClientSettings},
+    settings::{self, ClientFlags, ClientSettings},
     wire::{self, BatchAnswer, List, Pairs},
 };
 
@@ -57,6 +57,15 @@ impl ServerArgs {
         let files = [("--credentials", &self.credentials), ("--ca-file", &self.ca_file)];
         let text = texts.into_iter().find_map(|(flag, value)| value.as_ref().map(|_| flag));
         text.or_else(|| files.into_iter().find_map(|(flag, value)| value.as_ref().map(|_| flag)))
+    }
+
+    fn flags(&self) -> ClientFlags {
+        ClientFlags {
+            url: self.url.clone(),
+            key: self.key.clone(),
+            has_tenant: self.tenant.is_some(),
+            has_ca_file: self.ca_file.is_some(),
+        }
     }
 
     /// What a server left in the file. One that was named must be usable: with another server's in its place, commands
@@ -115,7 +124,7 @@ pub(crate) struct Session {
 impl Session {
     /// Finds the server.
     pub(crate) fn open(server: ServerArgs, output: Output, is_json: bool) -> Result<Self, Failure> {
-        let given = settings::resolve_client(server.url.clone(), server.key.clone())?;
+        let given = settings::resolve_client(server.flags())?;
         let is_known = given.url.is_some() && given.key.is_some();
         let left = if is_known && server.credentials.is_none() { None } else { server.credentials()? };
         let Found { url, key, key_source } = find_server(given, server.credentials_path(), left)?;
@@ -134,7 +143,7 @@ impl Session {
 
     /// Whether somebody said where a server is or what its key is, or one left word in the folder.
     pub(crate) fn is_server_known(server: &ServerArgs) -> Result<bool, Failure> {
-        let given = settings::resolve_client(server.url.clone(), server.key.clone())?;
+        let given = settings::resolve_client(server.flags())?;
         Ok(server.credentials()?.is_some() || given.url.is_some() || given.key.is_some())
     }
 

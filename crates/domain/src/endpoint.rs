@@ -163,22 +163,29 @@ impl Endpoint {
         Self { is_verified: false, verified_at: None, ..self }.touched(now)
     }
 
-    /// Signs with a new secret; the one before goes on signing for `overlap`.
+    /// Signs with a new secret; the one before goes on signing for `overlap`, by the wall, as receivers see it and as
+    /// [`Self::valid_secrets`] is asked.
     #[must_use]
-    pub fn with_rotated_secret(mut self, sealed: Vec<u8>, overlap: SignedDuration, now: Timestamp) -> Self {
-        let ends = later(now, overlap);
+    pub fn with_rotated_secret(
+        mut self,
+        sealed: Vec<u8>,
+        overlap: SignedDuration,
+        wall: Timestamp,
+        now: Timestamp,
+    ) -> Self {
+        let ends = later(wall, overlap);
         for secret in &mut self.secrets {
             secret.expires_at = Some(secret.expires_at.map_or(ends, |earlier| earlier.min(ends)));
         }
-        self.secrets.retain(|secret| secret.expires_at.is_some_and(|at| at > now));
+        self.secrets.retain(|secret| secret.expires_at.is_some_and(|at| at > wall));
         self.secrets.insert(0, SealedSecret { sealed, expires_at: None });
         self.secrets.truncate(VALID_SECRETS_MAX);
         self.touched(now)
     }
 
-    /// The secrets that sign at this time, newest first.
-    pub fn valid_secrets(&self, now: Timestamp) -> impl Iterator<Item = &SealedSecret> {
-        self.secrets.iter().filter(move |secret| secret.expires_at.is_none_or(|at| at > now))
+    /// The secrets that sign at this time of the wall, newest first.
+    pub fn valid_secrets(&self, wall: Timestamp) -> impl Iterator<Item = &SealedSecret> {
+        self.secrets.iter().filter(move |secret| secret.expires_at.is_none_or(|at| at > wall))
     }
 
     /// Whether it may subscribe to types for verified endpoints only.
@@ -362,14 +369,14 @@ mod tests {
     #[test]
     fn rotated_secrets_overlap_then_end() {
         let hour = SignedDuration::from_hours(1);
-        let once = endpoint().with_rotated_secret(vec![1], hour, at(0));
-        let twice = once.with_rotated_secret(vec![2], hour, at(10));
+        let once = endpoint().with_rotated_secret(vec![1], hour, at(0), at(0));
+        let twice = once.with_rotated_secret(vec![2], hour, at(10), at(10));
         let valid = |endpoint: &Endpoint, second| {
             endpoint.valid_secrets(at(second)).map(|s| s.sealed[0]).collect::<Vec<_>>()
         };
         assert_eq!(valid(&twice, 20), [2, 1]);
         assert_eq!(valid(&twice, 10 + 3600), [2]);
-        let thrice = twice.with_rotated_secret(vec![3], SignedDuration::ZERO, at(20));
+        let thrice = twice.with_rotated_secret(vec![3], SignedDuration::ZERO, at(20), at(20));
         assert_eq!(valid(&thrice, 20), [3]);
     }
 

@@ -32,7 +32,7 @@ impl Webhook {
         let attempted_at = self.sources.wall();
         let body = payload::standard(&work.event);
         let signatures = self
-            .secrets(&work.schema, endpoint)
+            .secrets(&work.schema, endpoint, attempted_at)
             .and_then(|secrets| Signatures::sign(&secrets, work.event.id, attempted_at, body.as_bytes()));
         let facts = RequestFacts {
             schema: &work.schema,
@@ -93,9 +93,8 @@ impl Webhook {
         })
     }
 
-    /// Every valid secret, newest first; `None` if one cannot be read. One that is rotated out ends by the steady time, by
-    /// which its end was set.
-    fn secrets(&self, schema: &Schema, endpoint: &Endpoint) -> Option<Vec<SigningSecret>> {
+    /// Every secret that is valid at this time of the wall, newest first; `None` if one cannot be read.
+    fn secrets(&self, schema: &Schema, endpoint: &Endpoint, wall: Timestamp) -> Option<Vec<SigningSecret>> {
         let open = |sealed: &[u8]| {
             let token = self.keyring.open(schema, endpoint.id, sealed);
             let token = token
@@ -103,7 +102,7 @@ impl Webhook {
                 .ok()?;
             SigningSecret::try_new(&token, 1).ok()
         };
-        endpoint.valid_secrets(self.sources.now()).map(|secret| open(&secret.sealed)).collect()
+        endpoint.valid_secrets(wall).map(|secret| open(&secret.sealed)).collect()
     }
 }
 

@@ -87,8 +87,8 @@ impl Tenant {
         Ok(self.store().endpoints(&self.schema, &query, page).await?)
     }
 
-    /// Changes an endpoint. Another URL drops verification. `url`, or if it is absent the patch's, is judged by the address
-    /// policy.
+    /// Changes an endpoint. Another URL drops verification. `url`, or if it is absent the patch's, is judged by the
+    /// address policy.
     pub async fn update_endpoint(
         &self,
         id: EndpointId,
@@ -121,8 +121,8 @@ impl Tenant {
         self.change_endpoint(id, |endpoint, now| Ok(endpoint.unverified(now))).await
     }
 
-    /// Signs with a new secret from now on; the one before, which is answered too, goes on signing for `overlap`, from 0 up
-    /// to [`ROTATION_OVERLAP_MAX`].
+    /// Signs with a new secret from now on; the one before, which is answered too, goes on signing for `overlap`, from
+    /// 0 up to [`ROTATION_OVERLAP_MAX`].
     pub async fn rotate_secret(
         &self,
         id: EndpointId,
@@ -137,7 +137,7 @@ impl Tenant {
         let endpoint = self
             .change_endpoint(id, |endpoint, now| {
                 let sealed = self.seal(id, &secret);
-                Ok(endpoint.with_rotated_secret(sealed, overlap, now))
+                Ok(endpoint.with_rotated_secret(sealed, overlap, self.sources().wall(), now))
             })
             .await?;
         let previous = endpoint.secrets.get(1).and_then(|previous| {

@@ -411,7 +411,7 @@ async fn the_secret_that_was_stored_last_is_at_hand() {
     store.insert_endpoint(&admin, &one).await.unwrap();
     store.insert_endpoint(&admin, &two).await.unwrap();
     assert_eq!(newest().await, Some((two.id, vec![12])));
-    let rotated = one.clone().with_rotated_secret(vec![21], SignedDuration::from_hours(1), at(1));
+    let rotated = one.clone().with_rotated_secret(vec![21], SignedDuration::from_hours(1), at(1), at(1));
     assert_eq!(store.update_endpoint(&admin, &rotated).await.unwrap(), Updated::Written);
     assert_eq!(newest().await, Some((one.id, vec![21])));
     store.delete_endpoint(&admin, one.id, at(2)).await.unwrap();

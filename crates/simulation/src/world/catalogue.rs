@@ -123,7 +123,7 @@ impl World {
     async fn rotate_secret(&self, schema: &Schema, endpoint: &Endpoint, dice: &Dice) {
         let overlap = SignedDuration::from_secs(dice.pick(&OVERLAPS).copied().unwrap_or(0));
         let sealed = self.new_secret(schema, endpoint.id, overlap, dice);
-        let rotated = endpoint.clone().with_rotated_secret(sealed, overlap, self.wall());
+        let rotated = endpoint.clone().with_rotated_secret(sealed, overlap, self.wall(), self.wall());
         self.memory.update_endpoint(schema, &rotated).await.expect(NEVER_FAILS);
     }
 

@@ -92,8 +92,8 @@ pub async fn endpoints_read_back(store: &dyn Store) {
 
     let hour = SignedDuration::from_hours(1);
     let changes: [&dyn Fn(_) -> _; 5] = [
-        &|e: neo_events_domain::endpoint::Endpoint| e.with_rotated_secret(vec![7; 40], hour, at(10)),
-        &|e| e.with_rotated_secret(Vec::new(), hour, at(20)),
+        &|e: neo_events_domain::endpoint::Endpoint| e.with_rotated_secret(vec![7; 40], hour, at(10), at(10)),
+        &|e| e.with_rotated_secret(Vec::new(), hour, at(20), at(20)),
         &|e| e.verified(at(30)),
         &|e| e.disabled("because", at(40)),
         &|e| {

@@ -35,6 +35,7 @@ use neo_events::{
     domain::id::{Id, RequestId},
 };
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 use uuid::Uuid;
 
@@ -99,14 +100,20 @@ impl Api {
         self.framed(self.route(request)).await
     }
 
-    /// Answers one request of a connection that has no place among those for calls: it may ask whether the server lives and
-    /// serves, and nothing else.
-    pub(crate) async fn answer_probe<B: RequestBody>(&self, request: Request<B>) -> Response {
-        if operations::PROBES.contains(&request.uri().path()) {
+    /// Answers one request of a connection that has no place among those for calls: it may ask whether the server lives
+    /// and serves, and nothing else. A body is refused, and what is still owed of it then is not waited for.
+    pub(crate) async fn answer_probe<B: RequestBody>(
+        &self,
+        request: Request<B>,
+        arrives_until: Instant,
+    ) -> Response {
+        let brings_body = !request.body().is_end_stream();
+        if operations::PROBES.contains(&request.uri().path()) && !brings_body {
             return self.answer(request).await;
         }
         self.framed(async {
-            leftover::discard_all(request).await;
+            // Whether all of it came or not, the answer is the same.
+            let _ = timeout_at(arrives_until, leftover::discard_all(request)).await;
             Refusal::connections_busy().into_response()
         })
         .await

@@ -27,21 +27,21 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 pub use crate::settings::{AdminKey, Database, Roles, ServeSettings};
 
-/// From the signal until the database is closed, which takes two seconds more where somebody has locked a table: that is
-/// what is promised outside.
+/// From the signal until the database is closed, which takes two seconds more where somebody has locked a table: that
+/// is what is promised outside.
 pub const STOP_BUDGET: Duration = Duration::from_secs(13);
 /// What of it requests may use.
 const STOP_REQUESTS: Duration = Duration::from_secs(6);
 /// Connections for calls at once.
 const CONNECTIONS_MAX: usize = 4096;
-/// Connections beyond those: each may ask once whether the server lives and serves, or is told to try again. More wait in
-/// the kernel's queue.
+/// Connections beyond those: each may ask once whether the server lives and serves, or is told to try again. More wait
+/// in the kernel's queue.
 const RESERVE_CONNECTIONS_MAX: usize = 256;
-/// How long one of the reserve may take for the head of its request: while silent ones hold the reserve, a probe behind
-/// them waits for no more than that.
-const RESERVE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long it may last in all: more than a database that hangs lets a probe wait.
-const RESERVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one of the reserve may take for its request, head and body together: while those that are silent or owe a
+/// body hold the reserve, a probe behind them waits for no more than that.
+const RESERVE_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may last in all: longer than PostgreSQL, if it hangs, lets `/readyz` wait, which is 3 s.
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first moment a request could come to the end of its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may not read its answer: one that never does must not hold its place for ever.
@@ -175,8 +175,8 @@ impl Connections {
     }
 }
 
-/// How many connections there may be. Whoever has them all, the server can still be asked whether it lives: otherwise it
-/// would be taken for dead, and ended.
+/// How many connections there may be. Whoever has them all, the server can still be asked whether it lives: otherwise
+/// it would be taken for dead, and ended.
 struct Places {
     ordinary: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
@@ -246,12 +246,13 @@ async fn answer_probe(
     finish: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
+    let arrives_until = Instant::now() + RESERVE_REQUEST_TIMEOUT;
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.answer_probe(request).await) }
+        async move { Ok::<_, Infallible>(api.answer_probe(request, arrives_until).await) }
     });
     let mut http = http1::Builder::new();
-    http.header_read_timeout(RESERVE_HEAD_TIMEOUT).keep_alive(false);
+    http.header_read_timeout(RESERVE_REQUEST_TIMEOUT).keep_alive(false);
     // Who takes longer needs no answer any more.
     let _ = timeout(RESERVE_TIMEOUT, serve_connection(stream, http, service, finish)).await;
 }

@@ -25,7 +25,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server's limit on connections.
 const CONNECTIONS_MAX: usize = 4096;
-/// An orchestrator waits no longer for the answer to a probe; a head may take twice as long.
+/// What a probe may have to wait for those before it, five times, since others test beside us. An orchestrator waits no
+/// longer for the answer; elsewhere a head or what is left of a body may take twice as long.
 const PROBED: Duration = Duration::from_secs(5);
 /// Those beyond it that may only ask whether it lives.
 const RESERVE_CONNECTIONS_MAX: usize = 256;
@@ -182,6 +183,16 @@ async fn beyond_the_limit_they_are_for_probes() {
         silent.push(TcpStream::connect(server.address).await.expect("it listens"));
     }
     are_for_probes(&server).await;
+    // Nor do those that have sent all but a body.
+    let mut owing = Vec::new();
+    for path in ["/", "/livez", "/v1/events"].into_iter().cycle().take(RESERVE_CONNECTIONS_MAX) {
+        owing.push(owe(server.address, path).await);
+    }
+    are_for_probes(&server).await;
+    let mut answer = Vec::new();
+    let mut stream = owe(server.address, "/livez").await;
+    timeout(PROBED, stream.read_to_end(&mut answer)).await.expect("it is not waited for").ok();
+    Reply::parse(&answer).refused(503, "connections_busy");
     assert!(began.elapsed() < BODY_TIMEOUT, "by now places are free again");
     drop(held.pop());
     let asking = async { while server.get("/v1/events").await.status != 200 {} };
@@ -204,6 +215,14 @@ async fn are_for_probes(server: &Server) {
         assert_eq!(reply.headers["retry-after"], "1");
         reply.refused(503, "connections_busy");
     }
+}
+
+/// A connection that owes all of a large body but its first byte.
+async fn owe(address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\nx");
+    stream.write_all(head.as_bytes()).await.expect("the server reads");
+    stream
 }
 
 /// A connection whose request has begun: the server waits for its body.

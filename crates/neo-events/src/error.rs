@@ -10,6 +10,8 @@ use crate::Busy;
 
 /// Why a call was refused or failed. Nothing of it was stored, unless it is a [`StoreError::Unavailable`]: a call whose
 /// answer was lost may have been carried out. Publish again with the same id then, and read before you change again.
+/// A [`StoreError::TooSlow`] of [`Tenant::test_endpoint`](crate::Tenant::test_endpoint), too, may come from looking for
+/// the outcome, once the test's event is stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The input breaks rules; every fault is named.

@@ -24,7 +24,7 @@ pub(crate) const TENANT_FORM: &str = "`admin`, a tenant's slug (lower-case lette
 
 /// Seconds after which trying again may help: a database that is busy or restarting, others that have every place.
 const RETRY_SECONDS_BUSY: u32 = 1;
-/// The same where somebody must act first.
+/// The same where somebody must act first, or what holds it up is not over in a moment.
 const RETRY_SECONDS_REPAIR: u32 = 30;
 
 /// A kind of problem: what is the same each time.
@@ -403,12 +403,13 @@ impl From<StoreError> for Refusal {
                     .retry_after(RETRY_SECONDS_BUSY)
                     .caused_by(&error)
             }
-            // Without Retry-After: whoever asks for the same again burdens the database with the same.
+            // Nobody knows which of the two it was; whoever asks for the same again burdens the database with the same.
             StoreError::TooSlow(_) => Self::new(
                 &READ_TOO_LONG,
                 "it took longer than a read may take, and was ended; ask for less: a shorter span of time (`from` and \
-                 `to`, or `days`), a filter, or a smaller `limit`",
+                 `to`, or `days`), a filter, or a smaller `limit`; or something holds the rows up: try again later",
             )
+            .retry_after(RETRY_SECONDS_REPAIR)
             .caused_by(&error),
             StoreError::Full(_) => {
                 Self::new(&STORAGE_FULL, "nothing can be stored until the operator makes room")
@@ -508,7 +509,7 @@ mod tests {
             (StoreError::UnknownSchema(neo_events::Schema::admin()), 404, "tenant_not_found", None),
             (StoreError::BadCursor, 400, "invalid_cursor", None),
             (StoreError::Unavailable(cause()), 503, "database_unavailable", Some("1")),
-            (StoreError::TooSlow(cause()), 503, "read_too_long", None),
+            (StoreError::TooSlow(cause()), 503, "read_too_long", Some("30")),
             (StoreError::Full(cause()), 503, "storage_full", Some("30")),
             (StoreError::ReadOnly(cause()), 503, "database_read_only", Some("30")),
             (StoreError::Broken(cause()), 500, "internal_error", None),

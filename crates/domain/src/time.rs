@@ -12,13 +12,23 @@ use crate::violation::Rule;
 /// at whatever offset it is written, its year has four digits.
 pub fn parse(text: &str) -> Result<Timestamp, Rule> {
     const MALFORMED: Rule = Rule::Malformed { expected: "an RFC 3339 time such as 2026-11-21T12:00:00Z" };
+    const TOO_FINE: Rule = Rule::Malformed {
+        expected: "an RFC 3339 time such as 2026-11-21T12:00:00Z, with at most nine digits of a fraction",
+    };
     const BEYOND: Rule = Rule::Malformed { expected: "a time no later than 9999-12-30T22:00:00Z" };
     if !has_form(text.as_bytes()) {
         return Err(MALFORMED);
     }
     text.parse().map_err(|_| {
-        let has_day = text[..DATE_TIME.len()].parse::<DateTime>().is_ok();
-        if has_day { BEYOND } else { MALFORMED }
+        let (date_time, rest) = text.split_at(DATE_TIME.len());
+        let has_day = date_time.parse::<DateTime>().is_ok();
+        if has_day && fraction_digits(rest.as_bytes()) > FRACTION_DIGITS_MAX {
+            TOO_FINE
+        } else if has_day && date_time.starts_with(LAST_MONTH) {
+            BEYOND
+        } else {
+            MALFORMED
+        }
     })
 }
 
@@ -33,6 +43,10 @@ pub fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
 }
 
 const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
+/// What is read: nanoseconds.
+const FRACTION_DIGITS_MAX: usize = 9;
+/// With an offset, its days before the last may be beyond the last time, too.
+const LAST_MONTH: &str = "9999-12-";
 
 fn has_form(text: &[u8]) -> bool {
     let fits = |(byte, form): (&u8, &u8)| match form {
@@ -49,8 +63,14 @@ fn has_form(text: &[u8]) -> bool {
 /// What comes after `.5`, if that is there.
 fn without_fraction(text: &[u8]) -> Option<&[u8]> {
     let Some(fraction) = text.strip_prefix(b".") else { return Some(text) };
-    let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = fraction_digits(text);
     (digits > 0).then(|| &fraction[digits..])
+}
+
+/// How many digits come after `.`.
+fn fraction_digits(text: &[u8]) -> usize {
+    let fraction = text.strip_prefix(b".").unwrap_or_default();
+    fraction.iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
 fn is_offset(text: &[u8]) -> bool {
@@ -95,6 +115,7 @@ mod tests {
             "9999-12-31T00:00:00Z",
             "9999-12-31 23:59:59.9z",
             "9999-12-30T20:00:00-05:00",
+            "9999-12-29T23:00:00-23:59",
         ] {
             assert_eq!(
                 parse(text).unwrap_err().to_string(),
@@ -102,8 +123,20 @@ mod tests {
                 "{text}"
             );
         }
-        let never = parse("9999-02-29T00:00:00Z").unwrap_err();
-        assert!(never.to_string().starts_with("must be an RFC 3339 time"), "{never}");
+        for never in ["9999-02-29T00:00:00Z", "9999-12-32T00:00:00Z"] {
+            let rule = parse(never).unwrap_err().to_string();
+            assert_eq!(rule, "must be an RFC 3339 time such as 2026-11-21T12:00:00Z", "{never}");
+        }
+    }
+
+    #[test]
+    fn digits_beyond_the_ninth_are_named_where_they_are_the_reason() {
+        for text in ["2026-11-21T12:00:00.1234567891Z", "2026-11-21T12:00:00.0000000000+01:00"] {
+            let rule = parse(text).unwrap_err().to_string();
+            assert!(rule.ends_with("with at most nine digits of a fraction"), "{text}: {rule}");
+        }
+        let never = parse("2026-02-29T12:00:00.1234567891Z").unwrap_err();
+        assert!(!never.to_string().contains("fraction"), "{never}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What can happen to a request instead of a response.
 //!
 //! Receivers fail in every way there is, and all of them are ordinary outcomes that the caller records, so each has a
-//! kind. What users call it is the caller's business: there it has one name, whatever it was that failed. The texts are fixed fragments: no address, no name and nothing that a receiver sent gets into them, so they
-//! may be shown to a tenant.
+//! kind. What users call it is the caller's business: there it has one name, whatever it was that failed. The texts are
+//! fixed fragments: no address, no name and nothing that a receiver sent gets into them, so they may be shown to a
+//! tenant.
 
 use std::error::Error;
 use std::io;
@@ -75,7 +76,7 @@ impl FailureKind {
 
 /// A request that got no whole response.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{kind:?}: {detail}")]
+#[error("{detail}")]
 pub struct Failure {
     /// What happened.
     pub kind: FailureKind,

@@ -30,6 +30,8 @@ fn check(outcome: Result<Response, Failure>, kind: FailureKind, status: Option<u
     assert_eq!(failure.kind, kind, "{failure}");
     assert_eq!(failure.status.map(|status| status.as_u16()), status, "{failure}");
     assert!(!failure.detail.contains("127."), "no address in {:?}", failure.detail);
+    let text = failure.to_string();
+    assert!(text.starts_with(char::is_lowercase), "{text:?} goes on where another text ends");
     failure
 }
 

@@ -1,8 +1,8 @@
 //! Deliveries whose end somebody waits for here.
 //!
 //! Whoever watches one is told as soon as this node has recorded an attempt of it, and needs not ask the database again
-//! and again. It is a hint like every other: another node may make the attempt, and of that nothing is heard, so whoever
-//! watches still asks now and then.
+//! and again. It is a hint like every other: another node may make the attempt, and of that nothing is heard, so
+//! whoever watches still asks now and then.
 
 use std::{
     collections::HashMap,

@@ -19,8 +19,8 @@ impl Database {
     pub(crate) async fn open(&self) -> Result<Backend, StartError> {
         Ok(match self.clone() {
             Self::Sqlite(options) => {
-                // It waits for whoever writes the file, and migrates: the caller's thread has others to serve meanwhile, one
-                // of whom may be that writer.
+                // It waits for whoever writes the file, and migrates: the caller's thread has others to serve
+                // meanwhile, one of whom may be that writer.
                 let opened = tokio::task::spawn_blocking(move || SqliteStore::open(options)).await;
                 Backend::Sqlite(opened.map_err(|error| StoreError::Broken(error.into()))??)
             }

@@ -2,8 +2,8 @@
 //!
 //! This is the only place that decides by context who sees what; the other modules of the handle ask it. Events,
 //! endpoints and subscriptions carry their context; a delivery has its endpoint's, also once that is deleted. What is
-//! another's, or nobody's in particular, is missing: it is answered as if it were not there. The catalogue of event types
-//! is the whole tenant's.
+//! another's, or nobody's in particular, is missing: it is answered as if it were not there. The catalogue of event
+//! types is the whole tenant's.
 //!
 //! The heads of streams have no context, so an aggregate counts as a context's own if it has an event there. To others
 //! its version is not told, but a guarded publish to it is refused all the same.

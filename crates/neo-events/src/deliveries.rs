@@ -45,8 +45,8 @@ impl Tenant {
         Ok(self.store().deliveries(&self.schema, &query, page).await?)
     }
 
-    /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled. While its endpoint
-    /// is inactive it would be held, so that is refused.
+    /// Attempts a delivery again now: one that waits for its retry, that failed or that was cancelled. While its
+    /// endpoint is inactive it would be held, so that is refused.
     pub async fn retry_delivery(&self, id: DeliveryId) -> Result<Delivery, Error> {
         let StoredDelivery { delivery, endpoint, .. } = self.delivery(id).await?;
         if delivery.can_retry() {

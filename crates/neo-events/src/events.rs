@@ -63,8 +63,8 @@ impl Tenant {
         Ok(self.store().newest_version(&self.schema, aggregate).await? + 1)
     }
 
-    /// Ends the owed dispatch of these events, at most [`BATCH_EVENTS_MAX`], without delivering them. Answers how many were
-    /// owed.
+    /// Ends the owed dispatch of these events, at most [`BATCH_EVENTS_MAX`], without delivering them. Answers how many
+    /// were owed.
     pub async fn mark_processed(&self, ids: &[EventId]) -> Result<u64, Error> {
         if ids.len() > BATCH_EVENTS_MAX {
             let rule = Rule::TooMany { actual: ids.len(), max: BATCH_EVENTS_MAX, unit: "events" };

@@ -1,8 +1,8 @@
 //! A delivery with its newest attempts, and what they say about it.
 //!
-//! A delivery may have tens of thousands of attempts, if it is retried by hand again and again, and each carries the whole
-//! body that was sent. So a history has as many as are looked at together, and says whether there are earlier ones, which
-//! [`Tenant::attempts`](crate::Tenant::attempts) reads.
+//! A delivery may have tens of thousands of attempts, if it is retried by hand again and again, and each carries the
+//! whole body that was sent. So a history has as many as are looked at together, and says whether there are earlier
+//! ones, which [`Tenant::attempts`](crate::Tenant::attempts) reads.
 
 use neo_events_domain::{
     SignedDuration,

@@ -1,8 +1,8 @@
 //! Calls that take long: those that wait for a receiver, and explanations of filters.
 //!
-//! Each keeps its caller's connection, and a socket, a processor or some memory of this node, for seconds or minutes. So
-//! only so many of a kind may be under way at once, of one tenant and of all: who comes beyond that is refused at once and
-//! may try again. Otherwise the calls of one tenant would fill the server, and nobody could reach it.
+//! Each keeps its caller's connection, and a socket, a processor or some memory of this node, for seconds or minutes.
+//! So only so many of a kind may be under way at once, of one tenant and of all: who comes beyond that is refused at
+//! once and may try again. Otherwise the calls of one tenant would fill the server, and nobody could reach it.
 //!
 //! Where such calls take turns, so do the tenants: each has at most one call in the line for the node's only turn, so a
 //! call is preceded by its own tenant's older ones, and between any two of those by one of each other tenant.
@@ -54,10 +54,16 @@ impl fmt::Display for LongCall {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
     /// Of this tenant.
-    #[error("this tenant has {} {} under way, and may have no more at once; try again when one has ended", .0.tenant_max(), .0)]
+    #[error(
+        "this tenant has {} {} under way, and may have no more at once; try again when one has ended",
+        .0.tenant_max(), .0
+    )]
     Tenant(LongCall),
     /// Of all tenants.
-    #[error("this node has {} {} under way, and takes no more at once; try again when one has ended", .0.node_max(), .0)]
+    #[error(
+        "this node has {} {} under way, and takes no more at once; try again when one has ended",
+        .0.node_max(), .0
+    )]
     Node(LongCall),
 }
 

@@ -1,7 +1,7 @@
 //! For operators: bringing a database up to date, and looking at one without changing anything.
 //!
-//! All of it works without a running neo-events. On PostgreSQL it works beside running ones too; the files of SQLite are
-//! migrated while nobody else has them.
+//! All of it works without a running neo-events. On PostgreSQL it works beside running ones too; the files of SQLite
+//! are migrated while nobody else has them.
 
 use std::path::{Path, PathBuf};
 
@@ -62,8 +62,9 @@ pub fn node_connections_max() -> usize {
     PostgresOptions::new("").connections_max()
 }
 
-/// Applies every migration that an SQLite file and those of its tenants lack, and tells `progress` of each one done. The
-/// file is made if it is not there. A tenant's that cannot be brought up to date is an error once the others are. Blocks.
+/// Applies every migration that an SQLite file and those of its tenants lack, and tells `progress` of each one done.
+/// The file is made if it is not there. A tenant's that cannot be brought up to date is an error once the others are.
+/// Blocks.
 pub fn migrate_sqlite(path: &Path, progress: impl FnMut(MigrationStep<'_>)) -> Result<(), StartError> {
     Ok(neo_events_store_sqlite::migrate(path, progress)?)
 }
@@ -84,8 +85,8 @@ pub fn sqlite_migrations(path: &Path) -> Result<FileMigrations, StartError> {
     Ok(neo_events_store_sqlite::migration_status(path)?)
 }
 
-/// Looks at an SQLite file and those of its tenants; `None` if it is not there. With `deep` every page of all of them is
-/// read. Blocks.
+/// Looks at an SQLite file and those of its tenants; `None` if it is not there. With `deep` every page of all of them
+/// is read. Blocks.
 pub fn inspect_sqlite(path: &Path, deep: bool) -> Result<Option<FileFacts>, StartError> {
     Ok(neo_events_store_sqlite::inspect(path, deep)?)
 }

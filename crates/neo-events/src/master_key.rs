@@ -1,8 +1,8 @@
 //! Which master key seals secrets, and whether it is the one that the data was written with.
 //!
-//! The database knows the fingerprint of the key that sealed when somebody started last. A start that does not have that
-//! key is refused before anything is delivered, and where one is noted no key is ever made up. Another key in front of
-//! it is how keys are changed: it is noted in its place.
+//! The database knows the fingerprint of the key that sealed when somebody started last. A start that does not have
+//! that key is refused before anything is delivered, and where one is noted no key is ever made up. Another key in
+//! front of it is how keys are changed: it is noted in its place.
 //!
 //! Data of earlier versions has no fingerprint. There it is noted at the first start at which a secret that is there
 //! opened, or none is there. While nobody can say whether one is, because a tenant cannot be read, none is noted and no
@@ -24,8 +24,8 @@ use crate::StartError;
 
 /// Tenants that are asked for a secret, the newest ones, where the key is known: to warn.
 const TENANTS_ASKED: u32 = 10;
-/// The same where no key is known, so that it becomes known. If there are more and none of these has a secret, the question
-/// stays open.
+/// The same where no key is known, so that it becomes known. If there are more and none of these has a secret, the
+/// question stays open.
 const TENANTS_ASKED_FIRST: u32 = 100;
 /// How often a fingerprint is noted before others who start at the same moment are taken to be at odds.
 const NOTES_MAX: u32 = 10;
@@ -108,8 +108,8 @@ struct Found {
 }
 
 impl Found {
-    /// Asks the platform, then the newest tenants until one has a secret. A tenant that cannot be asked keeps nobody from
-    /// starting: its trouble is its own.
+    /// Asks the platform, then the newest tenants until one has a secret. A tenant that cannot be asked keeps nobody
+    /// from starting: its trouble is its own.
     async fn of(store: &dyn Store, tenants: u32) -> Result<Self, StoreError> {
         let admin = Schema::admin();
         if let Some((id, sealed)) = store.any_sealed_secret(&admin).await? {
@@ -139,8 +139,8 @@ impl Found {
     }
 
     /// Whether there is a secret that opens. One that does not is an error: better not to start than to fail every
-    /// delivery for want of its secret. But a tenant's that was damaged is its own trouble, and so is one that another key
-    /// sealed where the right one is known: a file from a backup, perhaps.
+    /// delivery for want of its secret. But a tenant's that was damaged is its own trouble, and so is one that another
+    /// key sealed where the right one is known: a file from a backup, perhaps.
     fn is_opened_by(&self, keyring: &Keyring, key_is_known: bool) -> Result<bool, KeyringError> {
         let Some((schema, endpoint_id, sealed)) = &self.secret else { return Ok(false) };
         match keyring.open(schema, *endpoint_id, sealed) {
@@ -177,8 +177,8 @@ impl KeySource {
     }
 }
 
-/// Makes a key and its file, whole or not at all: a key cut short by a crash would make every secret unreadable. Answers
-/// what is in the file: of several who make it at once, one has made it.
+/// Makes a key and its file, whole or not at all: a key cut short by a crash would make every secret unreadable.
+/// Answers what is in the file: of several who make it at once, one has made it.
 fn make_key_file(path: &Path, sources: &Sources, link: Link) -> io::Result<String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

@@ -35,8 +35,8 @@ pub struct NeoEvents {
 }
 
 impl NeoEvents {
-    /// How long a shutdown may take beyond its grace before it closes the database: usually a moment, but what was answered
-    /// last and the last-used times are still written, and somebody may have locked a table of them.
+    /// How long a shutdown may take beyond its grace before it closes the database: usually a moment, but what was
+    /// answered last and the last-used times are still written, and somebody may have locked a table of them.
     pub const SHUTDOWN_EXTRA_MAX: Duration = Engine::SHUTDOWN_EXTRA_MAX.saturating_add(LAST_FLUSH_MAX);
 
     /// Settings for a SQLite database at this path; it is made if it is not there.

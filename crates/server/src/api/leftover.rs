@@ -1,8 +1,8 @@
 //! What is left of a request's body when it is refused.
 //!
-//! A connection that is closed while its peer still sends is reset, and a peer that sends everything before it reads never sees
-//! why it was refused. So what is left of a large body is read and thrown away before the answer leaves, within limits.
-//! Small ones need none of this: they fit into what the system keeps for a connection.
+//! A connection that is closed while its peer still sends is reset, and a peer that sends everything before it reads
+//! never sees why it was refused. So what is left of a large body is read and thrown away before the answer leaves,
+//! within limits. Small ones need none of this: they fit into what the system keeps for a connection.
 
 use std::{
     pin::{Pin, pin},
@@ -35,7 +35,8 @@ struct Lent {
 }
 
 impl Leftover {
-    /// Lends a request's body. Small ones are given away, and so are those that the peer will not send unless it is asked to.
+    /// Lends a request's body. Small ones are given away, and so are those that the peer will not send unless it is
+    /// asked to.
     pub(super) fn of<B: RequestBody>(request: Request<B>) -> (Request<Body>, Self) {
         if !is_sent_anyway(&request) {
             return (request.map(Body::new), Self(None));

@@ -5,12 +5,15 @@
 //! and to the tenant and context of whoever asked: anywhere else it would silently answer with another part of another
 //! list. The tag is no secret. It keeps nobody out, since a cursor says where to go on, not what may be seen.
 
-use std::{borrow::Cow, convert::Infallible, str::FromStr};
+use std::{convert::Infallible, str::FromStr};
 
 use axum::extract::FromRequestParts;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{Uri, request::Parts};
-use neo_events::{Cursor, Page, PageRequest, Schema, Tenant, TimeRange, Timestamp, Uuid, domain::time};
+use neo_events::{
+    Cursor, Page, PageRequest, Schema, Tenant, TimeRange, Timestamp, Uuid,
+    domain::{time, violation::shortened},
+};
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
@@ -186,14 +189,5 @@ impl CursorTag {
     /// A page as it is answered.
     pub(super) fn list<T: From<D>, D>(&self, page: Page<D>) -> List<T> {
         List::of(page, |cursor| self.hand_out(&cursor))
-    }
-}
-
-/// A name that goes into an answer.
-pub(super) fn shortened(name: &str) -> Cow<'_, str> {
-    const CHARS_MAX: usize = 100;
-    match name.char_indices().nth(CHARS_MAX) {
-        None => Cow::Borrowed(name),
-        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
     }
 }

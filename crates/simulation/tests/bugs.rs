@@ -9,12 +9,8 @@ use neo_events_simulation::{Bug, Options, Property, run};
 const SEEDS_MAX: u64 = 200;
 
 /// An old catalogue has too many who want an event, too few, other policies, or secrets that were rotated out.
-const MATCHED_ANYHOW: &[Property] = &[
-    Property::NothingUnwanted,
-    Property::NothingIsLost,
-    Property::AttemptsEnd,
-    Property::RequestsAreSigned,
-];
+const MATCHED_ANYHOW: &[Property] =
+    &[Property::NothingUnwanted, Property::NothingIsLost, Property::AttemptsEnd, Property::RequestsAreSigned];
 
 /// Which properties a bug may be caught by.
 const CAUGHT_BY: &[(Bug, &[Property])] = &[

@@ -40,8 +40,9 @@ const RESERVE_CONNECTIONS_MAX: usize = 256;
 /// How long one of the reserve may take for its request, head and body together: while those that are silent or owe a
 /// body hold the reserve, a probe behind them waits for no more than that.
 const RESERVE_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long it may last in all: longer than PostgreSQL, if it hangs, lets `/readyz` wait, which is 3 s.
-const RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may last in all: longer than a database lets `/readyz` wait, a PostgreSQL that hangs 3 s, a SQLite file that
+/// another process has locked 5 s.
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(7);
 /// From the first moment a request could come to the end of its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may not read its answer: one that never does must not hold its place for ever.

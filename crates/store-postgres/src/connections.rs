@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use neo_events_domain::tenant::Schema;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -22,6 +22,9 @@ const CHANGES_MAX: usize = 3;
 const CHANGES_OF_TENANT_MAX: usize = 2;
 /// How long a transaction of ours may stand still: a node that hangs in the middle of one must not hold its locks.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often connections are looked at that lie there.
+const RETIRED_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Pools of their own, so that no list of a user stands in front of a pass, and no lock on a tenant's tables before
 /// what all tenants wait for.
@@ -66,10 +69,13 @@ impl Connections {
         self.reads.get().await
     }
 
-    /// Closes those that have retired and lie there.
-    pub(crate) fn let_go(&self) {
+    /// Closes those that have retired and lie there, until it is dropped.
+    pub(crate) async fn let_go_of_the_old(self) {
         let Self { work, brief, reads } = self;
-        [work, brief, reads].into_iter().for_each(Pool::let_go);
+        loop {
+            sleep(RETIRED_INTERVAL).await;
+            [&work, &brief, &reads].into_iter().for_each(Pool::let_go);
+        }
     }
 
     pub(crate) fn close(&self) {

@@ -182,10 +182,13 @@ async fn add_contents(facts: &mut ServerFacts, conn: &Connection, now: Timestamp
     facts.owed_dispatches = Backlog { count: row.try_get(0)?, oldest_seconds };
     let row = conn.query_one(sql::DOCTOR_QUEUED, &admin, &[&BACKLOG_COUNTED_MAX]).await?;
     facts.queued_deliveries = Backlog { count: row.try_get(0)?, oldest_seconds: row.try_get(1)? };
-    if !facts.migrations.iter().any(MigrationStatus::is_behind) {
+    // The first is what the database has once.
+    if facts.migrations.first().is_some_and(|database| !database.is_behind()) {
         for row in conn.query(sql::DOCTOR_NODES, &admin, &[]).await? {
             facts.nodes.push((row.try_get(0)?, row.try_get(1)?));
         }
+    }
+    if !facts.migrations.iter().any(MigrationStatus::is_behind) {
         facts.noted_key = master_key(conn).await?;
         facts.needs_its_key = facts.noted_key.is_some() || has_secrets(conn).await?;
     }

@@ -100,6 +100,7 @@ impl PostgresStore {
         let (mut workers, mut background) = (JoinSet::new(), JoinSet::new());
         let hints = Arc::new(Hints::new());
         background.spawn(Arc::clone(&session).keep_alive(address.clone()));
+        background.spawn(connections.clone().let_go_of_the_old());
         background.spawn(Arc::clone(&hints).run(connections.clone(), address));
         let cache = Arc::new(EventCache::default());
         let lost_deliveries = Arc::new(LostClaims::default());

@@ -40,15 +40,11 @@ const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the newest deliveries of tenants are looked at, of those that have one that is not due yet.
 const AHEAD_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How often connections are looked at that lie there.
-const CONNECTIONS_INTERVAL: Duration = Duration::from_mins(1);
-
 /// When the rarer parts are due again.
 #[derive(Default)]
 pub(crate) struct TendTimes {
     put_off: NextTime,
     ahead: NextTime,
-    connections: NextTime,
     cancel_requests: Turns,
     endpoint_removals: Turns,
     /// This node's session when it last tended.
@@ -144,9 +140,6 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
     if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &brief, now).await? {
         times.put_off.is_now();
         more = true;
-    }
-    if times.connections.has_come(CONNECTIONS_INTERVAL) {
-        store.inner.connections.let_go();
     }
     if times.ahead.has_come(AHEAD_INTERVAL) && bring_back_ahead(store, &brief, now).await? {
         times.ahead.is_now();

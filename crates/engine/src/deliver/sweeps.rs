@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 /// How often, whatever the hints say.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);
-/// Of the time, asking takes at most one part in this many, for a list that takes up to a second.
+/// Without hints, asking takes at most one part in this many of the time, for a list that takes up to a second.
 const SHARE: u32 = 10;
 /// It is asked again after this time at the latest, however long the last answer took: the database may have hung.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
-/// The same after a failure. As long as it took: passes wait for it, and claims may work all the while.
+/// The same after a failure. Until then as long as it took: passes wait for it, and claims may work all the while.
 const FAILURE_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// The times of one pass's questions.
@@ -18,8 +18,8 @@ const FAILURE_INTERVAL_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Sweeps {
     /// The next one, if no hint comes.
     at: Instant,
-    /// No hint brings it forward beyond this: the same share for a list that takes up to 50 ms, and then as often as without
-    /// hints, for what they tell of is to begin within a second.
+    /// No hint brings it forward beyond this: the same share for a list that takes up to 50 ms, and [`INTERVAL`] after the
+    /// last answer or failure for longer ones, since what hints tell of is to begin within a second.
     not_before: Instant,
 }
 

@@ -14,6 +14,8 @@ mod events;
 mod failure;
 mod inspect;
 mod leases;
+mod left_log;
+mod log;
 mod log_limit;
 mod look;
 mod open;

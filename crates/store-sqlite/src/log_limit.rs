@@ -1,18 +1,17 @@
 //! Keeping the write-ahead log short.
 //!
-//! SQLite moves the log's content into the file as it goes, but begins the log anew only at a moment when nobody reads
-//! from it. With two users who list one thing after the other that moment never comes, and the log grows for as long as
-//! they do. Once it is too long, reads that are asked for are therefore held back until those that run have ended; then
-//! claims for a moment; and between two commits the log is emptied. The writer goes on committing while it waits, and
-//! whoever it holds back waits no longer than for a list before their own.
+//! The writer moves the log's content into the file as it goes, but SQLite begins the log anew only at a moment when
+//! nobody reads from it. With two users who list one thing after the other that moment never comes, and the log grows
+//! for as long as they do. Once it is too long, reads that are asked for are therefore held back until those that run
+//! have ended; then claims for a moment; and between two commits the log is emptied. The writer goes on committing
+//! while it waits, and whoever it holds back waits no longer than for a list before their own.
 //!
 //! What the embedding program's own connections read cannot be held back. If they are in the way the log stays, which
 //! is logged, and is tried again later.
 
 use std::{
-    fs,
     future::poll_fn,
-    path::{Path, PathBuf},
+    path::Path,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
@@ -24,16 +23,16 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use crate::{
-    open::BUSY_TIMEOUT,
+    log::Log,
     readers::{HeldBack, Readers},
 };
 
 /// How often the log's length is asked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// After how long it is asked for where the disk failed.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 /// After how long it is tried again where somebody was in the way.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// How long the emptying waits for the embedding program's connections: commits wait for it.
-const EMPTYING_PATIENCE: Duration = Duration::from_millis(200);
 /// How long running reads are waited for beyond the time they may take.
 const ENDING_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -42,7 +41,7 @@ pub(crate) type Claims = tokio::sync::Mutex<Option<Connection>>;
 
 /// What a file's writer does about its log between two commits.
 pub(crate) struct LogLimit {
-    log: PathBuf,
+    log: Log,
     bytes_max: u64,
     /// Theirs is no part in keeping connections open: the writer's must be the last to be closed.
     readers: Weak<Readers>,
@@ -65,10 +64,8 @@ struct Quiet {
 
 impl LogLimit {
     pub(crate) fn new(file: &Path, bytes_max: u64, readers: &Arc<Readers>, claims: &Arc<Claims>) -> Self {
-        let mut log = file.as_os_str().to_owned();
-        log.push("-wal");
         Self {
-            log: log.into(),
+            log: Log::of(file),
             bytes_max,
             readers: Arc::downgrade(readers),
             claims: Arc::downgrade(claims),
@@ -97,29 +94,34 @@ impl LogLimit {
     }
 
     /// Something was committed.
-    pub(crate) fn committed(&mut self) {
+    pub(crate) fn committed(&mut self, conn: &Connection) {
         let now = Instant::now();
         if self.pause.is_some() || now < self.look_at {
             return;
         }
         self.look_at = now + LOOK_INTERVAL;
-        if self.bytes() > self.bytes_max {
+        if let Err(error) = self.log.shorten(conn) {
+            self.look_at = now + AFTER_A_FAILURE;
+            tracing::warn!(%error, log = %self.log, "the write-ahead log was not moved into its file");
+        }
+        if !self.log.must_stay() && self.log.bytes() > self.bytes_max {
             self.pause = self.readers.upgrade().map(|readers| Pause::begin(&readers, &self.claims));
         }
     }
 
-    fn bytes(&self) -> u64 {
-        fs::metadata(&self.log).map_or(0, |log| log.len())
+    /// Holds nobody back any more.
+    pub(crate) fn end(self) -> Log {
+        self.log
     }
 
     fn empty(&mut self, conn: &Connection) {
-        let bytes = self.bytes();
-        match empty(conn) {
-            Ok(true) => tracing::debug!(log = %self.log.display(), bytes, "the write-ahead log was emptied"),
+        let bytes = self.log.bytes();
+        match self.log.empty(conn) {
+            Ok(true) => tracing::debug!(log = %self.log, bytes, "the write-ahead log was emptied"),
             Ok(false) => {
                 self.look_at = Instant::now() + TRY_AGAIN;
                 tracing::warn!(
-                    log = %self.log.display(),
+                    log = %self.log,
                     bytes,
                     "the write-ahead log is long and cannot be emptied while another's transaction is open; trying \
                      again later"
@@ -127,18 +129,10 @@ impl LogLimit {
             }
             Err(error) => {
                 self.look_at = Instant::now() + TRY_AGAIN;
-                tracing::warn!(%error, log = %self.log.display(), bytes, "the write-ahead log was not emptied");
+                tracing::warn!(%error, log = %self.log, bytes, "the write-ahead log was not emptied");
             }
         }
     }
-}
-
-/// Moves everything into the file and empties the log, unless somebody is in the way for long. Answers whether nobody was.
-pub(crate) fn empty(conn: &Connection) -> rusqlite::Result<bool> {
-    conn.busy_timeout(EMPTYING_PATIENCE)?;
-    let is_busy = conn.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get::<_, bool>(0));
-    conn.busy_timeout(BUSY_TIMEOUT)?;
-    is_busy.map(|is_busy| !is_busy)
 }
 
 enum Next<T> {
@@ -198,8 +192,14 @@ impl Wake for Unpark {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
-    use crate::{failure::Failure, open::SqliteOptions, tenant_file::TenantFile};
+    use crate::{
+        failure::Failure,
+        open::{BUSY_TIMEOUT, SqliteOptions},
+        tenant_file::TenantFile,
+    };
 
     const MIB: u64 = 1024 * 1024;
 

@@ -9,6 +9,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use crate::{left_log, log};
+
 /// `neoE`: what `pragma application_id` of our files says.
 const APPLICATION_ID: i32 = 0x6e65_6f45;
 /// Each is applied once; `pragma user_version` counts them. Never change one that was released.
@@ -24,8 +26,6 @@ const MIGRATIONS: [&str; 7] = [
 
 /// How long a transaction of another connection is waited for: the embedding program's own.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pages of the write-ahead log after which its content is moved into the file: 16 MiB.
-const CHECKPOINT_PAGES: u32 = 4000;
 /// What is left of the write-ahead log's file when it begins anew, in bytes.
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 /// A log that is longer did not begin anew when it was time: somebody always reads from it.
@@ -55,6 +55,9 @@ pub struct SqliteOptions {
     /// Most pages of the file, for tests of what happens when a disk is full.
     #[doc(hidden)]
     pub pages_max: Option<u32>,
+    /// Told which file was written and synced by the store itself and not by SQLite; for tests of power losses.
+    #[doc(hidden)]
+    pub written_beside: fn(&Path),
 }
 
 impl SqliteOptions {
@@ -68,6 +71,7 @@ impl SqliteOptions {
             tenant_idle: Duration::from_secs(30),
             log_bytes_max: LOG_BYTES_MAX,
             pages_max: None,
+            written_beside: |_| (),
         }
     }
 }
@@ -214,8 +218,10 @@ pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
     if writer.is_readonly("main").map_err(sql_error)? {
         return Err(OpenError::ReadOnly { path: path.into() });
     }
+    log::leave(&writer).map_err(sql_error)?;
     judge(&writer, path)?;
     set_up_writer(&writer, options)?;
+    left_log::take_over(&mut writer, &file, options.written_beside)?;
     migrate(&mut writer).map_err(|source| migration_error(path, source))?;
     let opening =
         writer.query_row(crate::sql::STORE_OPEN, [], |row| row.get::<_, i64>(0)).map_err(sql_error)?;
@@ -348,25 +354,13 @@ fn set_up_writer(conn: &Connection, options: &SqliteOptions) -> Result<(), OpenE
     if journal != "wal" {
         return Err(OpenError::NoWriteAheadLog { path: path.into(), journal });
     }
-    set_up_log(conn, options).map_err(sql_error)?;
-    empty_log(conn).map_err(sql_error)
-}
-
-/// Moves the log's content into the file, and empties the log.
-///
-/// Of a process before this one a sync may have failed. The system then takes for written what may never have reached
-/// the disk, and the next sync does not try it again. Such a commit was refused, but lies at the end of the log and
-/// looks whole: what is written behind it would be lost with it in a power loss, though it was synced itself. Where
-/// somebody else has the file open, the log's end is known, and what lies behind it is overwritten.
-///
-/// What a failed sync leaves behind: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
-fn empty_log(conn: &Connection) -> rusqlite::Result<()> {
-    crate::log_limit::empty(conn).map(drop)
+    set_up_log(conn, options).map_err(sql_error)
 }
 
 fn set_up_log(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
     conn.pragma_update(None, "synchronous", "full")?;
-    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // The writer moves the log, and sees if that fails.
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     if let Some(pages) = options.pages_max {
         conn.pragma_update(None, "max_page_count", pages)?;

@@ -239,15 +239,15 @@ fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>, mut log_limit: L
         }
         if !batch.is_empty() {
             commit_batch(&mut scope, batch);
-            log_limit.committed();
+            log_limit.committed(conn);
         }
     }
     // Whoever it holds back must not wait for the end of this.
-    drop(log_limit);
+    let log = log_limit.end();
     queue.close();
     // Whoever was let in before may still send: what comes is dropped, which refuses it.
     while queue.blocking_recv().is_some() {}
-    if let Err(error) = conn.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
+    if let Err(error) = log.close(conn) {
         tracing::warn!(%error, "the write-ahead log was not emptied; the next opening reads it");
     }
 }

@@ -33,6 +33,8 @@ pub enum Failing {
     /// To make durable what was written: it does nothing, and what it should have made durable is not tried again by the
     /// next sync, which is how operating systems behave.
     Syncs,
+    /// The same, but for write-ahead logs.
+    SyncsOfDatabases,
     /// Syncs, writes, of which the first half is done, and cuts.
     Anything,
 }
@@ -68,6 +70,11 @@ impl Recording {
         *self.0.failures() = Some(Failures { failing, one_in, random: Random::seeded(seed) });
     }
 
+    /// How many syncs have failed.
+    pub fn syncs_failed(&self) -> usize {
+        self.0.tape().iter().filter(|happened| matches!(happened.change, Change::SyncFailed)).count()
+    }
+
     /// From now on nothing fails.
     pub fn heal(&self) {
         *self.0.failures() = None;
@@ -85,6 +92,17 @@ impl Drop for Recording {
     }
 }
 
+/// A program has written a file once more as it is, from its beginning to its end, and synced it, all beside SQLite.
+/// Nobody changes it yet. Noted if the file is in a folder that a recording is of.
+pub fn written_again(path: &Path) {
+    let place = path.canonicalize().expect("the file is there");
+    if let Some((recorder, name)) = recorder_of(&place) {
+        let bytes = std::fs::read(place).expect("the file can be read");
+        recorder.note(&name, || Some(Change::Written { at: 0, bytes }));
+        recorder.note(&name, || Some(Change::Synced));
+    }
+}
+
 /// Takes the notes.
 pub(crate) struct Recorder {
     folder: PathBuf,
@@ -93,6 +111,10 @@ pub(crate) struct Recorder {
     /// Of the tape.
     length: AtomicUsize,
     failures: Mutex<Option<Failures>>,
+}
+
+fn is_log(name: &str) -> bool {
+    name.ends_with("-wal")
 }
 
 /// When the device fails.
@@ -109,7 +131,7 @@ impl Recorder {
         let Some(change) = act() else { return };
         let is_ignored = match self.honesty {
             Honesty::Honest => false,
-            Honesty::IgnoresSyncsOfLogs => name.ends_with("-wal"),
+            Honesty::IgnoresSyncsOfLogs => is_log(name),
             Honesty::IgnoresSyncs => true,
         };
         if !(is_ignored && matches!(change, Change::Synced)) {
@@ -118,12 +140,23 @@ impl Recorder {
         }
     }
 
-    /// Whether the device fails this time.
-    pub(crate) fn fails(&self, asked: Failing) -> bool {
-        self.failures().as_mut().is_some_and(|failures| {
-            (asked == failures.failing || failures.failing == Failing::Anything)
-                && failures.random.once_in(failures.one_in)
+    /// Whether the device fails to sync a file this time.
+    pub(crate) fn fails_to_sync(&self, name: &str) -> bool {
+        self.fails(|failing| match failing {
+            Failing::Syncs | Failing::Anything => true,
+            Failing::SyncsOfDatabases => !is_log(name),
         })
+    }
+
+    /// Whether it fails to write or to cut one.
+    pub(crate) fn fails_to_write(&self) -> bool {
+        self.fails(|failing| failing == Failing::Anything)
+    }
+
+    fn fails(&self, at: impl FnOnce(Failing) -> bool) -> bool {
+        self.failures()
+            .as_mut()
+            .is_some_and(|failures| at(failures.failing) && failures.random.once_in(failures.one_in))
     }
 
     fn failures(&self) -> MutexGuard<'_, Option<Failures>> {
@@ -157,6 +190,24 @@ pub(crate) fn recorder_of(path: &Path) -> Option<(Arc<Recorder>, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_again_is_durable_though_a_sync_had_failed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let recording = Recording::of(folder.path(), Honesty::Honest);
+        let path = folder.path().join("a");
+        std::fs::write(&path, b"abc").expect("it can be written");
+        for change in [Change::Made, Change::Written { at: 0, bytes: b"abc".to_vec() }, Change::SyncFailed] {
+            recording.0.note("a", || Some(change));
+        }
+        written_again(&path);
+        let (tape, mut random) = (recording.tape(), Random::seeded(1));
+        for _ in 0..100 {
+            let disk = tempfile::tempdir().expect("a folder");
+            tape.disk_at(tape.len()).after_power_loss(&mut random).write_to(disk.path());
+            assert_eq!(std::fs::read(disk.path().join("a")).expect("it is there"), b"abc");
+        }
+    }
 
     #[test]
     fn what_is_being_done_is_not_waited_for() {

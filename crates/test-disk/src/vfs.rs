@@ -23,7 +23,7 @@ use rusqlite::ffi::{
     sqlite3_int64, sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find, sqlite3_vfs_register,
 };
 
-use crate::{Failing, Recorder, recorder_of, tape::Change};
+use crate::{Recorder, recorder_of, tape::Change};
 
 /// The layer that was there before: set once, before ours is registered.
 static SYSTEM: AtomicPtr<sqlite3_vfs> = AtomicPtr::new(ptr::null_mut());
@@ -163,7 +163,7 @@ unsafe extern "C" fn write(
     let note = unsafe { note_of(file) };
     let Some(write) = note.system.xWrite else { return SQLITE_ERROR };
     // A device that fails has taken a part.
-    let fails = note.recorder.fails(Failing::Anything);
+    let fails = note.recorder.fails_to_write();
     let length = if fails { length / 2 } else { length };
     // SAFETY: SQLite passes so many bytes, or more.
     let bytes = unsafe { slice::from_raw_parts(data.cast::<u8>(), size(length)) };
@@ -177,7 +177,7 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: sqlite3_int64) ->
     // SAFETY: it has our table, or this would not be called.
     let note = unsafe { note_of(file) };
     let Some(truncate) = note.system.xTruncate else { return SQLITE_ERROR };
-    if note.recorder.fails(Failing::Anything) {
+    if note.recorder.fails_to_write() {
         return SQLITE_IOERR_TRUNCATE;
     }
     // SAFETY: the arguments are SQLite's own.
@@ -188,7 +188,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: it has our table, or this would not be called.
     let note = unsafe { note_of(file) };
     let Some(sync) = note.system.xSync else { return SQLITE_ERROR };
-    if note.recorder.fails(Failing::Syncs) {
+    if note.recorder.fails_to_sync(&note.name) {
         note.recorder.note(&note.name, || Some(Change::SyncFailed));
         return SQLITE_IOERR_FSYNC;
     }

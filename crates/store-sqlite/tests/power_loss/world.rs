@@ -3,7 +3,9 @@
 
 use std::{
     ops::Range,
+    path::PathBuf,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use neo_events_domain::{
@@ -15,8 +17,8 @@ use neo_events_store::{
     Arrival, Catalogue, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Dispatched, Inserted,
     Lease, NewDelivery, Settled, StoreError, Tenants, WorkQueue,
 };
-use neo_events_store_sqlite::{SqliteOptions, SqliteStore};
-use neo_events_test_disk::{Failing, Honesty, Recording};
+use neo_events_store_sqlite::{SqliteOptions, SqliteStore, rusqlite::Connection};
+use neo_events_test_disk::{Failing, Honesty, Recording, written_again};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -132,12 +134,45 @@ impl World {
         Self::of(device, Honesty::Honest, Answers::Honest, load).await
     }
 
-    async fn of(device: Device, honesty: Honesty, answers: Answers, load: Load) -> Self {
+    /// What is left where somebody read from the admin file while a part of its log was moved, the next sync of that file
+    /// failed, and those after it did not. And when the store was about to be closed.
+    pub(crate) async fn after_a_sync_failed_behind_a_reader() -> (Self, usize) {
+        let device = Device::Fails { failing: Failing::SyncsOfDatabases, one_in: 1, seed: 0 };
+        let mut world = Self::new(device, Honesty::Honest, Answers::Honest);
+        let store = world.open();
+        world.furnish(&store).await;
+        let versions = world.versions(&store).await;
+        let large = |rounds| Load { lives: 1, rounds, data_bytes: 90_000 };
+        world.publish(&store, versions, large(14)).await;
+        let mut reader = Connection::open(world.admin_file()).unwrap();
+        let reading = reader.transaction().unwrap();
+        reading.query_row("select count(*) from events", [], |_| Ok(())).unwrap();
+        world.publish(&store, versions, large(40)).await;
+        reading.rollback().unwrap();
+        world.recording.fail(Failing::SyncsOfDatabases, 1, 0);
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while world.recording.syncs_failed() == 0 {
+            assert!(Instant::now() < deadline, "nothing is moved");
+            world.publish(&store, versions, large(1)).await;
+        }
+        world.recording.heal();
+        world.publish(&store, versions, large(1)).await;
+        drop(reader);
+        let closing = world.recording.position();
+        drop(store);
+        (world, closing)
+    }
+
+    fn new(device: Device, honesty: Honesty, answers: Answers) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let recording = Arc::new(Recording::of(folder.path(), honesty));
         let place = |schema, n| Place { schema, endpoints: Arc::new([endpoint(n), endpoint(n + 1)]) };
         let places = [place(Schema::admin(), 1), place(Schema::tenant("acme").unwrap(), 3)];
-        let mut world = Self { recording, places, events: Vec::new(), answers, device, folder };
+        Self { recording, places, events: Vec::new(), answers, device, folder }
+    }
+
+    async fn of(device: Device, honesty: Honesty, answers: Answers, load: Load) -> Self {
+        let mut world = Self::new(device, honesty, answers);
         for life in 1..=load.lives {
             let store = world.open();
             if life == 1 {
@@ -160,8 +195,14 @@ impl World {
         world
     }
 
+    fn admin_file(&self) -> PathBuf {
+        self.folder.path().join("admin.db")
+    }
+
     fn open(&self) -> SqliteStore {
-        SqliteStore::open(SqliteOptions::new(self.folder.path().join("admin.db"))).unwrap()
+        let path = self.admin_file();
+        SqliteStore::open(SqliteOptions { written_beside: written_again, ..SqliteOptions::new(path) })
+            .unwrap()
     }
 
     /// A tenant with a file of its own, and the endpoints.

@@ -367,6 +367,41 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_not_taken_along_to_another_server() {
+        let header = |value: Option<&str>| vec![("Authorization".to_owned(), value.map(str::to_owned))];
+        let patch = |url: &str, custom_headers| EndpointPatch {
+            endpoint_url: Some(Ok(url.to_owned())),
+            custom_headers,
+            ..EndpointPatch::default()
+        };
+        let with = patch("https://example.com/", header(Some("secret")));
+        let known = endpoint().patched(with, at(1), LIMITS).unwrap();
+        let moved = |url, custom_headers| known.clone().patched(patch(url, custom_headers), at(2), LIMITS);
+        let left = |patched: Result<Endpoint, _>| -> Vec<_> {
+            patched.unwrap().custom_headers.iter().map(|(_, value)| value.to_owned()).collect()
+        };
+        for url in [
+            "https://example.net/",
+            "https://example.com:444/",
+            "http://example.com/",
+            "https://example.com.net/",
+        ] {
+            for headers in [vec![], header(Some("[redacted]"))] {
+                assert_eq!(
+                    moved(url, headers).unwrap_err().to_string(),
+                    "/custom_headers/Authorization must be given anew, or removed with null, when the URL leads to \
+                     another server"
+                );
+            }
+            assert_eq!(left(moved(url, header(Some("other")))), ["other"]);
+            assert_eq!(left(moved(url, header(None))), [""; 0]);
+        }
+        for url in ["https://example.com/", "https://example.com/elsewhere", "https://example.com?q"] {
+            assert_eq!(left(moved(url, vec![])), ["secret"], "{url}");
+        }
+    }
+
+    #[test]
     fn rotated_secrets_overlap_then_end() {
         let hour = SignedDuration::from_hours(1);
         let once = endpoint().with_rotated_secret(vec![1], hour, at(0), at(0));

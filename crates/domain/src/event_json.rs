@@ -149,6 +149,9 @@ fn version(number: i64) -> Result<u32, Rule> {
     fitting.ok_or(Rule::OutOfRange { min: 1.0, max: AGGREGATE_VERSION_MAX.into() })
 }
 
+/// More than an event has. Each is compared with those before it.
+const MEMBERS_MAX: usize = 100;
+
 /// The fields of an object that are not taken yet, with the faults of those that were.
 struct Fields<'a> {
     left: Vec<Member<'a>>,
@@ -162,6 +165,10 @@ impl<'a> Fields<'a> {
         let members = members.map_err(|error| Violations::one("", Rule::Json(error)))?;
         let members =
             members.ok_or_else(|| Violations::one("", Rule::Malformed { expected: "a JSON object" }))?;
+        if members.len() > MEMBERS_MAX {
+            let rule = Rule::TooMany { actual: members.len(), max: MEMBERS_MAX, unit: "fields" };
+            return Err(Violations::one("", rule));
+        }
         let (mut left, mut faults) = (Vec::<Member<'a>>::with_capacity(members.len()), Faults::new());
         for (name, raw) in members {
             if left.iter().any(|(earlier, _)| *earlier == name) {

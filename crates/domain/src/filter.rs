@@ -65,6 +65,8 @@ pub const FILTER_LEVELS_MAX: usize = 10;
 pub const FILTER_CLAUSES_MAX: usize = 100;
 /// Members of a list.
 pub const FILTER_LIST_ITEMS_MAX: usize = 1000;
+/// Characters of a number: it is compared anew with each value.
+pub const FILTER_NUMBER_BYTES_MAX: usize = 64;
 /// Dot-separated parts of a key.
 pub const FILTER_PATH_SEGMENTS_MAX: usize = 32;
 /// Regular expressions of a filter.

@@ -98,6 +98,20 @@ impl CustomHeaders {
         judge(name, value)
     }
 
+    /// A fault for each credential that these changes neither replace nor remove.
+    pub(crate) fn keep_no_credentials(&self, changes: &[(String, Option<String>)], faults: &mut Faults) {
+        let is_changed = |name: &str| {
+            changes.iter().any(|(changed, value)| {
+                let stays = value.as_deref().is_some_and(|value| is_placeholder(name, value));
+                changed.eq_ignore_ascii_case(name) && !stays
+            })
+        };
+        for (name, _) in self.0.iter().filter(|(name, _)| is_secret(name) && !is_changed(name)) {
+            let rule = "must be given anew, or removed with null, when the URL leads to another server";
+            faults.add(format!("/custom_headers/{}", pointer_token(name)), Rule::Conflict(rule));
+        }
+    }
+
     /// These, with values that could be credentials replaced: what may be shown and stored with an attempt.
     pub fn redacted(&self) -> Vec<(String, String)> {
         let show = |(name, value): &(String, String)| {

@@ -47,7 +47,14 @@ pub(crate) async fn read(
     body: &mut BytesMut,
 ) -> Result<Extent, Fault> {
     while !incoming.is_end_stream() {
-        let Some(frame) = connection.next_frame(&mut incoming).await else { break };
+        let Some(frame) = connection.next_frame(&mut incoming).await else {
+            // hyper takes an HTTP/2 stream that breaks off without an error's code for one that has ended. What a proxy
+            // sends when the server behind it is gone is such a reset.
+            if matches!(connection, Connection::Http2(_)) && !incoming.is_end_stream() {
+                return Err(Fault::reset());
+            }
+            break;
+        };
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => return end_of(length, Fault::from_exchange(&error)),

@@ -118,7 +118,7 @@ impl Fault {
         Self::new(FailureKind::Unreachable, "this machine has reached its limit on open files or ports")
     }
 
-    fn reset() -> Self {
+    pub(crate) fn reset() -> Self {
         Self::new(FailureKind::ConnectionReset, "the connection was reset")
     }
 

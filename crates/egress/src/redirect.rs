@@ -61,7 +61,9 @@ fn absolute(current: &Target, location: &str) -> Option<String> {
         let scheme = current.as_str().split_once("//")?.0;
         return Some(format!("{scheme}{location}"));
     }
-    if Url::parse(location).is_ok() || location.contains("://") && !location.starts_with(['/', '?', '#']) {
+    // What stands before a path, if it is one.
+    let (before, _) = location.split_once(['/', '?', '#']).unwrap_or((location, ""));
+    if Url::parse(location).is_ok() || before.ends_with(':') {
         return Some(location.to_owned());
     }
     let base = Url::parse(current.as_str()).ok()?;

@@ -14,7 +14,8 @@ pub struct EndpointPatch {
     pub name: Option<String>,
     /// ≤ 1000 characters.
     pub description: Option<Option<String>>,
-    /// As the address policy judged it; drops verification if it differs.
+    /// As the address policy judged it; drops verification if it differs. If it leads to another server, headers that carry
+    /// credentials must be given anew, or removed: nobody who may not see them is to have them sent elsewhere.
     pub endpoint_url: Option<Result<String, Rule>>,
     /// The request's method.
     pub http_method: Option<HttpMethod>,
@@ -81,6 +82,9 @@ impl Endpoint {
                 description.map(|text| faults.text("/description", &text, DESCRIPTION_CHARS_MAX));
         }
         if let Some(url) = patch.endpoint_url.and_then(|judged| faults.take("/endpoint_url", judged)) {
+            if server_of(&url) != server_of(&self.endpoint_url) {
+                self.custom_headers.keep_no_credentials(&patch.custom_headers, &mut faults);
+            }
             self.change_url(url);
         }
         if !patch.custom_headers.is_empty() {
@@ -110,6 +114,13 @@ impl Endpoint {
             None => self.touched(now),
         })
     }
+}
+
+/// Scheme, host and port of a URL that the address policy has written.
+fn server_of(url: &str) -> Option<&str> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    url.get(..scheme.len() + "://".len() + authority)
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {

@@ -1,8 +1,8 @@
 //! Why a filter is refused, and where in it.
 
 use super::{
-    FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX, FILTER_PATH_SEGMENTS_MAX,
-    FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
+    FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX, FILTER_NUMBER_BYTES_MAX,
+    FILTER_PATH_SEGMENTS_MAX, FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
 };
 use crate::json::{JsonError, Kind};
 
@@ -69,6 +69,12 @@ pub enum FilterErrorReason {
     TooManyItems {
         /// Items it has.
         items: usize,
+    },
+    /// A number longer than [`FILTER_NUMBER_BYTES_MAX`].
+    #[error("number has {bytes} characters, at most {FILTER_NUMBER_BYTES_MAX} are allowed")]
+    NumberTooLong {
+        /// Characters it has.
+        bytes: usize,
     },
     /// More `$regex` clauses than [`FILTER_REGEXES_MAX`].
     #[error("filter has more than {FILTER_REGEXES_MAX} regular expressions")]

@@ -8,8 +8,8 @@ use super::error::{FilterError, FilterErrorReason as Reason};
 use super::terms::{Check, Element, Group, Members, Order, Path, Term, Test};
 use super::weight::weight;
 use super::{
-    FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX, FILTER_PATH_SEGMENTS_MAX,
-    FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
+    FILTER_BYTES_MAX, FILTER_CLAUSES_MAX, FILTER_LEVELS_MAX, FILTER_LIST_ITEMS_MAX, FILTER_NUMBER_BYTES_MAX,
+    FILTER_PATH_SEGMENTS_MAX, FILTER_REGEX_BYTES_MAX, FILTER_REGEX_WEIGHT_MAX, FILTER_REGEXES_MAX,
 };
 use crate::json::{self, Json, Kind, Object};
 use crate::violation::{pointer_token, shortened};
@@ -53,6 +53,16 @@ pub(super) fn terms(text: &str) -> Result<Vec<Term>, FilterError> {
     let mut parser = Parser { pointer: String::new(), clauses: 0, regexes: 0, regex_weight: 0 };
     let object = parser.object(&json)?;
     parser.filter(object, 1)
+}
+
+/// How long the longest number in a value is, as it is written; 0 if there is none.
+fn longest_number(value: &Json<'_>) -> usize {
+    match value {
+        Json::Number(number) => number.as_str().len(),
+        Json::Array(items) => items.iter().map(longest_number).max().unwrap_or(0),
+        Json::Object(object) => object.iter().map(|(_, value)| longest_number(value)).max().unwrap_or(0),
+        Json::Null | Json::Bool(_) | Json::String(_) => 0,
+    }
 }
 
 /// Where the parser is, and what it has counted.
@@ -217,7 +227,7 @@ impl Parser {
 
     fn ordered(&self, operator: &str, order: Order, value: &Json<'_>) -> Parsed<Check> {
         match value {
-            Json::Number(_) | Json::String(_) => Ok(Check::Ordered(order, value.clone().into_owned())),
+            Json::Number(_) | Json::String(_) => Ok(Check::Ordered(order, self.literal(value)?)),
             _ => self.refuse(operand(operator, "a number or a string", value.kind())),
         }
     }
@@ -259,6 +269,10 @@ impl Parser {
     fn literal(&self, value: &Json<'_>) -> Parsed<Json<'static>> {
         if value.depth() > FILTER_LEVELS_MAX {
             return self.refuse(Reason::TooDeep);
+        }
+        let bytes = longest_number(value);
+        if bytes > FILTER_NUMBER_BYTES_MAX {
+            return self.refuse(Reason::NumberTooLong { bytes });
         }
         Ok(value.clone().into_owned())
     }

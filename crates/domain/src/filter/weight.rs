@@ -17,7 +17,9 @@ pub(super) fn weight(pattern: &str) -> Option<usize> {
 /// The parser bounds how deep an expression nests.
 fn of(expression: &Hir) -> usize {
     match expression.kind() {
-        HirKind::Empty | HirKind::Look(_) => 1,
+        HirKind::Empty => 1,
+        // A state of its own at every byte, where the text makes the fast engine give up (`\b` beside what is not ASCII).
+        HirKind::Look(_) => POSITION,
         HirKind::Literal(literal) => POSITION.saturating_mul(literal.0.len()),
         HirKind::Class(Class::Unicode(class)) => POSITION + class.ranges().len(),
         HirKind::Class(Class::Bytes(class)) => POSITION + class.ranges().len(),
@@ -40,7 +42,8 @@ mod tests {
     fn positions_and_ranges_are_counted_as_often_as_they_may_stand() {
         for (pattern, expected) in [
             ("", 1),
-            ("^abc$", 32),
+            ("^abc$", 50),
+            (r"\B\B\b", 30),
             ("[01]", 11),
             ("[01]{1000}", 11_000),
             ("[01]{2,5}x*", 65),

@@ -18,6 +18,8 @@ pub struct Object<'a> {
     members: Vec<(Cow<'a, str>, Json<'a>)>,
     /// Positions in `members`, ordered by key and then by position; empty for a small object.
     by_key: Box<[u32]>,
+    /// Different keys. Counted once: objects are compared with each element of a list.
+    keys: usize,
 }
 
 impl<'a> Object<'a> {
@@ -31,7 +33,15 @@ impl<'a> Object<'a> {
             }
             _ => Box::default(),
         };
-        Self { members, by_key }
+        let keys = if by_key.is_empty() {
+            let is_last = |(at, (key, _)): &(usize, &(Cow<'_, str>, _))| {
+                members[at + 1..].iter().all(|(later, _)| later != key)
+            };
+            members.iter().enumerate().filter(is_last).count()
+        } else {
+            by_key.chunk_by(|one, other| key_at(&members, *one) == key_at(&members, *other)).count()
+        };
+        Self { members, by_key, keys }
     }
 
     /// The member `key`; of duplicates the last.
@@ -67,7 +77,7 @@ impl<'a> Object<'a> {
 
     pub(super) fn into_owned(self) -> Object<'static> {
         let own = |(key, value): (Cow<'a, str>, Json<'a>)| (Cow::Owned(key.into_owned()), value.into_owned());
-        Object { members: self.members.into_iter().map(own).collect(), by_key: self.by_key }
+        Object { members: self.members.into_iter().map(own).collect(), by_key: self.by_key, keys: self.keys }
     }
 }
 
@@ -77,8 +87,7 @@ fn key_at<'m>(members: &'m [(Cow<'_, str>, Json<'_>)], position: u32) -> &'m str
 
 impl PartialEq for Object<'_> {
     fn eq(&self, other: &Self) -> bool {
-        self.effective().count() == other.effective().count()
-            && self.effective().all(|(key, value)| other.get(key) == Some(value))
+        self.keys == other.keys && self.effective().all(|(key, value)| other.get(key) == Some(value))
     }
 }
 
@@ -93,5 +102,26 @@ impl Hash for Object<'_> {
             sum.wrapping_add(hasher.finish())
         });
         state.write_u64(sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_objects_have_as_many_keys_whatever_is_repeated() {
+        for count in [0, 1, 7, UNINDEXED_MEMBERS_MAX, UNINDEXED_MEMBERS_MAX + 1, 40] {
+            let object = |names: &[usize]| {
+                Object::new(
+                    names.iter().map(|n| (Cow::Owned(n.to_string()), Json::Bool(n % 2 == 0))).collect(),
+                )
+            };
+            let once: Vec<_> = (0..count).collect();
+            let repeated: Vec<_> = once.iter().chain(once.iter().rev()).copied().collect();
+            assert_eq!((object(&once).keys, object(&repeated).keys), (count, count));
+            assert!(object(&once) == object(&repeated));
+            assert!(object(&once) != object(&[&once[..], &[count]].concat()));
+        }
     }
 }

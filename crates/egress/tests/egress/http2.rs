@@ -275,6 +275,45 @@ async fn honest_answers_never_use_a_connection_up() {
     assert_eq!(receiver.connections(), 1);
 }
 
+/// Proxies reset what they cannot go on with, and say that nothing is wrong.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_no_success_whatever_code_it_ends_with() {
+    const STATUS_503: &[u8] = b"\x08\x03503";
+    let authority = Authority::new("ours");
+    let endings: [fn(u32) -> Vec<u8>; 3] = [
+        |stream| frame(RST_STREAM, 0, stream, &[0; 4]),
+        |_| frame(GOAWAY, 0, 0, &[0; 8]),
+        |stream| [frame(DATA, END_STREAM, stream, b"rest"), frame(RST_STREAM, 0, stream, &[0; 4])].concat(),
+    ];
+    for (ending, is_whole) in endings.into_iter().zip([false, false, true]) {
+        for (status, code) in [(STATUS_200, 200), (STATUS_503, 503)] {
+            let receiver = Receiver::start(&authority, Some(&[]), move |mut wire| async move {
+                let stream = wire.request().await?;
+                let half = [frame(HEADERS, END_HEADERS, stream, status), frame(DATA, 0, stream, b"half")];
+                wire.write(&[half.concat(), ending(stream)].concat()).await?;
+                wire.request().await
+            })
+            .await;
+            match egress(Some(&authority)).send(post(&receiver.target())).await {
+                Ok(response) => {
+                    assert_eq!((response.status.as_u16(), response.body_truncated), (code, !is_whole));
+                    assert!(is_whole || code != 200, "half of an answer is none");
+                    assert_eq!(&response.body[..], if is_whole { "halfrest" } else { "half" }.as_bytes());
+                }
+                Err(failure) => {
+                    assert!(!is_whole, "{failure}");
+                    let status = failure.status.map(|status| status.as_u16());
+                    assert_eq!(
+                        (failure.kind, status),
+                        (FailureKind::ConnectionReset, Some(200)),
+                        "{failure}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Some take a body in small pieces, and say of each that there is room for another.
 #[tokio::test]
 async fn a_large_body_may_be_taken_in_small_pieces() {

@@ -70,9 +70,14 @@ async fn redirects_whose_body_breaks_off_are_followed() {
 
 #[tokio::test]
 async fn relative_locations_stay_with_the_receiver() {
-    for (location, path) in
-        [("/to", "/to"), ("to?q=1", "/to?q=1"), ("?q=http://x/", "/from?q=http://x/"), ("../to#f", "/to")]
-    {
+    for (location, path) in [
+        ("/to", "/to"),
+        ("to?q=1", "/to?q=1"),
+        ("?q=http://x/", "/from?q=http://x/"),
+        ("to?q=http://x/", "/to?q=http://x/"),
+        ("a/b?q=http://x/", "/a/b?q=http://x/"),
+        ("../to#f", "/to"),
+    ] {
         let receiver = Receiver::start(move |mut peer| async move {
             peer.request().await?;
             let head = format!("HTTP/1.1 307 Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");

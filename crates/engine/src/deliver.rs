@@ -47,6 +47,8 @@ use sweeps::Sweeps;
 
 /// Least time between two claims that brought something, so that under load each brings more than one.
 const CLAIM_PACE: Duration = Duration::from_millis(1);
+/// What is due by the clock is looked for at least so often: it may be set.
+const WAIT_MAX: Duration = Duration::from_millis(500);
 /// How many that were taken begin together.
 const TAKEN_MAX: usize = 64;
 /// How long to wait after the database failed.
@@ -74,18 +76,10 @@ enum Passed {
     Worked,
 }
 
-/// Who says that there may be work.
-enum Woken {
-    /// Admission knows of it, or it is time.
-    Locally,
-    /// Another node: what it is, only the store can say.
-    ByAnotherNode,
-}
-
 impl Deliverer {
     /// Runs until the stop, then lets what is in flight end until it is cut off, and gives the rest back.
     pub(crate) async fn run(self: Arc<Self>, taken: &mut UnboundedReceiver<Taken>, signals: StopSignals) {
-        tokio::join!(self.run_claimed(&signals), self.run_taken(taken, &signals));
+        tokio::join!(self.run_sweeps(&signals), self.run_claimed(&signals), self.run_taken(taken, &signals));
     }
 
     /// What was leased to this node as it was written.
@@ -115,24 +109,37 @@ impl Deliverer {
         while in_flight.join_next().await.is_some() {}
     }
 
+    /// Asks the store who is due, time and again, and soon after another node says that there may be something. Passes do
+    /// not wait for it.
+    async fn run_sweeps(&self, signals: &StopSignals) {
+        let mut sweeps = Sweeps::starting(Instant::now());
+        let sweeping = async {
+            loop {
+                if sweeps.are_due(Instant::now()) {
+                    self.sweep(&mut sweeps).await;
+                }
+                tokio::select! {
+                    // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
+                    biased;
+                    () = self.store.wake_up_to_deliver() => sweeps.hinted(),
+                    () = tokio::time::sleep_until(sweeps.next_at()) => {}
+                }
+            }
+        };
+        let _ = signals.stop.run_until_cancelled(sweeping).await;
+    }
+
     /// Passes over what is due.
     async fn run_claimed(self: &Arc<Self>, signals: &StopSignals) {
         let stop = &signals.stop;
         let mut in_flight = JoinSet::new();
-        let mut sweeps = Sweeps::starting(Instant::now());
         let mut listened_at = Instant::now();
         while !stop.is_cancelled() {
             if listened_at.elapsed() >= SLOW {
                 self.admission.notice_silence();
                 listened_at = Instant::now();
             }
-            let passed = async {
-                if sweeps.are_due(Instant::now()) {
-                    self.sweep(&mut sweeps).await;
-                }
-                self.pass(&mut in_flight, signals).await
-            };
-            let pause = match passed.await {
+            let pause = match self.pass(&mut in_flight, signals).await {
                 Ok(Passed::Idle) => Duration::ZERO,
                 Ok(Passed::Worked) => CLAIM_PACE,
                 Err(error) => {
@@ -141,9 +148,7 @@ impl Deliverer {
                 }
             };
             let _ = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-            if let Some(Woken::ByAnotherNode) = stop.run_until_cancelled(self.wait(sweeps.next_at())).await {
-                sweeps.hinted();
-            }
+            let _ = stop.run_until_cancelled(self.wait()).await;
             while let Some(ended) = in_flight.try_join_next() {
                 log_panic(ended);
             }
@@ -199,19 +204,16 @@ impl Deliverer {
         Ok(Passed::Worked)
     }
 
-    /// Until something is due and there is room for it, a hint comes, or it is time to ask who is due.
-    async fn wait(&self, sweep_at: Instant) -> Woken {
+    /// Until something is due and there is room for it, as far as admission knows.
+    async fn wait(&self) {
         let now = self.sources.now();
         let until_due = self.admission.next_claim_at(now).map(|at| at.duration_since(now));
-        let until_due =
-            until_due.map_or(sweeps::INTERVAL, |wait| Duration::try_from(wait).unwrap_or_default());
-        let until_sweep = sweep_at.saturating_duration_since(Instant::now()).min(sweeps::INTERVAL);
+        let until_due = until_due.map_or(WAIT_MAX, |wait| Duration::try_from(wait).unwrap_or_default());
         tokio::select! {
-            // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
+            // In this order, as above.
             biased;
-            () = self.store.wake_up_to_deliver() => Woken::ByAnotherNode,
-            () = self.admission.changed() => Woken::Locally,
-            () = tokio::time::sleep(until_due.min(until_sweep)) => Woken::Locally,
+            () = self.admission.changed() => {}
+            () = tokio::time::sleep(until_due.min(WAIT_MAX)) => {}
         }
     }
 

@@ -23,10 +23,11 @@ use neo_events_store::{CatalogueChanges, CatalogueVersion, Store, StoreError};
 
 const CHANGES_PER_READ: u32 = 1000;
 
-/// Every tenant's matcher, shared by the passes and by publishers.
+/// Every tenant's matcher, shared by the passes and by publishers. Each has a lock of its own: matching may take long, and
+/// then keeps nobody but that tenant.
 #[derive(Default)]
 pub(crate) struct Registry {
-    tenants: RwLock<HashMap<Schema, Tenant>>,
+    tenants: RwLock<HashMap<Schema, Arc<RwLock<Tenant>>>>,
 }
 
 /// What matching must know of an event.
@@ -68,7 +69,7 @@ struct Route {
 impl Registry {
     /// Forgets everything: what was interrupted while it was written may be half a truth.
     pub(crate) fn clear(&self) {
-        self.write().clear();
+        write(&self.tenants).clear();
         self.tenants.clear_poison();
     }
 
@@ -81,7 +82,7 @@ impl Registry {
         version: CatalogueVersion,
     ) -> Result<Vec<EndpointId>, StoreError> {
         let known =
-            |registry: &Self| registry.read().get(schema).map(|tenant| tenant.version).unwrap_or_default();
+            |registry: &Self| registry.tenant(schema).map(|tenant| read(&tenant).version).unwrap_or_default();
         // To the end, not only to `version`: a row that mattered at `version` may have changed again since, and so
         // have moved behind it. Who knows of more than there is has read on meanwhile, or knows what is not so any more.
         let mut behind = known(self) != version;
@@ -91,35 +92,40 @@ impl Registry {
             let changes = store.catalogue_changes(schema, since, CHANGES_PER_READ).await?;
             if changes.version < since {
                 tracing::info!(%schema, "what is subscribed is read anew: the database was away");
-                let forgotten = self.write().remove(schema).unwrap_or_default();
-                touched.extend(forgotten.endpoints.into_keys());
+                let forgotten = write(&self.tenants).remove(schema).unwrap_or_default();
+                touched.extend(read(&forgotten).endpoints.keys());
                 continue;
             }
             behind = changes.more;
-            touched.extend(self.write().entry(schema.clone()).or_default().apply(changes));
+            let tenant = Arc::clone(write(&self.tenants).entry(schema.clone()).or_default());
+            touched.extend(write(&tenant).apply(changes));
         }
         Ok(touched)
     }
 
     /// Who wants an event, as far as is known; `None` of a tenant that nothing is known of yet.
     pub(crate) fn matches(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
-        self.read().get(schema).map(|tenant| tenant.matches(of))
+        self.tenant(schema).map(|tenant| read(&tenant).matches(of))
     }
 
     /// The same for publishers: `None` too while somebody waits to write. Whoever matched something costly would else
-    /// keep all of them waiting, each on a thread that serves.
+    /// keep all of the tenant's others waiting, each on a thread that serves.
     pub(crate) fn matches_at_once(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
         // Nor of what a panic left behind: half a truth is none.
-        self.tenants.try_read().ok()?.get(schema).map(|tenant| tenant.matches(of))
+        self.tenant(schema)?.try_read().ok().map(|tenant| tenant.matches(of))
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Schema, Tenant>> {
-        self.tenants.read().unwrap_or_else(PoisonError::into_inner)
+    fn tenant(&self, schema: &Schema) -> Option<Arc<RwLock<Tenant>>> {
+        read(&self.tenants).get(schema).cloned()
     }
+}
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Schema, Tenant>> {
-        self.tenants.write().unwrap_or_else(PoisonError::into_inner)
-    }
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tenant {

@@ -20,7 +20,7 @@ use crate::{
     columns::{Columns, int},
     conn::{Connection, Param},
     failure::Failure,
-    page::{after_place, before_time, limit_of, page, place_cursor, time_cursor},
+    page::{after_place, before_time, beginning, limit_of, page, place_cursor, time_cursor},
     sql::{self, Sql},
     store::PostgresStore,
     tenants::TenantTerms,
@@ -230,10 +230,9 @@ async fn list(
     conn.query(statement, schema, &params[..needed]).await
 }
 
-/// Times before the database's calendar begins (4713 BC) are as good as its beginning.
+/// Times before the database's calendar begins are as good as its beginning.
 pub(crate) fn storable(range: TimeRange) -> TimeRange {
-    let beginning = Timestamp::from_second(-62_167_219_200).unwrap_or(Timestamp::UNIX_EPOCH);
-    let storable = |at: Timestamp| at.max(beginning);
+    let storable = |at: Timestamp| at.max(beginning());
     TimeRange { from: range.from.map(storable), to: range.to.map(storable) }
 }
 

@@ -93,9 +93,15 @@ pub(crate) fn before_time(request: &PageRequest) -> Result<Option<(Timestamp, Uu
     request.cursor.as_ref().map(|cursor| time_and_id(cursor.as_str())).transpose()
 }
 
+/// Of the times that the database is given: its calendar begins in 4713 BC, the year 0 is early enough.
+pub(crate) fn beginning() -> Timestamp {
+    Timestamp::from_second(-62_167_219_200).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 fn time_and_id(text: &str) -> Result<(Timestamp, Uuid), Failure> {
     let (micros, id) = text.rsplit_once('-').ok_or(Failure::Cursor)?;
     let at = micros.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    let at = at.filter(|at| *at >= beginning());
     let (at, id) = (at.ok_or(Failure::Cursor)?, Uuid::try_parse(id).map_err(|_| Failure::Cursor)?);
     if time_cursor(at, id).as_str() == text { Ok((at, id)) } else { Err(Failure::Cursor) }
 }
@@ -139,6 +145,8 @@ mod tests {
         assert_eq!(before_id(&request(id_cursor(id).as_str())).unwrap(), id);
         let at = Timestamp::from_microsecond(-5).unwrap();
         assert_eq!(before_time(&request(time_cursor(at, id).as_str())).unwrap(), Some((at, id)));
+        let early = time_cursor(Timestamp::MIN, id);
+        assert!(matches!(before_time(&request(early.as_str())), Err(Failure::Cursor)), "none of ours");
         let cursor = place_cursor((3, at, id));
         assert_eq!(after_place(&request(cursor.as_str()), 2).unwrap(), (3, at, id));
         assert_eq!(after_place(&request(cursor.as_str()), 3).unwrap(), (3, Timestamp::MAX, Uuid::max()));

@@ -81,6 +81,7 @@ fn of_opening(error: OpenError) -> StoreError {
         OpenError::Locked { .. } | OpenError::Io { .. } => StoreError::Unavailable(error.into()),
         OpenError::NewerSchema { .. }
         | OpenError::OtherApplication { .. }
+        | OpenError::Empty { .. }
         | OpenError::NotADatabase { .. }
         | OpenError::Damaged { .. }
         | OpenError::NoWriteAheadLog { .. } => StoreError::Broken(error.into()),

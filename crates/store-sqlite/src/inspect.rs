@@ -33,7 +33,7 @@ pub struct FileFacts {
     pub is_in_use: bool,
     /// Whether its journal is a write-ahead log, as it is unless somebody changed it.
     pub writes_ahead: bool,
-    /// Files of tenants on the list that are gone.
+    /// Files of tenants on the list that are gone, or empty.
     pub missing: Vec<PathBuf>,
     /// Files of tenants that cannot be read.
     pub unreadable: Vec<UnreadableFile>,
@@ -135,7 +135,7 @@ fn contents(
         let directory = directory_of(&resolved(admin));
         let of_tenants = listed.into_iter().filter(|schema| *schema != Schema::admin());
         found.missing.extend(of_tenants.map(|schema| directory.join(format!("{schema}.db"))));
-        found.missing.retain(|path| !path.exists());
+        found.missing.retain(|path| is_gone(path));
     }
     for (schema, path) in files(admin)? {
         let has_secret = |conn: &Connection| conn.prepare(sql::ENDPOINT_SECRETS_NEWEST)?.exists([]);
@@ -149,6 +149,11 @@ fn contents(
         }
     }
     Ok(found)
+}
+
+/// Whether nothing is there, or nothing in it.
+fn is_gone(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |there| there.len() == 0)
 }
 
 /// What a file answered, if it could be read; that a tenant's could not is noted.
@@ -201,6 +206,7 @@ pub fn migrate(path: &Path, mut progress: impl FnMut(MigrationStep<'_>)) -> Resu
         let file = files.iter().find(|(schema, _)| schema.as_str() == status.scope);
         if let Some((schema, path)) = file
             && *schema != Schema::admin()
+            && !is_gone(path)
         {
             match open(&SqliteOptions::new(path)) {
                 Ok(opened) => close(opened),

@@ -14,7 +14,7 @@
 //! What a failed sync leaves behind: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
 };
@@ -22,7 +22,7 @@ use std::{
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::{
-    log,
+    log::{self, Log},
     look::log_of,
     open::{OpenError, io_error},
 };
@@ -32,8 +32,13 @@ const PART_BYTES: u64 = 1024 * 1024;
 
 /// Makes the log durable, moves it into the file and empties it, as far as nobody else reads from it. `written` is told
 /// which file was written without SQLite, and synced.
-pub(crate) fn take_over(conn: &mut Connection, path: &Path, written: fn(&Path)) -> Result<(), OpenError> {
-    let sql_error = |source| OpenError::of_sql(path, source);
+pub(crate) fn take_over(
+    conn: &mut Connection,
+    path: &Path,
+    lock: &File,
+    written: fn(&Path),
+) -> Result<Log, OpenError> {
+    let (sql_error, file_error) = (|source| OpenError::of_sql(path, source), |source| io_error(path, source));
     let left = log_of(path);
     if fs::metadata(&left).is_ok_and(|left| left.len() > 0) {
         // Nobody else writes to it meanwhile.
@@ -42,8 +47,12 @@ pub(crate) fn take_over(conn: &mut Connection, path: &Path, written: fn(&Path)) 
         written(&left);
         quiet.rollback().map_err(sql_error)?;
     }
-    log::empty(conn).map_err(sql_error)?;
-    log::take(conn).map_err(sql_error)
+    let mut log = Log::of(path, lock.try_clone().map_err(file_error)?);
+    if log.is_taken_over(conn).map_err(sql_error)? {
+        log::empty(conn).map_err(sql_error)?;
+        log::take(conn).map_err(sql_error)?;
+    }
+    Ok(log)
 }
 
 /// Writes a file once more as it is, and syncs it. What was durable before stays so at every moment: the same bytes are
@@ -97,7 +106,8 @@ mod tests {
         assert!(fs::read(log_of(&path)).unwrap() == left);
         let mut conn = Connection::open(&path).unwrap();
         log::leave(&conn).unwrap();
-        take_over(&mut conn, &path, |_| ()).unwrap();
+        let lock = File::create(directory.path().join("lock")).unwrap();
+        take_over(&mut conn, &path, &lock, |_| ()).unwrap();
         assert_eq!(fs::metadata(log_of(&path)).unwrap().len(), 0);
         drop(conn);
         assert!(!log_of(&path).exists());

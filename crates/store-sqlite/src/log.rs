@@ -4,9 +4,14 @@
 //! fail, the system does not try again what earlier parts have written (see [`left_log`](crate::left_log)); SQLite does
 //! not either, but goes on behind them, and would begin the log anew though some of it has never reached the file. From
 //! then on nothing is moved, and the log is left when the file is closed: whoever opens it next moves all of it.
+//!
+//! That is so if nobody has the file open meanwhile, for how far the log has been moved is in memory that all who have it
+//! open share. So the lock beside the file says that its log must stay, by not being empty, for as long as that memory
+//! lasts: after a power loss it is gone, and the word need not be durable.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,12 +22,14 @@ use crate::{look::log_of, open::BUSY_TIMEOUT};
 
 /// From how many pages on the log is moved: 16 MiB.
 const LONG_PAGES: i64 = 4000;
-/// How long the emptying waits for the embedding program's connections: commits wait for it.
+/// How long the emptying waits for the embedding program's connections: commits wait for it, and so does closing.
 const EMPTYING_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Of one file. It shows itself as where it is.
 pub(crate) struct Log {
     path: PathBuf,
+    /// Says by its length whether the log must stay.
+    lock: File,
     must_stay: bool,
 }
 
@@ -33,8 +40,32 @@ impl fmt::Display for Log {
 }
 
 impl Log {
-    pub(crate) fn of(file: &Path) -> Self {
-        Self { path: log_of(file), must_stay: false }
+    pub(crate) fn of(file: &Path, lock: File) -> Self {
+        Self { path: log_of(file), lock, must_stay: false }
+    }
+
+    /// Whether the log may be moved, by whoever has just opened the file.
+    pub(crate) fn is_taken_over(&mut self, conn: &Connection) -> rusqlite::Result<bool> {
+        let had_to_stay = self.lock.metadata().is_ok_and(|lock| lock.len() > 0);
+        if had_to_stay && progress(conn)?.is_begun() {
+            self.stay("somebody else has had the file open since the disk failed");
+        } else {
+            // All of it is moved anew. If this fails, the log stays once more.
+            let _ = self.lock.set_len(0);
+        }
+        Ok(!self.must_stay)
+    }
+
+    fn stay(&mut self, why: &str) {
+        self.must_stay = true;
+        // If even that fails: the next one who opens the file has the log as it is, unless somebody else has it open.
+        let _ = self.lock.set_len(1);
+        tracing::error!(
+            log = %self,
+            why,
+            "the write-ahead log stays, and grows, until the file is closed by all and opened anew: check the disk and its \
+             room, close what else has the file open, then start this program again"
+        );
     }
 
     /// What it takes on the disk.
@@ -67,8 +98,7 @@ impl Log {
         if self.must_stay {
             return Ok(());
         }
-        let emptied = checkpoint(conn, "truncate");
-        self.judge(conn, emptied).map(drop)
+        self.empty(conn).map(drop)
     }
 
     /// What an attempt to move some of it came to. Whether what was moved before had been synced nobody knows, and it
@@ -76,12 +106,7 @@ impl Log {
     fn judge<T>(&mut self, conn: &Connection, moved: rusqlite::Result<T>) -> rusqlite::Result<T> {
         if moved.as_ref().is_err_and(has_failed_to_sync) && progress(conn)?.is_begun() {
             leave(conn)?;
-            self.must_stay = true;
-            tracing::error!(
-                log = %self,
-                "the disk failed while the write-ahead log was being moved into its file: the log stays, and grows, until \
-                 the file is opened anew; check the disk and its room, then start this program again"
-            );
+            self.stay("the disk failed while it was being moved into its file");
         }
         moved
     }

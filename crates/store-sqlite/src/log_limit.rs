@@ -11,7 +11,6 @@
 
 use std::{
     future::poll_fn,
-    path::Path,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
@@ -31,7 +30,7 @@ use crate::{
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// After how long it is asked for where the disk failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
-/// After how long it is tried again where somebody was in the way.
+/// After how long reads are held back again where somebody was in the way.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// How long running reads are waited for beyond the time they may take.
 const ENDING_PATIENCE: Duration = Duration::from_millis(500);
@@ -47,6 +46,8 @@ pub(crate) struct LogLimit {
     readers: Weak<Readers>,
     claims: Weak<Claims>,
     look_at: Instant,
+    /// Somebody was in the way until now: reads are not held back again before this.
+    pause_at: Instant,
     pause: Option<Pause>,
 }
 
@@ -63,13 +64,14 @@ struct Quiet {
 }
 
 impl LogLimit {
-    pub(crate) fn new(file: &Path, bytes_max: u64, readers: &Arc<Readers>, claims: &Arc<Claims>) -> Self {
+    pub(crate) fn new(log: Log, bytes_max: u64, readers: &Arc<Readers>, claims: &Arc<Claims>) -> Self {
         Self {
-            log: Log::of(file),
+            log,
             bytes_max,
             readers: Arc::downgrade(readers),
             claims: Arc::downgrade(claims),
             look_at: Instant::now(),
+            pause_at: Instant::now(),
             pause: None,
         }
     }
@@ -86,7 +88,7 @@ impl LogLimit {
                 }
                 Next::Over => {
                     self.pause = None;
-                    self.look_at = Instant::now() + TRY_AGAIN;
+                    self.pause_at = Instant::now() + TRY_AGAIN;
                 }
             }
         }
@@ -104,7 +106,7 @@ impl LogLimit {
             self.look_at = now + AFTER_A_FAILURE;
             tracing::warn!(%error, log = %self.log, "the write-ahead log was not moved into its file");
         }
-        if !self.log.must_stay() && self.log.bytes() > self.bytes_max {
+        if now >= self.pause_at && !self.log.must_stay() && self.log.bytes() > self.bytes_max {
             self.pause = self.readers.upgrade().map(|readers| Pause::begin(&readers, &self.claims));
         }
     }
@@ -119,7 +121,7 @@ impl LogLimit {
         match self.log.empty(conn) {
             Ok(true) => tracing::debug!(log = %self.log, bytes, "the write-ahead log was emptied"),
             Ok(false) => {
-                self.look_at = Instant::now() + TRY_AGAIN;
+                self.pause_at = Instant::now() + TRY_AGAIN;
                 tracing::warn!(
                     log = %self.log,
                     bytes,
@@ -128,7 +130,7 @@ impl LogLimit {
                 );
             }
             Err(error) => {
-                self.look_at = Instant::now() + TRY_AGAIN;
+                self.pause_at = Instant::now() + TRY_AGAIN;
                 tracing::warn!(%error, log = %self.log, bytes, "the write-ahead log was not emptied");
             }
         }
@@ -192,7 +194,7 @@ impl Wake for Unpark {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::{

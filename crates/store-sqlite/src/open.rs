@@ -9,7 +9,10 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use crate::{left_log, log};
+use crate::{
+    left_log,
+    log::{self, Log},
+};
 
 /// `neoE`: what `pragma application_id` of our files says.
 const APPLICATION_ID: i32 = 0x6e65_6f45;
@@ -22,6 +25,28 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/0005_tenants.sql"),
     include_str!("../migrations/0006_checks.sql"),
     include_str!("../migrations/0007_master_key.sql"),
+];
+
+/// What the migrations make.
+const TABLES: [&str; 18] = [
+    "api_keys",
+    "attempts",
+    "cancel_requests",
+    "catalogue",
+    "deliveries",
+    "delivery_queue",
+    "dispatch_runs",
+    "endpoint_removals",
+    "endpoint_revisions",
+    "endpoint_secrets",
+    "endpoints",
+    "event_types",
+    "events",
+    "owed_dispatches",
+    "store_state",
+    "stream_heads",
+    "subscriptions",
+    "tenants",
 ];
 
 /// How long a transaction of another connection is waited for: the embedding program's own.
@@ -104,6 +129,12 @@ pub enum OpenError {
         .path.display()
     )]
     OtherApplication {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A tenant's file was written before the tenant was listed, so this is no new one.
+    #[error("{} is empty though its tenant is listed: restore it from a backup", .path.display())]
+    Empty {
         /// The file.
         path: PathBuf,
     },
@@ -200,6 +231,7 @@ pub(crate) struct Opened {
     pub(crate) claims: Connection,
     pub(crate) readers: Vec<Connection>,
     pub(crate) opening: u64,
+    pub(crate) log: Log,
     pub(crate) lock: File,
 }
 
@@ -221,8 +253,9 @@ pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
     log::leave(&writer).map_err(sql_error)?;
     judge(&writer, path)?;
     set_up_writer(&writer, options)?;
-    left_log::take_over(&mut writer, &file, options.written_beside)?;
+    let log = left_log::take_over(&mut writer, &file, &lock, options.written_beside)?;
     migrate(&mut writer).map_err(|source| migration_error(path, source))?;
+    forget_statistics(&writer).map_err(sql_error)?;
     let opening =
         writer.query_row(crate::sql::STORE_OPEN, [], |row| row.get::<_, i64>(0)).map_err(sql_error)?;
     let reader = || open_reader(&file).map_err(sql_error);
@@ -231,6 +264,7 @@ pub(crate) fn open(options: &SqliteOptions) -> Result<Opened, OpenError> {
         readers: (0..options.readers.max(1)).map(|_| reader()).collect::<Result<_, _>>()?,
         writer,
         opening: opening.unsigned_abs(),
+        log,
         lock,
         path: file,
     })
@@ -402,6 +436,23 @@ fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", known_version())?;
     tx.commit()
+}
+
+/// Whoever has tables of their own in the file may have gathered statistics (`analyze`, `pragma optimize`), of ours too.
+/// Gathered while these were small they would have SQLite walk them for good; without any, it takes the indexes.
+fn forget_statistics(conn: &Connection) -> rusqlite::Result<()> {
+    let mut forgotten = 0;
+    for statistics in ["sqlite_stat1", "sqlite_stat4"] {
+        if conn.table_exists(None, statistics)? {
+            let names = TABLES.join("', '");
+            forgotten += conn.execute(&format!("delete from {statistics} where tbl in ('{names}')"), [])?;
+        }
+    }
+    if forgotten > 0 {
+        // This connection has read them with the schema.
+        conn.execute_batch("pragma writable_schema = reset")?;
+    }
+    Ok(())
 }
 
 pub(crate) fn io_error(path: &Path, source: io::Error) -> OpenError {

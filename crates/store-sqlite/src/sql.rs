@@ -134,9 +134,13 @@ statements! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::open::migrated;
+    use crate::open::{SqliteOptions, migrated, open};
     use rusqlite::Connection;
-    use std::{collections::BTreeSet, fs, path::Path};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fs,
+        path::Path,
+    };
 
     /// Statements that walk a whole table or list, and why they may.
     const WALKS: [(&str, &str); 13] = [
@@ -204,6 +208,41 @@ mod tests {
         let walking =
             ALL.iter().filter(|(_, text)| plan(&conn, text).iter().any(walks)).map(|(name, _)| *name);
         assert_eq!(walking.collect::<Vec<_>>(), WALKS.map(|(name, _)| name));
+    }
+
+    /// Gathered by the embedding program while every table had one row, they would have most statements walk what grows.
+    #[test]
+    fn statistics_of_young_tables_change_no_plan() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(directory.path().join("admin.db"));
+        drop(open(&options).unwrap());
+        let others = Connection::open(&options.path).unwrap();
+        others.execute_batch("create table of_the_program (n); analyze; delete from sqlite_stat1").unwrap();
+        let of_everything = "insert into sqlite_stat1
+            select tbl_name, name, '1 1 1 1 1 1' from sqlite_schema where type = 'index'
+            union all select name, null, '1' from sqlite_schema where type = 'table' and name not like 'sqlite_%'";
+        assert!(others.execute(of_everything, []).unwrap() > 20);
+        drop(others);
+        let conn = Connection::open(&options.path).unwrap();
+        let plans = |conn: &Connection| -> BTreeMap<_, _> {
+            ALL.iter().map(|(name, text)| (*name, plan(conn, text))).collect()
+        };
+        let (without, believing) = (plans(&migrated()), plans(&conn));
+        let changed = |plans: BTreeMap<_, _>| {
+            without.iter().filter(|(name, plan)| plans[*name] != **plan).map(|(name, _)| *name).collect()
+        };
+        let walked: Vec<&str> = changed(believing);
+        assert!(walked.contains(&"delivery_queue/endpoints"), "{walked:?}");
+        let opened = open(&options).unwrap();
+        for conn in [&opened.writer, &opened.claims, &opened.readers[0]] {
+            let walked: Vec<&str> = changed(plans(conn));
+            assert!(walked.is_empty(), "{walked:?}");
+        }
+        let kept: Vec<String> = {
+            let mut kept = conn.prepare("select tbl from sqlite_stat1").unwrap();
+            kept.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        assert_eq!(kept, ["of_the_program"], "what is not ours stays");
     }
 
     /// An `in` of more than two values in a check or in the condition of an index becomes a table of its own, made and

@@ -74,7 +74,7 @@ impl TenantFile {
         let tokens = Arc::new(Tokens::of_opening(opened.opening));
         let readers = Arc::new(Readers::new(opened.readers, options.readers.max(1), options.read_timeout));
         let claims = Arc::new(Claims::new(Some(opened.claims)));
-        let log_limit = LogLimit::new(&opened.path, options.log_bytes_max, &readers, &claims);
+        let log_limit = LogLimit::new(opened.log, options.log_bytes_max, &readers, &claims);
         Ok(Self {
             schema,
             path: opened.path,

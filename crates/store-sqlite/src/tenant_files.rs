@@ -156,16 +156,17 @@ impl TenantFiles {
         Ok(file)
     }
 
-    /// Opens what is there. A file that is gone is not made again: that would only hide the loss.
+    /// Opens what is there. A file that is gone, or empty, is not made again: that would only hide the loss.
     fn open_file(&self, schema: &Schema) -> Result<TenantFile, Failure> {
         if self.lock().is_closed {
             return Err(Failure::Closed);
         }
         let options = self.options_of(schema);
-        if let Err(source) = options.path.metadata() {
-            return Err(OpenError::Io { path: options.path, source }.into());
+        match options.path.metadata() {
+            Err(source) => Err(OpenError::Io { path: options.path, source }.into()),
+            Ok(there) if there.len() == 0 => Err(OpenError::Empty { path: options.path }.into()),
+            Ok(_) => Ok(TenantFile::open(schema.clone(), options)?),
         }
-        Ok(TenantFile::open(schema.clone(), options)?)
     }
 
     fn admit(&self, file: &Arc<TenantFile>) -> Result<(), Failure> {

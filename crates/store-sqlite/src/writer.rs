@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        direct::AppendArrivals, log_limit::Claims, open::SqliteOptions, readers::Readers,
+        direct::AppendArrivals, log::Log, log_limit::Claims, open::SqliteOptions, readers::Readers,
         tenant_file::TenantFile,
     };
 
@@ -274,7 +274,8 @@ mod tests {
     /// Of a database that has no log.
     fn writer() -> Writer {
         let readers = Arc::new(Readers::new(Vec::new(), 0, Duration::ZERO));
-        let log_limit = LogLimit::new(Path::new(""), u64::MAX, &readers, &Arc::new(Claims::new(None)));
+        let log = Log::of(Path::new(""), tempfile::tempfile().unwrap());
+        let log_limit = LogLimit::new(log, u64::MAX, &readers, &Arc::new(Claims::new(None)));
         Writer::start(database(), log_limit).unwrap()
     }
 

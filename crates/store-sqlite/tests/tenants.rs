@@ -277,9 +277,9 @@ async fn tenants_files_are_private() {
 #[tokio::test]
 async fn a_damaged_or_missing_file_is_its_tenants_trouble_alone() {
     let place = Place::new();
-    let store = place.with_tenants(4).await;
-    let [damaged, foreign, missing, sound] = [0, 1, 2, 3].map(|n| tenant(n).schema);
-    for schema in [&damaged, &foreign, &missing, &sound] {
+    let store = place.with_tenants(5).await;
+    let [damaged, foreign, missing, empty, sound] = [0, 1, 2, 3, 4].map(|n| tenant(n).schema);
+    for schema in [&damaged, &foreign, &missing, &empty, &sound] {
         append(&store, schema, [1]).await;
     }
     store.close().await;
@@ -288,14 +288,18 @@ async fn a_damaged_or_missing_file_is_its_tenants_trouble_alone() {
     std::fs::write(place.file_of(&damaged), bytes).unwrap();
     std::fs::write(place.file_of(&foreign), "not a database, though long enough to be one").unwrap();
     std::fs::remove_file(place.file_of(&missing)).unwrap();
+    std::fs::write(place.file_of(&empty), "").unwrap();
+    let facts = inspect(&place.path, false).unwrap().unwrap();
+    assert_eq!(facts.missing, [place.file_of(&missing), place.file_of(&empty)]);
 
     let store = place.open();
     poll_for(&store, [sound.clone()]).await;
-    for schema in [&damaged, &foreign, &missing] {
+    for schema in [&damaged, &foreign, &missing, &empty] {
         let error = store.count_events(schema, &EventQuery::default()).await.unwrap_err();
         assert!(matches!(error, StoreError::Broken(_)), "{schema}: {error:?}");
     }
     assert!(!place.file_of(&missing).exists(), "a loss is not hidden");
+    assert_eq!(place.file_of(&empty).metadata().unwrap().len(), 0, "nor is this one");
     append(&store, &sound, [2]).await;
     append(&store, &Schema::admin(), [2]).await;
     poll_for(&store, [sound, Schema::admin()]).await;

@@ -114,6 +114,8 @@ pub(crate) struct World {
     answers: Answers,
     device: Device,
     folder: TempDir,
+    /// Somebody else has the admin file open to the end.
+    others: Option<Connection>,
 }
 
 /// What the device does while events are published and dispatched, and when a store is closed.
@@ -135,8 +137,9 @@ impl World {
     }
 
     /// What is left where somebody read from the admin file while a part of its log was moved, the next sync of that file
-    /// failed, and those after it did not. And when the store was about to be closed.
-    pub(crate) async fn after_a_sync_failed_behind_a_reader() -> (Self, usize) {
+    /// failed, and those after it did not. And when the store was about to be closed. It is opened and closed once more, while
+    /// somebody else has the file open, or not.
+    pub(crate) async fn after_a_sync_failed_behind_a_reader(stays_open: bool) -> (Self, usize) {
         let device = Device::Fails { failing: Failing::SyncsOfDatabases, one_in: 1, seed: 0 };
         let mut world = Self::new(device, Honesty::Honest, Answers::Honest);
         let store = world.open();
@@ -157,9 +160,11 @@ impl World {
         }
         world.recording.heal();
         world.publish(&store, versions, large(1)).await;
-        drop(reader);
+        let reader = stays_open.then_some(reader);
         let closing = world.recording.position();
         drop(store);
+        drop(world.open());
+        world.others = reader;
         (world, closing)
     }
 
@@ -168,7 +173,7 @@ impl World {
         let recording = Arc::new(Recording::of(folder.path(), honesty));
         let place = |schema, n| Place { schema, endpoints: Arc::new([endpoint(n), endpoint(n + 1)]) };
         let places = [place(Schema::admin(), 1), place(Schema::tenant("acme").unwrap(), 3)];
-        Self { recording, places, events: Vec::new(), answers, device, folder }
+        Self { recording, places, events: Vec::new(), answers, device, folder, others: None }
     }
 
     async fn of(device: Device, honesty: Honesty, answers: Answers, load: Load) -> Self {

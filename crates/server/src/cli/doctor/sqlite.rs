@@ -51,7 +51,8 @@ fn check_file(findings: &mut Findings, path: &Path, facts: &FileFacts, is_deep: 
     let behind = facts.migrations.iter().filter(|status| status.is_behind()).count();
     migrations_told(findings, behind, facts.migrations.len());
     if let Some(missing) = facts.missing.first() {
-        let detail = format!("{} of a tenant are gone, the first {}", facts.missing.len(), missing.display());
+        let detail =
+            format!("{} of a tenant are gone or empty, the first {}", facts.missing.len(), missing.display());
         let advice = "put the files back, from a backup if need be: serve does not make them anew";
         findings.problem("tenant files", detail, advice);
     }

@@ -6,10 +6,12 @@
 //! types is the whole tenant's.
 //!
 //! The heads of streams have no context, so an aggregate counts as a context's own if it has an event there. To others
-//! its version is not told, but a guarded publish to it is refused all the same.
+//! its version is not told, but a guarded publish to it is refused all the same, and so is one that numbers its event
+//! itself: it would change which version is the newest.
 
 use neo_events_domain::{
     Uuid,
+    event::{NewEvent, VersionRule},
     violation::{Rule, Violations},
 };
 use neo_events_store::{EventQuery, Page, PageRequest};
@@ -52,13 +54,43 @@ impl Tenant {
         self.listed_context(given).map_err(|OtherContext| Violations::one("/context_id", differs))
     }
 
+    /// Refuses an event whose version its publisher gave, where that is another's to count.
+    pub(crate) async fn judge_version(&self, event: &NewEvent) -> Result<(), Error> {
+        let Some(aggregate) = self.numbered_by_the_caller(event) else { return Ok(()) };
+        if self.sees_aggregate(aggregate).await? || !self.has_events(&anybodys(aggregate)).await? {
+            return Ok(());
+        }
+        Err(anothers_aggregate())
+    }
+
+    /// The same in the caller's own transaction.
+    pub(crate) fn judge_version_in(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        event: &NewEvent,
+    ) -> Result<(), Error> {
+        let Some(aggregate) = self.numbered_by_the_caller(event) else { return Ok(()) };
+        let sees_it = self.sees_aggregate_in(transaction, aggregate)?;
+        if sees_it || !self.has_events_in(transaction, &anybodys(aggregate))? {
+            return Ok(());
+        }
+        Err(anothers_aggregate())
+    }
+
+    /// The aggregate of which a caller that is bound to a context says the version. The first is nobody's news.
+    fn numbered_by_the_caller<'a>(&self, event: &'a NewEvent) -> Option<(&'a str, Uuid)> {
+        let is_numbered = matches!(event.version, VersionRule::Given(version) if version > 1);
+        let aggregate = (event.aggregate_type_or_default(), event.aggregate_id_or_default());
+        (self.context_id.is_some() && is_numbered).then_some(aggregate)
+    }
+
     /// Whether an aggregate has an event that is there for the caller.
     pub(crate) async fn sees_aggregate(&self, aggregate: (&str, Uuid)) -> Result<bool, Error> {
-        if self.context_id.is_none() {
-            return Ok(true);
-        }
-        let query = self.events_of(aggregate);
-        let found = self.store().events(&self.schema, &query, PageRequest::first(1)).await?;
+        Ok(self.context_id.is_none() || self.has_events(&self.events_of(aggregate)).await?)
+    }
+
+    async fn has_events(&self, query: &EventQuery) -> Result<bool, Error> {
+        let found = self.store().events(&self.schema, query, PageRequest::first(1)).await?;
         Ok(!found.items.is_empty())
     }
 
@@ -68,20 +100,28 @@ impl Tenant {
         transaction: &rusqlite::Transaction<'_>,
         aggregate: (&str, Uuid),
     ) -> Result<bool, Error> {
-        if self.context_id.is_none() {
-            return Ok(true);
-        }
-        let query = self.events_of(aggregate);
-        Ok(self.shared.backend.sqlite()?.has_events_in(&self.schema, transaction, &query)?)
+        Ok(self.context_id.is_none() || self.has_events_in(transaction, &self.events_of(aggregate))?)
     }
 
-    fn events_of(&self, (aggregate_type, aggregate_id): (&str, Uuid)) -> EventQuery {
-        EventQuery {
-            aggregate_type: Some(aggregate_type.to_owned()),
-            aggregate_id: Some(aggregate_id),
-            context_id: self.context_id,
-            ..EventQuery::default()
-        }
+    fn has_events_in(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        query: &EventQuery,
+    ) -> Result<bool, Error> {
+        Ok(self.shared.backend.sqlite()?.has_events_in(&self.schema, transaction, query)?)
+    }
+
+    fn events_of(&self, aggregate: (&str, Uuid)) -> EventQuery {
+        EventQuery { context_id: self.context_id, ..anybodys(aggregate) }
+    }
+}
+
+/// The events of an aggregate, whatever their context.
+fn anybodys((aggregate_type, aggregate_id): (&str, Uuid)) -> EventQuery {
+    EventQuery {
+        aggregate_type: Some(aggregate_type.to_owned()),
+        aggregate_id: Some(aggregate_id),
+        ..EventQuery::default()
     }
 }
 

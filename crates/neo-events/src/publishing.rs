@@ -36,6 +36,7 @@ impl Tenant {
     /// Publishes an event. When this returns, it is durable and will be delivered.
     pub async fn publish(&self, draft: EventDraft) -> Result<Published, Error> {
         let event = self.validate(draft)?;
+        self.judge_version(&event).await?;
         let receipt = self.receipt(&event);
         let now = self.sources().now();
         let appended = self.shared.engine.append(&self.schema, vec![event], now).await?;
@@ -59,12 +60,12 @@ impl Tenant {
         drafts: Vec<EventDraft>,
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let now = self.sources().now();
-        let (answers, events) = self.validate_each(drafts)?;
+        let (answers, events) = self.judge_each(drafts).await?;
         let mut appended = self.shared.engine.append(&self.schema, events, now).await?.into_iter();
         let mut filled = Vec::with_capacity(answers.len());
         for answer in answers {
             filled.push(match answer {
-                Answer::Refused(violations) => Err(violations.into()),
+                Answer::Refused(error) => Err(error),
                 Answer::Appended(receipt) => {
                     self.published(receipt, appended.next().ok_or_else(lost_answer)?).await
                 }
@@ -87,6 +88,7 @@ impl Tenant {
         let events = self.validate_all(drafts)?;
         let store = self.shared.backend.sqlite()?;
         all_or_nothing(transaction, || {
+            events.iter().try_for_each(|event| self.judge_version_in(transaction, event))?;
             let mut appended =
                 store.append_in(&self.schema, transaction, &events, self.sources().now())?.into_iter();
             let answer = |event: &NewEvent| {
@@ -144,19 +146,25 @@ impl Tenant {
         published_from(receipt.id, &receipt.event_type, appended)
     }
 
-    /// Validates draft by draft: a faulty one has its answer already, and the others are the events to store.
-    fn validate_each(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
+    /// Judges draft by draft: a faulty one has its answer already, and the others are the events to store.
+    async fn judge_each(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
         check_batch_limits(&drafts)?;
-        let mut events = Vec::with_capacity(drafts.len());
-        let answer = |draft| match self.validate(draft) {
-            Ok(event) => {
-                let receipt = self.receipt(&event);
-                events.push(event);
-                Answer::Appended(receipt)
-            }
-            Err(violations) => Answer::Refused(violations),
-        };
-        let answers = drafts.into_iter().map(answer).collect();
+        let (mut answers, mut events) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        for draft in drafts {
+            let judged = match self.validate(draft) {
+                Ok(event) => self.judge_version(&event).await.map(|()| event),
+                Err(violations) => Err(violations.into()),
+            };
+            answers.push(match judged {
+                Ok(event) => {
+                    let receipt = self.receipt(&event);
+                    events.push(event);
+                    Answer::Appended(receipt)
+                }
+                Err(error @ Error::Store(_)) => return Err(error),
+                Err(error) => Answer::Refused(error),
+            });
+        }
         Ok((answers, events))
     }
 }
@@ -182,7 +190,7 @@ impl Receipt {
 
 enum Answer {
     Appended(Receipt),
-    Refused(Violations),
+    Refused(Error),
 }
 
 /// Of what fails nothing stays in the caller's transaction, which goes on.

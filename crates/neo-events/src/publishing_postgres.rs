@@ -40,7 +40,7 @@ impl Tenant {
         client: &(impl GenericClient + Sync),
         drafts: Vec<EventDraft>,
     ) -> Result<Vec<Published>, Error> {
-        let (events, recording) = self.recording(drafts)?;
+        let (events, recording) = self.recording(drafts).await?;
         let parameters: Vec<_> = recording.parameters.iter().map(parameter).collect();
         match client.query_typed(recording.text(), &parameters).await {
             Ok(rows) => published(&events, rows.iter().map(recorded)),
@@ -66,9 +66,12 @@ impl Tenant {
     }
 
     /// The events of these drafts, and what publishes them.
-    fn recording(&self, drafts: Vec<EventDraft>) -> Result<(Vec<NewEvent>, Recording), Error> {
+    async fn recording(&self, drafts: Vec<EventDraft>) -> Result<(Vec<NewEvent>, Recording), Error> {
         self.shared.backend.postgres()?;
         let events = self.validate_all(drafts)?;
+        for event in &events {
+            self.judge_version(event).await?;
+        }
         let recording = Recording::new(&self.schema, &events);
         Ok((events, recording))
     }
@@ -141,7 +144,7 @@ mod with_sqlx {
             connection: &mut PgConnection,
             drafts: Vec<EventDraft>,
         ) -> Result<Vec<Published>, Error> {
-            let (events, recording) = self.recording(drafts)?;
+            let (events, recording) = self.recording(drafts).await?;
             // Of a statement's file; the schema's name in it can hold nothing but letters, digits and underscores.
             let mut query = query::<Postgres>(AssertSqlSafe(recording.text())).persistent(false);
             for parameter in recording.parameters.clone() {

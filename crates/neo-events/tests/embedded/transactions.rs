@@ -2,7 +2,7 @@
 
 use neo_events::{
     Conflict, EndpointDraft, Error, EventDraft, EventQuery, EventTypeDraft, NeoEvents, PageRequest,
-    Published, StoreError, SubscriptionDraft, Tenant, TenantDraft, Timestamp, Uuid,
+    Published, StoreError, SubscriptionDraft, Tenant, TenantDraft, Timestamp, Uuid, rusqlite,
     tokio_postgres::{self, NoTls},
 };
 use neo_events_test_postgres::{Database, database, execute};
@@ -363,5 +363,43 @@ async fn how_far_an_aggregate_of_another_context_is_stays_unknown() {
         let stale = session.publish(&theirs, vec![guarded(1)]).await;
         let is_told = matches!(stale, Err(Error::Conflict(Conflict::StaleVersion { newest: 3 })));
         assert!(is_told, "{driver:?}: {stale:?}");
+        let numbered_by_another = session.publish(&ours, vec![versioned(41)]).await;
+        assert!(matches!(numbered_by_another, Err(Error::Invalid(_))), "{driver:?}: {numbered_by_another:?}");
     }
+    keeps_streams_to_their_contexts([ours, theirs], 3).await;
+}
+
+#[tokio::test]
+async fn how_far_an_aggregate_is_another_context_does_not_change() {
+    let world = World::new().await;
+    let tenants = [1, 2].map(|context| world.tenant().in_context(Uuid::from_u128(context)));
+    for expected in 0..3 {
+        tenants[1].publish(guarded(expected)).await.unwrap();
+    }
+    let (ours, database) = (tenants[0].clone(), world.database());
+    let in_a_transaction = tokio::task::spawn_blocking(move || {
+        let mut connection = rusqlite::Connection::open(database).unwrap();
+        let transaction = connection.transaction().unwrap();
+        ours.publish_in(&transaction, vec![versioned(41)])
+    });
+    let refused = in_a_transaction.await.unwrap();
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    keeps_streams_to_their_contexts(tenants, 3).await;
+}
+
+fn versioned(version: i64) -> EventDraft {
+    EventDraft { expected_version: None, aggregate_version: Some(version), ..guarded(0) }
+}
+
+/// Whoever may not see a stream must not say which version is its newest.
+async fn keeps_streams_to_their_contexts([ours, theirs]: [Tenant; 2], newest: i64) {
+    let refused = ours.publish(versioned(41)).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    let elsewhere = |version| EventDraft { aggregate_id: Some(Uuid::from_u128(6)), ..versioned(version) };
+    let answers = ours.publish_batch(vec![versioned(999_999), elsewhere(7), elsewhere(8)]).await.unwrap();
+    assert!(matches!(&answers[..], [Err(Error::Invalid(_)), Ok(_), Ok(_)]), "{answers:?}");
+    ours.publish(elsewhere(9)).await.expect("its own");
+    theirs.publish(versioned(newest + 5)).await.expect("its own");
+    let next = theirs.publish(guarded(newest + 5)).await.unwrap();
+    assert_eq!(i64::from(next.aggregate_version), newest + 6);
 }

@@ -8,7 +8,7 @@
 //! close without one; such a body counts as cut short, and its answer as one.
 
 use bytes::BytesMut;
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 
 use crate::connection::Connection;
@@ -67,6 +67,15 @@ pub(crate) async fn read(
         }
     }
     Ok(Extent::Whole)
+}
+
+/// Whether an answer announces a body that it cannot have (RFC 9112, section 6.3). Some receivers send it all the same:
+/// whoever used the connection next would read it as their answer.
+pub(crate) fn may_come_late(status: StatusCode, headers: &HeaderMap) -> bool {
+    let has_none = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let announces = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    has_none && announces
 }
 
 fn end_of(length: Length, fault: Fault) -> Result<Extent, Fault> {

@@ -376,7 +376,9 @@ impl Shared {
     }
 
     fn release(&self, place: &Place, connection: Connection, reply: &Reply) {
-        if let (Connection::Http1(http1), Extent::Whole) = (connection, reply.extent) {
+        if let (Connection::Http1(http1), Extent::Whole) = (connection, reply.extent)
+            && !body::may_come_late(reply.answer.status, &reply.answer.headers)
+        {
             self.keep_swept();
             self.pool.give_back(place, http1, keep_alive::idle_max(&reply.answer.headers));
         }

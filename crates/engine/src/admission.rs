@@ -52,7 +52,9 @@ pub(crate) type Key = (Schema, EndpointId);
 pub(crate) enum AttemptHealth {
     /// It answered well and fast.
     Good,
-    /// It failed, but fast.
+    /// It answered fast, with an error: there is somebody, who may like what comes next.
+    Erred,
+    /// It failed fast, without an answer, or asked to be spared.
     Failed,
     /// It took long, with whatever result.
     Slow,

@@ -347,13 +347,11 @@ fn counted(claim: &EndpointClaim) -> Claimed {
 }
 
 fn health_of(attempt: &AttemptRecord) -> AttemptHealth {
-    let answered_well = match attempt.outcome {
-        Outcome::Answered { status, .. } => !matches!(status, 408 | 429 | 500..=599),
-        Outcome::Failed(_) => false,
-    };
-    match answered_well {
+    match attempt.outcome {
         _ if attempt.response_time >= SLOW => AttemptHealth::Slow,
-        true => AttemptHealth::Good,
-        false => AttemptHealth::Failed,
+        // Of these some ask for less, and the others mean nobody in particular.
+        Outcome::Answered { status: 429 | 502..=504, .. } | Outcome::Failed(_) => AttemptHealth::Failed,
+        Outcome::Answered { status: 408 | 500..=599, .. } => AttemptHealth::Erred,
+        Outcome::Answered { .. } => AttemptHealth::Good,
     }
 }

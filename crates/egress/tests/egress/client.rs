@@ -164,6 +164,34 @@ async fn a_response_out_of_turn_spoils_the_connection() {
     }
 }
 
+/// A body where there can be none comes when it comes: perhaps once somebody else has the connection.
+#[tokio::test]
+async fn a_body_that_cannot_be_is_nobody_elses_answer() {
+    for announced in ["content-length: 2", "transfer-encoding: chunked"] {
+        for status in ["204 No Content", "304 Not Modified"] {
+            let receiver = Receiver::start(move |mut peer| async move {
+                let head = format!("HTTP/1.1 {status}\r\n{announced}\r\n\r\n");
+                while peer.request().await.is_some() {
+                    peer.write(head.as_bytes()).await?;
+                }
+                Some(())
+            })
+            .await;
+            let egress = egress();
+            for _ in 0..3 {
+                let response = egress.send(post(&receiver.target("/"))).await.unwrap();
+                assert!(!response.connection_reused, "{status}, {announced}");
+            }
+        }
+    }
+    let receiver = Receiver::answering(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n").await;
+    let egress = egress();
+    let reused = [(); 2].map(|()| egress.send(post(&receiver.target("/"))));
+    for (answer, is_reused) in reused.into_iter().zip([false, true]) {
+        assert_eq!(answer.await.unwrap().connection_reused, is_reused, "nothing is announced");
+    }
+}
+
 #[tokio::test]
 async fn idle_connections_are_bounded_per_origin() {
     let mut config = config();

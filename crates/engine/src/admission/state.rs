@@ -42,6 +42,8 @@ pub(super) const QUEUE_BOUND_MIN: u32 = 16;
 pub(super) const REST_MIN: SignedDuration = SignedDuration::from_millis(4);
 /// The most that this time can become: much less than the second within which an attempt that is due must begin.
 pub(super) const REST_MAX: SignedDuration = SignedDuration::from_millis(256);
+/// The same where it has answered, with an error: it does not like what it was sent, and may like what waits behind.
+pub(super) const REST_AFTER_ERRORS_MAX: SignedDuration = SignedDuration::from_millis(32);
 /// Beyond this many endpoints, those that owe nothing and have nothing in hand are forgotten, with their bounds.
 pub(super) const ENDPOINTS_REMEMBERED: usize = 10_000;
 
@@ -336,19 +338,23 @@ impl State {
         self.shares.discount(load);
         load.standing = match health {
             AttemptHealth::Good => Standing::Good,
-            AttemptHealth::Failed => Standing::Unproven,
+            AttemptHealth::Erred | AttemptHealth::Failed => Standing::Unproven,
             AttemptHealth::Slow => Standing::Slow,
         };
         load.bound = match health {
             AttemptHealth::Good => (load.bound * 2).min(ENDPOINT_IN_FLIGHT_MAX),
-            AttemptHealth::Failed | AttemptHealth::Slow => (load.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN),
+            AttemptHealth::Erred | AttemptHealth::Failed | AttemptHealth::Slow => {
+                (load.bound / 2).max(ENDPOINT_IN_FLIGHT_MIN)
+            }
+        };
+        let longer = |max| {
+            let is_failing = load.bound == ENDPOINT_IN_FLIGHT_MIN;
+            if is_failing { (load.rest * 2).clamp(REST_MIN, max) } else { load.rest }
         };
         load.rest = match health {
             AttemptHealth::Good => SignedDuration::ZERO,
-            AttemptHealth::Failed | AttemptHealth::Slow if load.bound == ENDPOINT_IN_FLIGHT_MIN => {
-                (load.rest * 2).clamp(REST_MIN, REST_MAX)
-            }
-            AttemptHealth::Failed | AttemptHealth::Slow => load.rest,
+            AttemptHealth::Erred => longer(REST_AFTER_ERRORS_MAX),
+            AttemptHealth::Failed | AttemptHealth::Slow => longer(REST_MAX),
         };
         load.drop_queue_if_failing();
         self.shares.count(load);

@@ -518,6 +518,8 @@ fn who_keeps_failing_is_claimed_for_ever_less_often_until_it_answers() {
     };
     assert_eq!(turns_in_a_second(AttemptHealth::Failed), 8, "at 0, 1, 9, 41, 169, 425, 681, 937 ms");
     assert_eq!(turns_in_a_second(AttemptHealth::Failed), 4, "it rests no longer than that");
+    let answering = turns_in_a_second(AttemptHealth::Erred);
+    assert!((22..=32).contains(&answering), "{answering}: it is there, and is asked more often");
     assert!(turns_in_a_second(AttemptHealth::Good) > 700, "the first good answer ends it");
 }
 
@@ -642,6 +644,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let health = prop_oneof![
         4 => Just(AttemptHealth::Good),
+        1 => Just(AttemptHealth::Erred),
         1 => Just(AttemptHealth::Failed),
         1 => Just(AttemptHealth::Slow),
     ];

@@ -34,7 +34,8 @@ pub enum KeyringError {
     NoKey,
     /// Sealed under a key that the keyring does not have.
     #[error(
-        "secrets were sealed under another master key: give the one that this data was written with (NEO_EVENTS_MASTER_KEY)"
+        "another master key sealed secrets of this data, or would have since the last start: give that key too, after the \
+         one that is to seal (NEO_EVENTS_MASTER_KEY=KEY,OTHER)"
     )]
     UnknownKey,
     /// Damaged, or moved from another tenant or row.

@@ -11,7 +11,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -181,7 +181,7 @@ impl KeySource {
 /// Answers what is in the file: of several who make it at once, one has made it.
 fn make_key_file(path: &Path, sources: &Sources, link: Link) -> io::Result<String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let key = MasterKey::generate(sources).reveal();
     // A name of its own, so that nobody else's draft is taken for it. What a crash leaves has a key that nobody uses.
     let draft = path.with_extension(format!("key.{:032x}", u128::from_ne_bytes(sources.bytes())));

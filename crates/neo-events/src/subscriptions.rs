@@ -217,14 +217,17 @@ fn envelope_clauses(
             holds: event.context_id == Some(context),
         });
     }
-    let is_active = subscription.is_active && endpoint_is_active;
-    clauses.push(Clause {
-        path: "$is_active".into(),
-        operator: "$eq".into(),
-        expected: "true".into(),
-        actual: Some(is_active.to_string()),
-        holds: is_active,
-    });
+    for (path, is_active) in
+        [("$is_active", subscription.is_active), ("$endpoint.is_active", endpoint_is_active)]
+    {
+        clauses.push(Clause {
+            path: path.into(),
+            operator: "$eq".into(),
+            expected: "true".into(),
+            actual: Some(is_active.to_string()),
+            holds: is_active,
+        });
+    }
     clauses
 }
 

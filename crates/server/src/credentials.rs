@@ -10,7 +10,7 @@
 use std::{
     fmt, fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -48,6 +48,10 @@ impl fmt::Debug for Credentials {
             .finish()
     }
 }
+
+/// What to do about one that cannot be used.
+pub(crate) const ADVICE: &str = "remove it, and `serve` makes a new key and file; or give the key that you have kept, as \
+                                 NEO_EVENTS_ADMIN_KEY to `serve` and as NEO_EVENTS_KEY to other commands";
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +134,7 @@ impl Credentials {
 
     fn replace(&self, path: &Path) -> io::Result<()> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         let draft = path.with_extension("json.new");
         // A leftover could have been made readable for others: start anew rather than write into it.

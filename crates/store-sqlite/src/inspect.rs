@@ -201,13 +201,17 @@ pub fn migrate(path: &Path, mut progress: impl FnMut(MigrationStep<'_>)) -> Resu
     // Its lock is everybody's: held until all are done.
     let admin = open(&SqliteOptions::new(path))?;
     tenants::insert_admin(&admin.writer).map_err(|source| OpenError::of_sql(path, source))?;
+    let listed = tenants::schemas(&admin.writer).map_err(|source| OpenError::of_sql(path, source))?;
     let files = files(path)?;
     for (before, status) in behind.iter().enumerate() {
         let file = files.iter().find(|(schema, _)| schema.as_str() == status.scope);
         if let Some((schema, path)) = file
             && *schema != Schema::admin()
-            && !is_gone(path)
         {
+            if is_gone(path) && listed.contains(schema) {
+                failed = failed.or_else(|| Some(OpenError::Empty { path: path.clone() }));
+                continue;
+            }
             match open(&SqliteOptions::new(path)) {
                 Ok(opened) => close(opened),
                 Err(error) => {

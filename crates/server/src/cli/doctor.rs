@@ -24,6 +24,7 @@ use crate::{
         session::{ServerArgs, Session, to_json},
     },
     client::{Call, CallError, trusted_roots},
+    credentials,
     serve::OPEN_FILES_WANTED,
     settings::{self, Database, ServeFlags, ServeSettings, SettingsError},
 };
@@ -245,8 +246,14 @@ fn check_open_files(findings: &mut Findings) {
 
 async fn check_server(findings: &mut Findings, server: ServerArgs, output: &Output) -> Result<(), Failure> {
     const CHECK: &str = "server";
-    if !Session::is_server_known(&server)? {
-        return Ok(());
+    match Session::is_server_known(&server) {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(Failure::Credentials(error)) => {
+            findings.problem("credentials", with_causes(&error), credentials::ADVICE);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
     }
     let session = Session::open(server, output.clone(), true)?;
     let origin = session.client.origin();

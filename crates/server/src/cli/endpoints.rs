@@ -191,7 +191,7 @@ pub(crate) struct RotateArgs {
     /// Secret to sign with from now on [default: generated]
     #[arg(long, value_name = "SECRET")]
     secret_token: Option<String>,
-    /// How long the secret before goes on signing, 0 to 604800 [default: 86400]
+    /// How long the secret before goes on signing, 0 to 604800 [default: 86400]; five sign at most, the newest
     #[arg(long, value_name = "S")]
     overlap_seconds: Option<u32>,
 }

@@ -14,7 +14,7 @@ use neo_events::StartError;
 use crate::{
     cli::output::{Style, printable},
     client::{CallError, OptionsError},
-    credentials::CredentialsError,
+    credentials::{self, CredentialsError},
     settings::SettingsError,
     webhook_receiver::ReceiverError,
     wire,
@@ -115,6 +115,10 @@ impl Failure {
             Self::Serve { message, advice } => {
                 let advice = advice.as_ref().map(|advice| format!("\n  {advice}")).unwrap_or_default();
                 Some(format!("{label} {}{advice}", printable(message)))
+            }
+            Self::Credentials(error) => {
+                let (reason, advice) = (printable(&with_causes(error)), capitalised(credentials::ADVICE));
+                Some(format!("{label} {reason}\n  {advice}."))
             }
             other => Some(format!("{label} {}", printable(&with_causes(other)))),
         }

@@ -91,6 +91,11 @@ pub(crate) async fn run(
         let reason = format!("{flag} needs --subscribe: without it no server is called");
         return Err(Failure::Usage(reason));
     }
+    if args.subscribe.is_some() && args.public_url.is_none() && args.bind.is_unspecified() {
+        let reason =
+            format!("--bind {} is no address that a server can call: give one with --public-url", args.bind);
+        return Err(Failure::Usage(reason));
+    }
     let mut signals = Signals::of_terminal();
     let given = args.secret.as_deref().map(|secret| SigningSecret::try_new(secret, 1)).transpose();
     let given = given.map_err(|rule| Failure::Usage(format!("--secret {rule}")))?;

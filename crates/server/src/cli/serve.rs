@@ -1,6 +1,11 @@
 //! `neo-events serve`: runs the server until a signal, tells where it is, and why it does not start.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 use neo_events::Shutdown;
@@ -227,7 +232,9 @@ impl Notice {
             KeyNotice::Given { file } => Credentials::forget(file, &self.database)?,
             KeyNotice::Unneeded => {}
         }
-        line("serving", &style.bold(&url))?;
+        let everywhere =
+            if address.ip().is_unspecified() { ", and on every address of this machine" } else { "" };
+        line("serving", &format!("{}{everywhere}", style.bold(&url)))?;
         line("profile", self.profile)?;
         line("database", &self.database.shown())?;
         match &self.key {
@@ -235,15 +242,26 @@ impl Notice {
             KeyNotice::Given { .. } => line("admin key", "as given")?,
             KeyNotice::Generated { key, file, is_new: true } => {
                 line("admin key", &style.bold(key))?;
-                let note = format!("shown once; kept in {} for the other commands", file.display());
+                let note = format!("shown once; kept in {}", kept_for_commands(file));
                 line("", &style.dim(note))?;
             }
             KeyNotice::Generated { file, .. } => {
-                line("admin key", &format!("as kept in {}", file.display()))?;
+                line("admin key", &format!("as kept in {}", kept_for_commands(file)))?;
             }
         }
         Ok(())
     }
+}
+
+/// Where a key is kept, and how other commands find it there.
+fn kept_for_commands(file: &Path) -> String {
+    let file_shown = file.display();
+    let flag = if Path::new(".").join(file) == Path::new(".").join(credentials::PATH_DEFAULT) {
+        String::new()
+    } else {
+        format!(": they need --credentials {file_shown}")
+    };
+    format!("{file_shown} for the other commands{flag}")
 }
 
 /// An address that can be connected to from this machine.

@@ -5,7 +5,8 @@
 //! anything else that has no effect it is told that it has none.
 //!
 //! A name is a misspelt setting if both have as many words between underscores and differ in one of them, by one letter
-//! that is missing, too many, another or in its neighbour's place, or by two where the setting's word has at least six.
+//! that is missing, too many, another or in its neighbour's place, or by two where the setting's word has at least six;
+//! or if they differ in underscores alone. `NEO_EVENTS_DATABASE` is one if its value is a database.
 //! Nobody is refused whose setting is there under its own name, too, and nothing that begins otherwise: `NEON_…` and
 //! `GEO_…` are others', so that the first word is `NEO`, or `WEBHOOK` at most misspelt.
 
@@ -43,6 +44,10 @@ pub(super) const OF_CLIENTS: [&str; 4] =
     ["NEO_EVENTS_URL", "NEO_EVENTS_KEY", "NEO_EVENTS_TENANT", "NEO_EVENTS_CA_FILE"];
 /// What commands read that work on a database.
 pub(super) const OF_DATABASES: [&str; 1] = ["NEO_EVENTS_DATABASE_URL"];
+/// What one might take for the variable of `--database`. It may also be something else: a database's name.
+const DATABASE: &str = "NEO_EVENTS_DATABASE";
+/// How the value of the right one begins.
+const DATABASE_URLS: [&str; 3] = ["postgres:", "postgresql:", "sqlite:"];
 /// What tests, benches and builds of this workspace read: they start servers too.
 const OF_TESTS: [&str; 7] = [
     "NEO_EVENTS_CASES",
@@ -177,8 +182,11 @@ impl Environment {
         // The profile has two names, of which the first wins.
         let is_said =
             |name: &str| is_set(name) || name == super::PROFILE_ALIAS && is_set(super::PROFILE.variable);
-        for (given, _) in self.0.iter().filter(|(name, value)| !is_known(name, value)) {
-            match nearest(given, settings.iter().copied()) {
+        for (given, value) in self.0.iter().filter(|(name, value)| !is_known(name, value)) {
+            let is_database = given == DATABASE && DATABASE_URLS.iter().any(|url| value.starts_with(url));
+            // With what is missing, it is the one that was meant.
+            let read_as = if is_database { format!("{DATABASE}URL") } else { given.clone() };
+            match nearest(&read_as, settings.iter().copied()) {
                 Some(meant) if !is_said(meant) => {
                     return Err(SettingsError::Misspelt { given: given.clone(), meant });
                 }
@@ -269,7 +277,7 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
 /// Whether the first word is one that ours begin with.
 fn could_be_ours(name: &str) -> bool {
     let first = name.split('_').next().unwrap_or_default();
-    first == "NEO" || edits("WEBHOOK", first).is_some()
+    first == "NEO" || first == "NEOEVENTS" || edits("WEBHOOK", first).is_some()
 }
 
 /// The name that was meant, if the one that was given is a misspelling.
@@ -277,8 +285,13 @@ fn nearest<N: AsRef<str> + Ord>(given: &str, known: impl Iterator<Item = N>) -> 
     known.filter_map(|name| Some((misspelling(given, name.as_ref())?, name))).min().map(|(_, name)| name)
 }
 
-/// How many letters are wrong, if it is a misspelling: as many words, of which one is like the one that was meant.
+/// How many letters are wrong, if it is a misspelling: as many words, of which one is like the one that was meant, or
+/// the same letters in other words.
 fn misspelling(given: &str, meant: &str) -> Option<usize> {
+    let letters = |name: &str| name.replace('_', "");
+    if given != meant && letters(given) == letters(meant) {
+        return Some(1);
+    }
     if given.split('_').count() != meant.split('_').count() {
         return None;
     }
@@ -377,6 +390,9 @@ mod tests {
             ("NEO_EVENT_PROFILE", "NEO_EVENTS_PROFILE"),
             ("NEO_EVENTS_DATABASE_URI", "NEO_EVENTS_DATABASE_URL"),
             ("NEO_EVENTS_ROLE", "NEO_EVENTS_ROLES"),
+            ("NEO_EVENTS_MASTERKEY", "NEO_EVENTS_MASTER_KEY"),
+            ("NEO_EVENTS_DATABASE__URL", "NEO_EVENTS_DATABASE_URL"),
+            ("NEOEVENTS_ADMIN_KEY", "NEO_EVENTS_ADMIN_KEY"),
             ("WEBHOOK_VALIDATON_PROFILE", "WEBHOOK_VALIDATION_PROFILE"),
             ("WEBHOOKS_VALIDATION_PROFILE", "WEBHOOK_VALIDATION_PROFILE"),
             ("WEBOOK_BLOCK_LOOPBACK", "WEBHOOK_BLOCK_LOOPBACK"),
@@ -400,6 +416,11 @@ mod tests {
             assert_eq!(refused(&[(name, "x")], &OF_CLIENTS, &[]), Some(of), "{name}");
             assert_eq!(refused(&[(name, "x")], &OF_SERVERS, &[]), None, "{name} is nothing to a server");
         }
+        for value in ["postgres://host/db", "postgresql://host/db", "sqlite:admin.db"] {
+            let of = "NEO_EVENTS_DATABASE_URL";
+            assert_eq!(refused(&[(DATABASE, value)], &OF_DATABASES, &[]), Some(of), "{value}");
+            assert_eq!(refused(&[(DATABASE, value)], &OF_SERVERS, &[of]), None, "{value} with a flag");
+        }
         let alias = "WEBHOOK_VALIDATON_PROFILE";
         assert_eq!(refused(&[(alias, "x")], &OF_SERVERS, &["NEO_EVENTS_PROFILE"]), None, "which would win");
     }
@@ -420,7 +441,6 @@ mod tests {
             "NEO_EVENTS_DATABASE_SSL",
             "NEO_EVENTS_DATABASE_USER",
             "NEO_EVENTS_ADMIN_KEY_FILE",
-            "NEO_EVENTS_MASTERKEY",
             "NEO_EVENTS_KEY_ID",
             "NEO_EVENTS_KEY_PROD",
             "NEO_EVENTS_NODES",

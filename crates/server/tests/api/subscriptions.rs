@@ -161,7 +161,7 @@ async fn explain_tells_which_clause_saw_what() {
         .iter()
         .map(|clause| clause["path"].as_str().unwrap())
         .collect();
-    assert_eq!(paths, ["$event_type", "$context_id", "$is_active", "plan"]);
+    assert_eq!(paths, ["$event_type", "$context_id", "$is_active", "$endpoint.is_active", "plan"]);
 }
 
 #[tokio::test]

@@ -142,8 +142,10 @@ fn parse_event(text: &str) -> Parsed {
     match serde_json::from_str::<AnyObject>(text) {
         Ok(_) if text.trim_start().starts_with('{') => Parsed::Event,
         Ok(_) => not_an_object(text),
-        Err(error) if error.is_eof() => Parsed::Unfinished(format!("is not complete JSON: {error}")),
-        Err(error) if error.is_data() => not_an_object(text),
+        Err(error) if error.is_eof() && !text.trim_start().starts_with('[') => {
+            Parsed::Unfinished(format!("is not complete JSON: {error}"))
+        }
+        Err(error) if error.is_data() || text.trim_start().starts_with('[') => not_an_object(text),
         Err(error) => Parsed::Refused(format!("is not valid JSON: {error}")),
     }
 }
@@ -181,6 +183,11 @@ mod tests {
         let refused: Vec<_> =
             found.iter().filter(|(_, event)| event.is_err()).map(|(number, _)| *number).collect();
         assert_eq!(refused, [3, 4, 6, 7]);
+        for list in ["[{\"a\": 1}, {\"b\": 2}]", "[\n{\"a\": 1}\n]"] {
+            let found = read(list);
+            let [(1, Err(reason)), ..] = found.as_slice() else { panic!("{found:?}") };
+            assert!(reason.contains("one event a line"), "{reason}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     catalogue,
     columns::Micros,
     deliveries, events,
-    failure::Failure,
+    failure::{Failure, if_readable},
     leases::{Leases, Pin},
     readers::snapshot,
     scope::{KeptStatement, Scope},
@@ -71,7 +71,8 @@ pub(crate) fn claim(
         {
             let seq = row.get(0)?;
             let Some(token) = claiming.grant(seq, terms.now, terms.until) else { continue };
-            if let Some((_, event)) = events::by_seq(conn, seq)? {
+            // One that cannot be read waits for the end of its lease, so that what stands behind it has its turn.
+            if let Some((_, event)) = if_readable(events::by_seq(conn, seq), schema, "event")? {
                 let work = OwedEvent { schema: schema.clone(), event: Arc::new(event) };
                 owed.push(Lease::grant(seq, token, terms.until, work));
             }

@@ -35,6 +35,42 @@ pub(crate) enum Failure {
     Panicked,
 }
 
+impl Failure {
+    /// Whether it may be about a single row, which is damaged or holds what is none of ours: what else is in the file has
+    /// nothing to do with it.
+    fn may_be_one_rows(&self) -> bool {
+        match self {
+            Self::Stored(_) => true,
+            Self::Sql(error) => {
+                let is_unread = matches!(
+                    error,
+                    rusqlite::Error::FromSqlConversionFailure(..)
+                        | rusqlite::Error::IntegralValueOutOfRange(..)
+                        | rusqlite::Error::InvalidColumnType(..)
+                        | rusqlite::Error::Utf8Error(..)
+                );
+                is_unread || error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What was read of a row; nothing if that row alone cannot be read, which is logged.
+pub(crate) fn if_readable<T>(
+    read: Result<Option<T>, Failure>,
+    schema: &Schema,
+    what: &str,
+) -> Result<Option<T>, Failure> {
+    match read {
+        Err(failure) if failure.may_be_one_rows() => {
+            tracing::error!(%schema, %failure, what, "a row cannot be read; the others go on");
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {

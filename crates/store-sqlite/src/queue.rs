@@ -23,7 +23,7 @@ use crate::{
     columns::{Columns, Micros},
     dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
     endpoints, events,
-    failure::Failure,
+    failure::{Failure, if_readable},
     leases::{Claiming, Leases},
     scope::Scope,
     settle::Settle,
@@ -146,6 +146,7 @@ impl WorkQueue for SqliteStore {
             let of_file =
                 quotas.iter().filter(|quota| quota.schema == file.schema).cloned().collect::<Vec<_>>();
             if of_file.is_empty() {
+                turn.had_nothing();
                 continue;
             }
             let leases = Arc::clone(&file.delivery_leases);
@@ -301,14 +302,17 @@ struct Granted {
 
 impl Claimer<'_> {
     fn claim(&mut self, quota: &EndpointQuota) -> Result<Option<EndpointClaim>, Failure> {
-        let found = endpoints::by_id(self.conn, quota.endpoint_id)?;
+        let found = endpoints::by_id(self.conn, quota.endpoint_id);
+        let found = if_readable(found, &quota.schema, "endpoint")?;
         let Some((endpoint_no, endpoint)) = found.filter(|(_, endpoint)| endpoint.is_active) else {
             return Ok(None);
         };
         let Granted { leases, next_due_at } = self.grant(endpoint_no, quota.max)?;
         let mut work = Vec::with_capacity(leases.len());
         for (seq, token) in leases {
-            work.extend(self.load(quota, seq)?.map(|work| Lease::grant(seq, token, self.terms.until, work)));
+            // One that cannot be read waits for the end of its lease, so that what stands behind it has its turn.
+            let loaded = if_readable(self.load(quota, seq), &quota.schema, "delivery")?;
+            work.extend(loaded.map(|work| Lease::grant(seq, token, self.terms.until, work)));
         }
         Ok(Some(EndpointClaim {
             schema: quota.schema.clone(),

@@ -201,8 +201,10 @@ impl std::fmt::Debug for SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use neo_events_domain::event::EventDraft;
-    use neo_events_store::{Catalogue, CatalogueVersion, EventLog, KeyDigest, Tenants, WorkQueue};
+    use neo_events_domain::{Uuid, event::EventDraft, id::EndpointId};
+    use neo_events_store::{
+        Catalogue, CatalogueVersion, EndpointQuota, EventLog, KeyDigest, Tenants, WorkQueue,
+    };
     use std::{
         error::Error,
         time::{Duration, Instant},
@@ -301,6 +303,15 @@ mod tests {
         let claims = store.claim_dispatches(Timestamp::UNIX_EPOCH, 10, Timestamp::MAX).await.unwrap();
         assert_eq!(claims.iter().map(|claim| &claim.schema).collect::<Vec<_>>(), [&tenants[1]]);
         assert!(store.file(&tenants[0]).await.unwrap().is_ailing(), "left alone for a while");
+        let quota = EndpointQuota {
+            schema: tenants[1].clone(),
+            endpoint_id: EndpointId::from_uuid(Uuid::nil()),
+            max: 1,
+        };
+        // As if it had just begun to fail, and nobody else were owed anything.
+        store.file(&tenants[1]).await.unwrap().close().await;
+        store.claim_deliveries(Timestamp::UNIX_EPOCH, &[quota], Timestamp::MAX).await.unwrap();
+        assert!(store.file(&tenants[1]).await.unwrap().is_ailing(), "and this one");
         store.due_endpoints(Timestamp::UNIX_EPOCH).await.unwrap();
         store.tend(Timestamp::UNIX_EPOCH).await.unwrap();
         store.inner.admin.close().await;

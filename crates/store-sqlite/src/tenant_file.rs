@@ -9,9 +9,10 @@ use std::{
 
 use neo_events_domain::{Timestamp, tenant::Schema};
 use neo_events_store::StoreError;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{
+    columns::Micros,
     failure::Failure,
     leases::{Leases, Tokens},
     log_limit::{Claims, LogLimit},
@@ -171,15 +172,27 @@ impl TenantFile {
         self.delivery_leases.any_live(now) || self.dispatch_leases.any_live(now)
     }
 
-    /// Whether there is something to do. Blocks, also while somebody else's transaction writes: what it will have
-    /// written counts.
-    pub(crate) fn owes(&self) -> Result<bool, StoreError> {
-        let owes = |conn: &Connection| {
+    /// From when on there is something to do, if there is anything. Blocks, also while somebody else's transaction writes:
+    /// what it will have written counts.
+    pub(crate) fn next_work(&self) -> Result<Option<Timestamp>, StoreError> {
+        let next = |conn: &Connection| {
             let owes: bool = conn.prepare_cached(sql::STORE_OWES)?.query_row([], |row| row.get(0))?;
+            if owes {
+                return Ok(Some(Timestamp::MIN));
+            }
             // What an inactive endpoint owes waits for somebody to activate it.
-            Ok(owes || conn.prepare_cached(sql::DELIVERY_QUEUE_ENDPOINTS)?.exists([])?)
+            let mut endpoints = conn.prepare_cached(sql::DELIVERY_QUEUE_ENDPOINTS)?;
+            let mut heads = conn.prepare_cached(sql::DELIVERY_QUEUE_BY_ENDPOINT)?;
+            let mut endpoints = endpoints.query([])?;
+            let mut next: Option<Timestamp> = None;
+            while let Some(endpoint) = endpoints.next()? {
+                let head = |row: &Row<'_>| Ok(row.get::<_, Micros>(0)?.timestamp());
+                let due_at = heads.query_row([endpoint.get::<_, i64>(0)?], head).optional()?;
+                next = next.into_iter().chain(due_at).min();
+            }
+            Ok(next)
         };
-        self.writer.write_blocking(owes)
+        self.writer.write_blocking(next)
     }
 
     /// Whether no connection is in use, not even for a caller that no longer waits.

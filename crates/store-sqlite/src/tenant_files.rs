@@ -1,12 +1,13 @@
 //! The files of the tenants: `PATH.d/<schema>.db` beside the admin file `PATH`.
 //!
 //! A thousand tenants of which ten are busy must cost what ten cost. A file is therefore opened by the first call that
-//! needs it and closed again once nobody has used it for a while and nothing in it is left to do: an idle tenant has
-//! neither thread nor connection, and no pass looks at it.
+//! needs it and closed again once nobody has used it for a while and nothing in it is left to do, or not for long: an
+//! idle tenant has neither thread nor connection, and no pass looks at it.
 //!
 //! What a tenant was owed when the process ended is found without anybody asking: after a start every file is visited
 //! once, a few at a time, behind the calls of the passes. A visit opens the file, and closes it again unless there is
-//! something to do. So is the file of a tenant for which the embedding program writes while it is closed.
+//! something to do. So is the file of a tenant for which the embedding program writes while it is closed, and one in
+//! which a retry is due.
 //!
 //! Whether a file is still to be visited is said in one place, the list of visits, which one lock guards together with
 //! the open files. A visit is taken off before the file is looked at, so that whoever writes from then on lists
@@ -27,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neo_events_domain::{Timestamp, tenant::Schema};
+use neo_events_domain::{SignedDuration, Timestamp, retry::WAIT_MAX, tenant::Schema, time::later};
 use neo_events_store::StoreError;
 
 use crate::{
@@ -45,6 +46,8 @@ const CLOSINGS_PER_ROUND_MAX: usize = 64;
 /// must mend it.
 const VISIT_AGAIN_SOON: Duration = Duration::from_secs(1);
 const VISIT_AGAIN_LATE: Duration = Duration::from_mins(1);
+/// A file is closed though something will be due in it if that is so many times as far away as it has been idle.
+const CLOSED_FOR_TIMES: u32 = 4;
 /// A tenant's page cache, of the admin file's.
 const CACHE_SHARE: u32 = 8;
 
@@ -76,6 +79,18 @@ enum VisitAt {
     Now,
     /// Not before then.
     From(Instant),
+    /// Something is due then, by the clock of the callers.
+    Due(Timestamp),
+}
+
+impl VisitAt {
+    fn has_come(self, now: Timestamp) -> bool {
+        match self {
+            Self::Now => true,
+            Self::From(at) => at <= Instant::now(),
+            Self::Due(at) => at <= now,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -200,7 +215,10 @@ impl TenantFiles {
             return;
         }
         // Where a visit failed a moment ago, the next one waits all the same.
-        state.visits.entry(schema.clone()).or_insert(VisitAt::Now);
+        let visit = state.visits.entry(schema.clone()).or_insert(VisitAt::Now);
+        if matches!(visit, VisitAt::Due(_)) {
+            *visit = VisitAt::Now;
+        }
         self.is_round_due.store(true, Ordering::Relaxed);
     }
 
@@ -223,8 +241,9 @@ impl TenantFiles {
         if self.lock().is_closed {
             return Err(Failure::Closed.into());
         }
-        let owes =
-            TenantFile::open(schema.clone(), self.options_of(schema)).map_err(Failure::from)?.owes()?;
+        let made = TenantFile::open(schema.clone(), self.options_of(schema)).map_err(Failure::from)?;
+        let owes = made.next_work()?.is_some();
+        drop(made);
         sync_directories(&self.directory)
             .map_err(|source| Failure::from(OpenError::Io { path: self.directory.clone(), source }))?;
         tenant.is_made.store(!owes, Ordering::Relaxed);
@@ -261,9 +280,9 @@ impl TenantFiles {
             Err(TryLockError::Poisoned(round)) => round.into_inner(),
             Err(TryLockError::WouldBlock) => return self.is_round_due.store(true, Ordering::Relaxed),
         };
-        let visits = self.lock().due_visits();
+        let visits = self.lock().due_visits(now);
         for schema in visits {
-            self.visit(&schema);
+            self.visit(&schema, now);
         }
         let idle = self.lock().idle(self.options.tenant_idle);
         for schema in idle {
@@ -273,7 +292,7 @@ impl TenantFiles {
         self.is_round_due.fetch_or(has_visits, Ordering::Relaxed);
     }
 
-    fn visit(&self, schema: &Schema) {
+    fn visit(&self, schema: &Schema, now: Timestamp) {
         let Some(tenant) = self.lock().listed.get(schema).cloned() else { return };
         let _gate = wait_for(&tenant.gate);
         if self.lock().open.contains_key(schema) {
@@ -281,12 +300,31 @@ impl TenantFiles {
         }
         let visited = catch_unwind(AssertUnwindSafe(|| {
             let file = self.open_file(schema)?;
-            if file.owes()? { Ok(self.admit(&Arc::new(file))?) } else { Ok(()) }
+            match file.next_work()? {
+                None => Ok(()),
+                Some(at) if self.is_far(at, now) => {
+                    self.visit_when_due(schema, at);
+                    Ok(())
+                }
+                Some(_) => Ok(self.admit(&Arc::new(file))?),
+            }
         }));
         // Also after a panic: nobody but this visit knew that the file is to be looked at.
         if let Err(error) = visited.unwrap_or_else(|_| Err(Failure::Panicked.into())) {
             self.visit_again(schema, &error);
         }
+    }
+
+    /// Whether a file may be closed until something is due in it. What waits for longer than anything should was put off by
+    /// a clock that ran ahead, and is brought back in files that are open.
+    fn is_far(&self, at: Timestamp, now: Timestamp) -> bool {
+        let worth_it = SignedDuration::try_from(self.options.tenant_idle.saturating_mul(CLOSED_FOR_TIMES));
+        later(now, worth_it.unwrap_or(SignedDuration::MAX)) < at && at <= later(now, WAIT_MAX)
+    }
+
+    fn visit_when_due(&self, schema: &Schema, at: Timestamp) {
+        // Somebody who writes meanwhile wants it sooner.
+        self.lock().visits.entry(schema.clone()).or_insert(VisitAt::Due(at));
     }
 
     fn visit_again(&self, schema: &Schema, error: &StoreError) {
@@ -310,11 +348,14 @@ impl TenantFiles {
         let _gate = wait_for(&tenant.gate);
         let Some(file) = self.lock().open.get(schema).cloned() else { return };
         let used_at = file.used_at();
-        let is_free = !file.is_leased(now) && !file.owes().unwrap_or(true);
+        // What cannot be asked is not closed either.
+        let next_work = file.next_work().unwrap_or(Some(Timestamp::MIN));
+        let is_free = !file.is_leased(now) && next_work.is_none_or(|at| self.is_far(at, now));
         let mut state = self.lock();
         // One is here and one in the map. Whoever else has one uses it; others come by the map alone.
         if is_free && file.used_at() == used_at && Arc::strong_count(&file) == 2 && file.is_quiet() {
             state.open.remove(schema);
+            state.visits.extend(next_work.map(|at| (schema.clone(), VisitAt::Due(at))));
             drop(state);
             drop(file);
         } else {
@@ -378,10 +419,9 @@ impl State {
     }
 
     /// Takes the visits of one round off the list.
-    fn due_visits(&mut self) -> Vec<Schema> {
-        let due_at = VisitAt::From(Instant::now());
-        let mut due: Vec<_> =
-            self.visits.iter().map(|(schema, at)| (*at, schema)).filter(|(at, _)| *at <= due_at).collect();
+    fn due_visits(&mut self, now: Timestamp) -> Vec<Schema> {
+        let visits = self.visits.iter().map(|(schema, at)| (*at, schema));
+        let mut due: Vec<_> = visits.filter(|(at, _)| at.has_come(now)).collect();
         due.sort_unstable();
         let taken: Vec<_> =
             due.into_iter().take(VISITS_PER_ROUND_MAX).map(|(_, schema)| schema.clone()).collect();
@@ -435,7 +475,7 @@ mod tests {
     }
 
     fn visits(files: &TenantFiles) -> Vec<Schema> {
-        files.lock().due_visits()
+        files.lock().due_visits(Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl Turn {
         self.files.len()
     }
 
+    /// A file was not asked: nothing says that it fails.
+    pub(crate) fn had_nothing(&mut self) {
+        self.answered = true;
+    }
+
     /// What a file answered, if it did.
     pub(crate) fn took<T>(&mut self, file: &Arc<TenantFile>, answer: Result<T, StoreError>) -> Option<T> {
         match answer {

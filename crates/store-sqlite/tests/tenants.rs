@@ -258,6 +258,55 @@ async fn with_delivery(store: &SqliteStore, schema: &Schema) {
     store.append_directed(schema, event(1), delivery, at(0)).await.unwrap();
 }
 
+/// Whatever has damaged it, and whether it is an endpoint's, a delivery's or an event's: what stands behind it goes out.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_keeps_no_other_waiting() {
+    let place = Place::new();
+    let store = place.with_tenants(1).await;
+    let schema = tenant(0).schema;
+    let [unreadable, sound] = [1, 2].map(|n| Endpoint { id: Id::new(at(0), [n; 10]), ..endpoint() });
+    for (n, endpoint) in (0..).zip([&unreadable, &sound]) {
+        store.insert_endpoint(&schema, endpoint).await.unwrap();
+        for m in 0..3 {
+            let delivery = NewDelivery {
+                id: Id::new(at(0), [10 * n + m; 10]),
+                endpoint_id: endpoint.id,
+                trigger: Trigger::Event,
+                subscription_ids: Vec::new(),
+                max_attempts: 1,
+                retry: endpoint.retry,
+            };
+            store.append_directed(&schema, event(u64::from(10 * n + m)), delivery, at(0)).await.unwrap();
+        }
+    }
+    append(&store, &schema, [100, 101]).await;
+    let conn = place.callers(&schema);
+    let first_of = "(select seq from deliveries where endpoint_no = 2 order by seq limit 1)";
+    conn.execute_batch(&format!(
+        "pragma ignore_check_constraints = true;
+         update endpoints set custom_headers = 'x' where no = 1;
+         update deliveries set base_backoff_seconds = -1 where seq = {first_of};
+         update events set event_type = 'x'
+         where seq = (select event_seq from deliveries where seq = {first_of} + 1)
+             or seq = (select o.event_seq from owed_dispatches o order by o.event_seq limit 1)"
+    ))
+    .unwrap();
+    let due = store.due_endpoints(at(1)).await.unwrap();
+    assert_eq!(due.len(), 2, "{due:?}");
+    let quotas = [&unreadable, &sound].map(|endpoint| EndpointQuota {
+        schema: schema.clone(),
+        endpoint_id: endpoint.id,
+        max: 10,
+    });
+    let claims = store.claim_deliveries(at(1), &quotas, at(1000)).await.unwrap();
+    let claimed: Vec<_> = claims.iter().map(|claim| (claim.endpoint.id, claim.work.len())).collect();
+    assert_eq!(claimed, [(sound.id, 1)]);
+    let owed: Vec<_> = claim(&store, 10).await.into_iter().flat_map(|claim| claim.owed).collect();
+    assert_eq!(owed.len(), 1, "{owed:?}");
+    assert_eq!(owed[0].work().event.id, event(101).id);
+    assert!(store.claim_deliveries(at(1), &quotas, at(1000)).await.unwrap()[0].work.is_empty(), "leased");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn tenants_files_are_private() {
@@ -449,22 +498,64 @@ async fn a_file_stays_open_while_somebody_works_on_a_row_of_it() {
         claim(&store, 10).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let attempt = AttemptRecord {
+    let verdict = Verdict::Succeeded;
+    let settled = store.settle(Settlement { lease, attempt: attempt(200), verdict }).await.unwrap();
+    assert!(matches!(settled, Settled::Recorded(_)), "{settled:?}");
+    until_closed(&place, &store, &schema).await;
+}
+
+fn attempt(status: u16) -> AttemptRecord {
+    AttemptRecord {
         request_id: Id::new(at(1), [8; 10]),
         attempt_number: 1,
         endpoint_revision: 1,
         signatures: None,
-        outcome: Outcome::Answered { status: 200, retry_after: None },
+        outcome: Outcome::Answered { status, retry_after: None },
         response: None,
         error_message: None,
         connection_reused: false,
         attempted_at: at(1),
         completed_at: at(2),
         response_time: Duration::from_secs(1),
-    };
-    let settled = store.settle(Settlement { lease, attempt, verdict: Verdict::Succeeded }).await.unwrap();
-    assert!(matches!(settled, Settled::Recorded(_)), "{settled:?}");
+    }
+}
+
+/// A thousand tenants that wait for a retry in an hour must not cost a thousand open files.
+#[tokio::test]
+async fn a_file_in_which_nothing_is_due_for_long_is_closed_until_then() {
+    let place = Place::new();
+    let store = place.with_tenants(1).await;
+    let schema = tenant(0).schema;
+    with_delivery(&store, &schema).await;
+    let quota = EndpointQuota { schema: schema.clone(), endpoint_id: endpoint().id, max: 1 };
+    let mut claims = store.claim_deliveries(at(1), std::slice::from_ref(&quota), at(1_000)).await.unwrap();
+    let lease = claims.remove(0).work.remove(0);
+    let verdict = Verdict::Retry(at(600));
+    store.settle(Settlement { lease, attempt: attempt(503), verdict }).await.unwrap();
     until_closed(&place, &store, &schema).await;
+    for _ in 0..20 {
+        assert_eq!(store.due_endpoints(at(599)).await.unwrap(), []);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(place.open_files().is_empty(), "it is not looked at before its time");
+    let begun = Instant::now();
+    while store.due_endpoints(at(600)).await.unwrap().is_empty() {
+        assert!(begun.elapsed() < DEADLINE, "it is forgotten");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let claims = store.claim_deliveries(at(600), &[quota], at(1_000)).await.unwrap();
+    assert_eq!(claims[0].work.len(), 1);
+
+    // A write of the embedding program's own is not put off until then.
+    drop(claims);
+    store.close().await;
+    let store = place.open();
+    until_closed(&place, &store, &schema).await;
+    let mut conn = place.callers(&schema);
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    store.append_in(&schema, &transaction, &[event(9)], at(2)).unwrap();
+    transaction.commit().unwrap();
+    poll_for(&store, [schema]).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! A cursor is a row's key in the store. What callers get has a tag in front that binds it to its list, to its filters,
 //! and to the tenant and context of whoever asked: anywhere else it would silently answer with another part of another
-//! list. The tag is no secret. It keeps nobody out, since a cursor says where to go on, not what may be seen.
+//! list. A key that was cut or changed does not fit its tag either, and would look like the end. The tag is no secret. It keeps nobody out, since a cursor says where to go on, not what may be seen.
 
 use std::{convert::Infallible, str::FromStr};
 
@@ -42,7 +42,7 @@ pub(super) struct Query {
 }
 
 /// Binds cursors to one list as one caller asked for it.
-pub(super) struct CursorTag(String);
+pub(super) struct CursorTag(Sha256);
 
 /// There are none, and there must be none.
 pub(super) struct NoQuery;
@@ -171,19 +171,23 @@ impl CursorTag {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }
-        Self(URL_SAFE_NO_PAD.encode(&hash.finalize()[..TAG_BYTES]))
+        Self(hash)
+    }
+
+    fn of_key(&self, key: &str) -> String {
+        URL_SAFE_NO_PAD.encode(&self.0.clone().chain_update(key).finalize()[..TAG_BYTES])
     }
 
     fn take_back(&self, text: &str) -> Result<Cursor, Refusal> {
         match text.split_at_checked(TAG_CHARS) {
-            Some((tag, cursor)) if tag == self.0 => Ok(Cursor::new(cursor)),
+            Some((tag, key)) if tag == self.of_key(key) => Ok(Cursor::new(key)),
             _ => Err(Refusal::foreign_cursor()),
         }
     }
 
     /// A cursor as it is answered.
     pub(super) fn hand_out(&self, cursor: &Cursor) -> String {
-        format!("{}{}", self.0, cursor.as_str())
+        format!("{}{}", self.of_key(cursor.as_str()), cursor.as_str())
     }
 
     /// A page as it is answered.

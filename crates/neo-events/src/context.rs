@@ -6,12 +6,12 @@
 //! types is the whole tenant's.
 //!
 //! The heads of streams have no context, so an aggregate counts as a context's own if it has an event there. To others
-//! its version is not told, but a guarded publish to it is refused all the same, and so is one that numbers its event
-//! itself: it would change which version is the newest.
+//! its version is not told, and what they publish to it is refused: it would change which version is the newest, and
+//! make the aggregate theirs. Two contexts that begin an aggregate in the same moment both have it.
 
 use neo_events_domain::{
     Uuid,
-    event::{NewEvent, VersionRule},
+    event::NewEvent,
     violation::{Rule, Violations},
 };
 use neo_events_store::{EventQuery, Page, PageRequest};
@@ -54,43 +54,48 @@ impl Tenant {
         self.listed_context(given).map_err(|OtherContext| Violations::one("/context_id", differs))
     }
 
-    /// Refuses an event whose version its publisher gave, where that is another's to count.
-    pub(crate) async fn judge_version(&self, event: &NewEvent) -> Result<(), Error> {
-        let Some(aggregate) = self.numbered_by_the_caller(event) else { return Ok(()) };
-        if self.sees_aggregate(aggregate).await? || !self.has_events(&anybodys(aggregate)).await? {
-            return Ok(());
-        }
-        Err(anothers_aggregate())
+    /// Of each event, whether it is of another context's aggregate.
+    pub(crate) async fn are_of_others(&self, events: &[NewEvent]) -> Result<Vec<bool>, Error> {
+        let named = self.named_aggregates(events);
+        let Some(context_id) = self.context_id.filter(|_| !named.is_empty()) else {
+            return Ok(vec![false; events.len()]);
+        };
+        let belong = self.store().belong_to_others(&self.schema, &named, context_id).await?;
+        Ok(of_each(events, &named, &belong))
     }
 
     /// The same in the caller's own transaction.
-    pub(crate) fn judge_version_in(
+    pub(crate) fn are_of_others_in(
         &self,
         transaction: &rusqlite::Transaction<'_>,
-        event: &NewEvent,
-    ) -> Result<(), Error> {
-        let Some(aggregate) = self.numbered_by_the_caller(event) else { return Ok(()) };
-        let sees_it = self.sees_aggregate_in(transaction, aggregate)?;
-        if sees_it || !self.has_events_in(transaction, &anybodys(aggregate))? {
-            return Ok(());
-        }
-        Err(anothers_aggregate())
+        events: &[NewEvent],
+    ) -> Result<Vec<bool>, Error> {
+        let named = self.named_aggregates(events);
+        let Some(context_id) = self.context_id.filter(|_| !named.is_empty()) else {
+            return Ok(vec![false; events.len()]);
+        };
+        let store = self.shared.backend.sqlite()?;
+        let belong = store.belong_to_others_in(&self.schema, transaction, &named, context_id)?;
+        Ok(of_each(events, &named, &belong))
     }
 
-    /// The aggregate of which a caller that is bound to a context says the version. The first is nobody's news.
-    fn numbered_by_the_caller<'a>(&self, event: &'a NewEvent) -> Option<(&'a str, Uuid)> {
-        let is_numbered = matches!(event.version, VersionRule::Given(version) if version > 1);
-        let aggregate = (event.aggregate_type_or_default(), event.aggregate_id_or_default());
-        (self.context_id.is_some() && is_numbered).then_some(aggregate)
+    /// The aggregates of events of a caller that is bound to a context, each once. One that is named after its event has no
+    /// other.
+    fn named_aggregates(&self, events: &[NewEvent]) -> Vec<(String, Uuid)> {
+        let named = events.iter().filter(|event| event.aggregate_id.is_some());
+        let mut named: Vec<_> = named.filter(|_| self.context_id.is_some()).map(aggregate_of).collect();
+        named.sort_unstable();
+        named.dedup();
+        named
     }
 
     /// Whether an aggregate has an event that is there for the caller.
     pub(crate) async fn sees_aggregate(&self, aggregate: (&str, Uuid)) -> Result<bool, Error> {
-        Ok(self.context_id.is_none() || self.has_events(&self.events_of(aggregate)).await?)
-    }
-
-    async fn has_events(&self, query: &EventQuery) -> Result<bool, Error> {
-        let found = self.store().events(&self.schema, query, PageRequest::first(1)).await?;
+        if self.context_id.is_none() {
+            return Ok(true);
+        }
+        let query = self.events_of(aggregate);
+        let found = self.store().events(&self.schema, &query, PageRequest::first(1)).await?;
         Ok(!found.items.is_empty())
     }
 
@@ -100,29 +105,34 @@ impl Tenant {
         transaction: &rusqlite::Transaction<'_>,
         aggregate: (&str, Uuid),
     ) -> Result<bool, Error> {
-        Ok(self.context_id.is_none() || self.has_events_in(transaction, &self.events_of(aggregate))?)
+        if self.context_id.is_none() {
+            return Ok(true);
+        }
+        let query = self.events_of(aggregate);
+        Ok(self.shared.backend.sqlite()?.has_events_in(&self.schema, transaction, &query)?)
     }
 
-    fn has_events_in(
-        &self,
-        transaction: &rusqlite::Transaction<'_>,
-        query: &EventQuery,
-    ) -> Result<bool, Error> {
-        Ok(self.shared.backend.sqlite()?.has_events_in(&self.schema, transaction, query)?)
-    }
-
-    fn events_of(&self, aggregate: (&str, Uuid)) -> EventQuery {
-        EventQuery { context_id: self.context_id, ..anybodys(aggregate) }
+    fn events_of(&self, (aggregate_type, aggregate_id): (&str, Uuid)) -> EventQuery {
+        EventQuery {
+            aggregate_type: Some(aggregate_type.to_owned()),
+            aggregate_id: Some(aggregate_id),
+            context_id: self.context_id,
+            ..EventQuery::default()
+        }
     }
 }
 
-/// The events of an aggregate, whatever their context.
-fn anybodys((aggregate_type, aggregate_id): (&str, Uuid)) -> EventQuery {
-    EventQuery {
-        aggregate_type: Some(aggregate_type.to_owned()),
-        aggregate_id: Some(aggregate_id),
-        ..EventQuery::default()
-    }
+fn aggregate_of(event: &NewEvent) -> (String, Uuid) {
+    (event.aggregate_type_or_default().to_owned(), event.aggregate_id_or_default())
+}
+
+/// What is so of the aggregates, in their order, for each event.
+fn of_each(events: &[NewEvent], aggregates: &[(String, Uuid)], are: &[bool]) -> Vec<bool> {
+    let of = |event: &NewEvent| {
+        let found = aggregates.binary_search(&aggregate_of(event)).ok();
+        found.and_then(|place| are.get(place).copied()).unwrap_or(false)
+    };
+    events.iter().map(of).collect()
 }
 
 /// What is told of an aggregate that has no event there for the caller.

@@ -36,10 +36,11 @@ impl Tenant {
     /// Publishes an event. When this returns, it is durable and will be delivered.
     pub async fn publish(&self, draft: EventDraft) -> Result<Published, Error> {
         let event = self.validate(draft)?;
-        self.judge_version(&event).await?;
         let receipt = self.receipt(&event);
+        let events = vec![event];
+        self.judge_aggregates(&events).await?;
         let now = self.sources().now();
-        let appended = self.shared.engine.append(&self.schema, vec![event], now).await?;
+        let appended = self.shared.engine.append(&self.schema, events, now).await?;
         let appended = appended.into_iter().next().ok_or_else(lost_answer)?;
         self.published(receipt, appended).await
     }
@@ -88,7 +89,9 @@ impl Tenant {
         let events = self.validate_all(drafts)?;
         let store = self.shared.backend.sqlite()?;
         all_or_nothing(transaction, || {
-            events.iter().try_for_each(|event| self.judge_version_in(transaction, event))?;
+            if self.are_of_others_in(transaction, &events)?.contains(&true) {
+                return Err(anothers_aggregate());
+            }
             let mut appended =
                 store.append_in(&self.schema, transaction, &events, self.sources().now())?.into_iter();
             let answer = |event: &NewEvent| {
@@ -149,23 +152,29 @@ impl Tenant {
     /// Judges draft by draft: a faulty one has its answer already, and the others are the events to store.
     async fn judge_each(&self, drafts: Vec<EventDraft>) -> Result<(Vec<Answer>, Vec<NewEvent>), Error> {
         check_batch_limits(&drafts)?;
-        let (mut answers, mut events) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
-        for draft in drafts {
-            let judged = match self.validate(draft) {
-                Ok(event) => self.judge_version(&event).await.map(|()| event),
-                Err(violations) => Err(violations.into()),
-            };
-            answers.push(match judged {
-                Ok(event) => {
-                    let receipt = self.receipt(&event);
-                    events.push(event);
-                    Answer::Appended(receipt)
-                }
-                Err(error @ Error::Store(_)) => return Err(error),
-                Err(error) => Answer::Refused(error),
-            });
+        let mut events = Vec::with_capacity(drafts.len());
+        let answer = |draft| match self.validate(draft) {
+            Ok(event) => {
+                let receipt = self.receipt(&event);
+                events.push(event);
+                Answer::Appended(receipt)
+            }
+            Err(violations) => Answer::Refused(violations.into()),
+        };
+        let mut answers: Vec<_> = drafts.into_iter().map(answer).collect();
+        let are_of_others = self.are_of_others(&events).await?;
+        let mut of_others = are_of_others.iter();
+        events.retain(|_| of_others.next() != Some(&true));
+        let valid = answers.iter_mut().filter(|answer| matches!(answer, Answer::Appended(_)));
+        for (answer, _) in valid.zip(are_of_others).filter(|(_, is_of_others)| *is_of_others) {
+            *answer = Answer::Refused(anothers_aggregate());
         }
         Ok((answers, events))
+    }
+
+    /// Refuses events of which one is of another context's aggregate.
+    pub(crate) async fn judge_aggregates(&self, events: &[NewEvent]) -> Result<(), Error> {
+        if self.are_of_others(events).await?.contains(&true) { Err(anothers_aggregate()) } else { Ok(()) }
     }
 }
 

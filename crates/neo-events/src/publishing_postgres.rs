@@ -69,9 +69,7 @@ impl Tenant {
     async fn recording(&self, drafts: Vec<EventDraft>) -> Result<(Vec<NewEvent>, Recording), Error> {
         self.shared.backend.postgres()?;
         let events = self.validate_all(drafts)?;
-        for event in &events {
-            self.judge_version(event).await?;
-        }
+        self.judge_aggregates(&events).await?;
         let recording = Recording::new(&self.schema, &events);
         Ok((events, recording))
     }

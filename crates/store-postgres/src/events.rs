@@ -130,6 +130,19 @@ impl EventLog for PostgresStore {
         Ok(newest_version(&conn, schema, aggregate).await?)
     }
 
+    async fn belong_to_others(
+        &self,
+        schema: &Schema,
+        aggregates: &[(String, Uuid)],
+        context_id: Uuid,
+    ) -> Result<Vec<bool>, StoreError> {
+        let (conn, _, _place) = self.changing(schema).await?;
+        let (types, ids): (Vec<&str>, Vec<Uuid>) =
+            aggregates.iter().map(|(of, id)| (of.as_str(), *id)).unzip();
+        let rows = conn.query(sql::EVENTS_BELONG_TO_OTHERS, schema, &[&types, &ids, &context_id]).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(Failure::from)?)
+    }
+
     async fn mark_processed(
         &self,
         schema: &Schema,

@@ -172,6 +172,7 @@ statements! {
     EVENT_TYPES_UPDATE = "event_types/update",
     EVENTS_APPEND = "events/append",
     EVENTS_APPEND_WHOLE = "events/append_whole",
+    EVENTS_BELONG_TO_OTHERS = "events/belong_to_others",
     EVENTS_BY_AGGREGATE = "events/by_aggregate",
     EVENTS_BY_ID = "events/by_id",
     EVENTS_BY_IDS = "events/by_ids",

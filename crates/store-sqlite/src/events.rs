@@ -96,6 +96,18 @@ impl EventLog for SqliteStore {
         self.file(schema).await?.read(find).await
     }
 
+    async fn belong_to_others(
+        &self,
+        schema: &Schema,
+        aggregates: &[(String, Uuid)],
+        context_id: Uuid,
+    ) -> Result<Vec<bool>, StoreError> {
+        let aggregates = aggregates.to_vec();
+        // By the writer, which no list keeps waiting.
+        let judge = move |conn: &Connection| belong_to_others(conn, &aggregates, context_id);
+        self.file(schema).await?.write(judge).await
+    }
+
     async fn mark_processed(
         &self,
         schema: &Schema,
@@ -156,6 +168,20 @@ pub(crate) fn append(
         Ok(appended)
     };
     events.iter().map(&mut append).collect()
+}
+
+/// See [`EventLog::belong_to_others`].
+pub(crate) fn belong_to_others(
+    conn: &Connection,
+    aggregates: &[(String, Uuid)],
+    context_id: Uuid,
+) -> Result<Vec<bool>, Failure> {
+    let mut statement = conn.prepare_cached(sql::EVENTS_BELONGS_TO_OTHERS)?;
+    let context_id = context_id.into_bytes();
+    let mut judge = |(of, id): &(String, Uuid)| {
+        statement.query_row(params![id.into_bytes(), of, context_id], |row| row.get(0))
+    };
+    Ok(aggregates.iter().map(&mut judge).collect::<Result<_, _>>()?)
 }
 
 /// Whether a query has an event.

@@ -86,6 +86,7 @@ statements! {
     EVENT_TYPES_IS_DISABLED = "event_types/is_disabled",
     EVENT_TYPES_LIST = "event_types/list",
     EVENT_TYPES_UPDATE = "event_types/update",
+    EVENTS_BELONGS_TO_OTHERS = "events/belongs_to_others",
     EVENTS_BOUNDS = "events/bounds",
     EVENTS_BY_AGGREGATE = "events/by_aggregate",
     EVENTS_BY_ID = "events/by_id",

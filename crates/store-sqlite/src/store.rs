@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use neo_events_domain::{
-    Timestamp,
+    Timestamp, Uuid,
     event::NewEvent,
     tenant::{Schema, Tenant},
 };
@@ -91,6 +91,19 @@ impl SqliteStore {
             }
         }
         Ok(events::append(tx, events, now)?)
+    }
+
+    /// [`EventLog::belong_to_others`](neo_events_store::EventLog::belong_to_others) as the caller's own transaction sees it. It is
+    /// refused as by [`SqliteStore::append_in`].
+    pub fn belong_to_others_in(
+        &self,
+        schema: &Schema,
+        tx: &Transaction<'_>,
+        aggregates: &[(String, Uuid)],
+        context_id: Uuid,
+    ) -> Result<Vec<bool>, StoreError> {
+        self.holds(schema, tx)?;
+        Ok(events::belong_to_others(tx, aggregates, context_id)?)
     }
 
     /// Whether there is an event of this query as the caller's own transaction sees them. It is refused as by
@@ -201,7 +214,7 @@ impl std::fmt::Debug for SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use neo_events_domain::{Uuid, event::EventDraft, id::EndpointId};
+    use neo_events_domain::{event::EventDraft, id::EndpointId};
     use neo_events_store::{
         Catalogue, CatalogueVersion, EndpointQuota, EventLog, KeyDigest, Tenants, WorkQueue,
     };

@@ -34,6 +34,7 @@ macro_rules! for_each_scenario {
             every_field_reads_back
             publishing_twice_is_one_event
             versions_are_guarded
+            aggregates_belong_to_the_contexts_of_their_events
             created_at_never_decreases
             a_batch_is_judged_event_by_event
             disabled_types_refuse_events

@@ -126,6 +126,15 @@ pub trait EventLog {
     /// An aggregate's newest version, 0 if it has none.
     async fn newest_version(&self, schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError>;
 
+    /// Of each of these aggregates, whether it has events and none of them in this context. No list of a user's is waited
+    /// for.
+    async fn belong_to_others(
+        &self,
+        schema: &Schema,
+        aggregates: &[(String, Uuid)],
+        context_id: Uuid,
+    ) -> Result<Vec<bool>, StoreError>;
+
     /// Ends the owed dispatch of these events without delivering them. Answers how many were owed.
     async fn mark_processed(
         &self,

@@ -393,8 +393,12 @@ fn versioned(version: i64) -> EventDraft {
 
 /// Whoever may not see a stream must not say which version is its newest.
 async fn keeps_streams_to_their_contexts([ours, theirs]: [Tenant; 2], newest: i64) {
-    let refused = ours.publish(versioned(41)).await;
-    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    // Not even the first version: whoever has an event there would count as one of the stream's own.
+    let unversioned = EventDraft { aggregate_version: None, ..versioned(1) };
+    for draft in [unversioned, versioned(1), versioned(41), guarded(newest)] {
+        let refused = ours.publish(draft).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    }
     let elsewhere = |version| EventDraft { aggregate_id: Some(Uuid::from_u128(6)), ..versioned(version) };
     let answers = ours.publish_batch(vec![versioned(999_999), elsewhere(7), elsewhere(8)]).await.unwrap();
     assert!(matches!(&answers[..], [Err(Error::Invalid(_)), Ok(_), Ok(_)]), "{answers:?}");

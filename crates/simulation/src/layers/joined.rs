@@ -82,6 +82,8 @@ as_is! {
         fn aggregate_events(schema: &Schema, query: &AggregateQuery, page: PageRequest)
             -> Result<Page<StoredEvent>, StoreError>;
         fn newest_version(schema: &Schema, aggregate: (&str, Uuid)) -> Result<u32, StoreError>;
+        fn belong_to_others(schema: &Schema, aggregates: &[(String, Uuid)], context_id: Uuid)
+            -> Result<Vec<bool>, StoreError>;
         fn mark_processed(schema: &Schema, ids: &[EventId], now: Timestamp) -> Result<u64, StoreError>;
     }
 

@@ -91,6 +91,22 @@ impl EventLog for MemoryStore {
         Ok(self.database().of(schema)?.newest_version(kind, id))
     }
 
+    async fn belong_to_others(
+        &self,
+        schema: &Schema,
+        aggregates: &[(String, Uuid)],
+        context_id: Uuid,
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut database = self.database();
+        let tables = database.of(schema)?;
+        let is_others = |(kind, id): &(String, Uuid)| {
+            let of_it = |row: &&EventRow| row.event.aggregate_id == *id && row.event.aggregate_type == *kind;
+            let mut contexts = tables.events.iter().filter(of_it).map(|row| row.event.context_id).peekable();
+            contexts.peek().is_some() && contexts.all(|context| context != Some(context_id))
+        };
+        Ok(aggregates.iter().map(is_others).collect())
+    }
+
     async fn mark_processed(
         &self,
         schema: &Schema,

@@ -30,7 +30,7 @@ fn work() -> String {
 const READ: &str = "set plan_cache_mode = force_custom_plan; set jit = off; set search_path = pg_catalog";
 
 /// Statements of the passes and of publishing, each with parameters of which only the types matter.
-const OF_WORK: [(&str, &str); 39] = [
+const OF_WORK: [(&str, &str); 40] = [
     (
         "events/append",
         "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now(), true, '{}'",
@@ -39,6 +39,7 @@ const OF_WORK: [(&str, &str); 39] = [
         "events/append_whole",
         "1, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), 1, now(), 7, '{}'",
     ),
+    ("events/belong_to_others", "'{}', '{}', EVENT"),
     ("events/by_ids", "'{}'"),
     ("events/newest_version", "EVENT, 'thing'"),
     ("stream_heads/lock", "EVENT, 'thing'"),

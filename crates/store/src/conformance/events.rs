@@ -120,6 +120,29 @@ pub async fn publishing_twice_is_one_event(store: &dyn Store) {
     assert_eq!(world.claim_dispatches(61, 10, 62).await.len(), 2, "one dispatch per event");
 }
 
+/// An aggregate is others' if it has events, and none in the context that is asked about.
+pub async fn aggregates_belong_to_the_contexts_of_their_events(store: &dyn Store) {
+    let world = World::new(store);
+    let [ours, theirs] = [1, 2].map(Uuid::from_u128);
+    let of = |n: u128, context_id: Option<Uuid>| EventDraft {
+        aggregate_id: Some(Uuid::from_u128(n)),
+        context_id,
+        ..draft()
+    };
+    for draft in
+        [of(10, Some(ours)), of(11, Some(theirs)), of(11, None), of(12, Some(theirs)), of(12, Some(ours))]
+    {
+        world.append_one(world.event(draft, 0), 0).await;
+    }
+    world.append_one(world.event(of(13, None), 0), 0).await;
+    let user = |n| ("user".to_owned(), Uuid::from_u128(n));
+    let asked =
+        [user(13), user(10), user(14), user(11), user(12), ("account".to_owned(), Uuid::from_u128(11))];
+    let belong = done(store.belong_to_others(&world.schema, &asked, ours).await);
+    assert_eq!(belong, [true, false, false, true, false, false]);
+    assert_eq!(done(store.belong_to_others(&world.schema, &[], ours).await), []);
+}
+
 /// A publish that names the newest version gets the next one; a stale one is refused.
 pub async fn versions_are_guarded(store: &dyn Store) {
     let world = World::new(store);

@@ -403,6 +403,7 @@ pub async fn every_call_refuses_unknown_schemas(store: &dyn Store) {
         count_events(&EventQuery::default());
         aggregate_events(&of_aggregate, page());
         newest_version(aggregate);
+        belong_to_others(&[], Uuid::nil());
         mark_processed(&[there.event], at(0));
         insert_event_type(&entry);
         seed_event_types(std::slice::from_ref(&entry));

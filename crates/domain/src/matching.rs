@@ -193,6 +193,27 @@ impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
         keys
     }
 
+    /// As [`Matcher::matching`], as long as `goes_on` says so, which is asked before each rule: none of them takes long,
+    /// but there may be many. `None` if it was stopped.
+    pub fn matching_while(
+        &self,
+        event_type: &EventType,
+        context_id: Option<Uuid>,
+        data: &LazyData<'_>,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Option<Vec<K>> {
+        let candidates = self.candidates(event_type, context_id, data);
+        let mut keys = Vec::new();
+        for Filed { rule, .. } in candidates.into_iter().filter_map(|slot| self.filed(slot)) {
+            if !goes_on() {
+                return None;
+            }
+            keys.extend(is_match(&rule.filter, data).then_some(rule.key));
+        }
+        keys.sort_unstable();
+        Some(keys)
+    }
+
     /// As [`Matcher::matching`], into a buffer of the caller's, whose previous content is dropped.
     pub fn matching_into(
         &self,

@@ -25,7 +25,7 @@ use crate::{
     Sources,
     admission::{Admission, Key, Place},
     dispatch::new_delivery,
-    registry::{Matches, Registry, Subject},
+    registry::{Matched, Matches, Registry, Subject},
     usage::UsageLog,
 };
 
@@ -57,11 +57,11 @@ pub(crate) struct DirectDispatcher {
 impl DirectDispatcher {
     /// The events of one call, with their dispatches where they can be made now.
     pub(crate) fn arrivals(&self, schema: &Schema, events: Vec<NewEvent>, now: Timestamp) -> Vec<Arrival> {
-        let (mut room, began) = (CALL_DELIVERIES_MAX, Instant::now());
+        let (mut room, deadline) = (CALL_DELIVERIES_MAX, Instant::now() + MATCHING_MAX);
         let arrival = |event: NewEvent| {
             let max = room.min(EVENT_DELIVERIES_MAX);
-            let matches = (began.elapsed() <= MATCHING_MAX).then(|| self.matches(schema, &event)).flatten();
-            let matches = matches.filter(|matches| matches.wanted.len() <= max);
+            let matches =
+                self.matches(schema, &event, deadline).filter(|matches| matches.wanted.len() <= max);
             room -= matches.as_ref().map_or(0, |matches| matches.wanted.len());
             let dispatch = matches.map(|matches| self.dispatch(schema, matches, now));
             Arrival { event, dispatch }
@@ -69,10 +69,13 @@ impl DirectDispatcher {
         events.into_iter().map(arrival).collect()
     }
 
-    fn matches(&self, schema: &Schema, event: &NewEvent) -> Option<Matches> {
+    fn matches(&self, schema: &Schema, event: &NewEvent, deadline: Instant) -> Option<Matches> {
         let (event_type, context_id) = (&event.event_type, event.context_id);
         let subject = Subject { event_type, context_id, data: event.event_data.as_str() };
-        self.registry.matches_at_once(schema, &subject)
+        match self.registry.matches_at_once(schema, &subject, deadline) {
+            Matched::Known(matches) => Some(matches),
+            Matched::Unknown | Matched::TooCostly => None,
+        }
     }
 
     fn dispatch(&self, schema: &Schema, matches: Matches, now: Timestamp) -> DirectDispatch {

@@ -5,14 +5,16 @@
 
 mod troubled_tenants;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, panic::resume_unwind, sync::Arc, time::Duration};
 
 use neo_events_domain::{
-    SignedDuration, Timestamp, delivery::Trigger, id::EndpointId, tenant::Schema, time::later,
+    SignedDuration, Timestamp, delivery::Trigger, event::DomainEvent, id::EndpointId, tenant::Schema,
+    time::later,
 };
 use neo_events_store::{
     CatalogueVersion, DispatchClaim, Dispatched, Lease, NewDelivery, OwedEvent, Store, StoreError, Unsettled,
 };
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use troubled_tenants::TroubledTenants;
@@ -20,7 +22,7 @@ use troubled_tenants::TroubledTenants;
 use crate::{
     Sources,
     admission::Admission,
-    registry::{Registry, Subject, Wanted},
+    registry::{Matched, Registry, Subject, Wanted},
     usage::UsageLog,
 };
 
@@ -28,6 +30,12 @@ use crate::{
 const DISPATCH_BATCH_MAX: u32 = 256;
 /// Deliveries after which a transaction is closed; one event may exceed it.
 const SETTLE_DELIVERIES_MAX: usize = 2000;
+/// After how long what was matched is written, however little it is.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
+/// How long matching an event may keep a thread that serves.
+const MATCHING_MAX: Duration = Duration::from_millis(20);
+/// How long before the end of their leases events are given back that were not matched yet.
+const LEASE_MARGIN: SignedDuration = SignedDuration::from_secs(10);
 /// How long a claimed dispatch may take before others may claim it.
 const DISPATCH_LEASE: SignedDuration = SignedDuration::from_secs(60);
 /// How often the tables are looked at though nobody woke us.
@@ -43,6 +51,8 @@ pub(crate) struct Dispatcher {
     pub(crate) admission: Option<Arc<Admission>>,
     pub(crate) usage: Arc<UsageLog>,
     pub(crate) registry: Arc<Registry>,
+    /// Whose turn it is to match what is costly.
+    pub(crate) costly: Semaphore,
 }
 
 /// A claim, or what is left of it.
@@ -108,8 +118,9 @@ impl Dispatcher {
         Ok(count)
     }
 
-    /// Writes whenever enough deliveries have come together: an event for ten thousand endpoints must not make one
-    /// transaction with hundreds of its like. Once nothing is to be begun any more, the rest is given back.
+    /// Writes whenever enough deliveries have come together, or took long enough to find: an event for ten thousand
+    /// endpoints must not make one transaction with hundreds of its like, and costly filters must not bring all to
+    /// nothing when the leases end. Once nothing is to be begun any more, or not here, the rest is given back.
     async fn dispatch_claim(
         &self,
         events: ClaimedEvents,
@@ -128,16 +139,17 @@ impl Dispatcher {
         }
         let mut owed = owed.into_iter();
         loop {
-            if stop.is_cancelled() {
+            let is_late = later(self.sources.now(), LEASE_MARGIN) >= leased_until;
+            if stop.is_cancelled() || is_late {
                 self.release(left(owed.collect())).await;
                 return Ok(());
             }
-            let (mut dispatched, mut deliveries) = (Vec::new(), 0);
+            let (mut dispatched, mut deliveries, began) = (Vec::new(), 0, Instant::now());
             for lease in owed.by_ref() {
-                let Some(one) = self.dispatch(lease, catalogue_version) else { continue };
+                let Some(one) = self.dispatch(lease, catalogue_version).await else { continue };
                 deliveries += one.deliveries.len();
                 dispatched.push(one);
-                if deliveries >= SETTLE_DELIVERIES_MAX {
+                if deliveries >= SETTLE_DELIVERIES_MAX || began.elapsed() >= SETTLE_INTERVAL {
                     break;
                 }
             }
@@ -172,14 +184,12 @@ impl Dispatcher {
     }
 
     /// Matches; `None` if less of the catalogue is known than has to be: half a truth decides nothing.
-    fn dispatch(&self, lease: Lease<OwedEvent>, version: CatalogueVersion) -> Option<Dispatched> {
+    async fn dispatch(&self, lease: Lease<OwedEvent>, version: CatalogueVersion) -> Option<Dispatched> {
         let OwedEvent { schema, event } = lease.work();
-        let (event_type, context_id) = (&event.event_type, event.context_id);
-        let subject = Subject { event_type, context_id, data: event.event_data.as_str() };
-        let (known, wanted) = self
-            .registry
-            .matches(schema, &subject)
-            .map_or_else(Default::default, |matches| (matches.version, matches.wanted));
+        let (known, wanted) = match self.matched(schema, event).await {
+            Matched::Known(matches) => (matches.version, matches.wanted),
+            Matched::Unknown | Matched::TooCostly => Default::default(),
+        };
         if known < version {
             return None;
         }
@@ -189,6 +199,25 @@ impl Dispatcher {
         }
         let deliveries = wanted.into_iter().map(|wish| new_delivery(&self.sources, wish)).collect();
         Some(Dispatched { deliveries, lease })
+    }
+
+    /// Matches here as long as that takes no time, and else on a thread of its own, one event at a time: as many at once as
+    /// there are processors would leave none to those who serve.
+    async fn matched(&self, schema: &Schema, event: &Arc<DomainEvent>) -> Matched {
+        let deadline = Instant::now() + MATCHING_MAX;
+        match self.registry.matches_until(schema, &subject(event), deadline) {
+            Matched::TooCostly => {}
+            matched => return matched,
+        }
+        let Ok(_turn) = self.costly.acquire().await else { return Matched::Unknown };
+        let (registry, schema, event) = (Arc::clone(&self.registry), schema.clone(), Arc::clone(event));
+        let matching = tokio::task::spawn_blocking(move || registry.matches(&schema, &subject(&event)));
+        match matching.await {
+            Ok(matched) => matched,
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            // The runtime is being shut down.
+            Err(_) => Matched::Unknown,
+        }
     }
 
     async fn settle(&self, dispatched: Vec<Dispatched>) -> Result<(), Unsettled<Vec<Dispatched>>> {
@@ -209,6 +238,11 @@ impl Dispatcher {
         }
         Ok(())
     }
+}
+
+fn subject(event: &DomainEvent) -> Subject<'_> {
+    let (event_type, context_id) = (&event.event_type, event.context_id);
+    Subject { event_type, context_id, data: event.event_data.as_str() }
 }
 
 /// What an endpoint that wants an event is owed.

@@ -7,7 +7,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use neo_events_domain::{
@@ -20,8 +21,11 @@ use neo_events_domain::{
     tenant::Schema,
 };
 use neo_events_store::{CatalogueChanges, CatalogueVersion, Store, StoreError};
+use tokio::time::Instant;
 
 const CHANGES_PER_READ: u32 = 1000;
+/// How long a tenant whose filters took too long is matched on other threads alone.
+const COSTLY_FOR: Duration = Duration::from_secs(10);
 
 /// Every tenant's matcher, shared by the passes and by publishers. Each has a lock of its own: matching may take long, and
 /// then keeps nobody but that tenant.
@@ -44,6 +48,16 @@ pub(crate) struct Matches {
     pub(crate) wanted: Vec<Wanted>,
 }
 
+/// What came of matching.
+pub(crate) enum Matched {
+    /// As of the catalogue that is known.
+    Known(Matches),
+    /// Nothing is known of the tenant, or it is being written.
+    Unknown,
+    /// It took, or would take, longer than it may here.
+    TooCostly,
+}
+
 /// An endpoint that wants an event.
 pub(crate) struct Wanted {
     pub(crate) endpoint: Arc<Endpoint>,
@@ -56,6 +70,8 @@ struct Tenant {
     matcher: Matcher<SubscriptionId>,
     endpoints: HashMap<EndpointId, Route>,
     subscriptions: HashMap<SubscriptionId, Subscription>,
+    /// Its filters took too long: they are not tried before this on a thread that serves.
+    costly_until: Mutex<Option<Instant>>,
 }
 
 /// An endpoint and what leads to it.
@@ -103,16 +119,22 @@ impl Registry {
         Ok(touched)
     }
 
-    /// Who wants an event, as far as is known; `None` of a tenant that nothing is known of yet.
-    pub(crate) fn matches(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
-        self.tenant(schema).map(|tenant| read(&tenant).matches(of))
+    /// Who wants an event, as far as is known. Takes as long as it takes, on a thread that may be kept.
+    pub(crate) fn matches(&self, schema: &Schema, of: &Subject<'_>) -> Matched {
+        self.tenant(schema).map_or(Matched::Unknown, |tenant| read(&tenant).matches(of, || true))
     }
 
-    /// The same for publishers: `None` too while somebody waits to write. Whoever matched something costly would else
-    /// keep all of the tenant's others waiting, each on a thread that serves.
-    pub(crate) fn matches_at_once(&self, schema: &Schema, of: &Subject<'_>) -> Option<Matches> {
+    /// The same on a thread that serves, with what time there is.
+    pub(crate) fn matches_until(&self, schema: &Schema, of: &Subject<'_>, deadline: Instant) -> Matched {
+        self.tenant(schema).map_or(Matched::Unknown, |tenant| read(&tenant).matches_until(of, deadline))
+    }
+
+    /// The same for publishers, who do not wait while somebody writes either. Whoever matched something costly would
+    /// else keep all of the tenant's others waiting, each on a thread that serves.
+    pub(crate) fn matches_at_once(&self, schema: &Schema, of: &Subject<'_>, deadline: Instant) -> Matched {
         // Nor of what a panic left behind: half a truth is none.
-        self.tenant(schema)?.try_read().ok().map(|tenant| tenant.matches(of))
+        let Some(tenant) = self.tenant(schema) else { return Matched::Unknown };
+        tenant.try_read().map_or(Matched::Unknown, |tenant| tenant.matches_until(of, deadline))
     }
 
     fn tenant(&self, schema: &Schema) -> Option<Arc<RwLock<Tenant>>> {
@@ -129,21 +151,34 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 impl Tenant {
-    fn matches(&self, of: &Subject<'_>) -> Matches {
+    /// A tenant whose filters took too long a moment ago is not tried: each try keeps a thread, for as long as a filter
+    /// takes.
+    fn matches_until(&self, of: &Subject<'_>, deadline: Instant) -> Matched {
+        let costly_until = *self.costly_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if costly_until.is_some_and(|until| Instant::now() < until) {
+            return Matched::TooCostly;
+        }
+        let matched = self.matches(of, || Instant::now() <= deadline);
+        let now = Instant::now();
+        if now > deadline {
+            *self.costly_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + COSTLY_FOR);
+        }
+        matched
+    }
+
+    fn matches(&self, of: &Subject<'_>, goes_on: impl FnMut() -> bool) -> Matched {
         let data = LazyData::new(of.data);
-        let mut matched: Vec<_> = self
-            .matcher
-            .matching(of.event_type, of.context_id, &data)
-            .into_iter()
-            .filter_map(|id| Some((self.subscriptions.get(&id)?.endpoint_id, id)))
-            .collect();
+        let found = self.matcher.matching_while(of.event_type, of.context_id, &data, goes_on);
+        let Some(found) = found else { return Matched::TooCostly };
+        let mut matched: Vec<_> =
+            found.into_iter().filter_map(|id| Some((self.subscriptions.get(&id)?.endpoint_id, id))).collect();
         matched.sort_unstable();
         let wanted = matched.chunk_by(|(one, _), (other, _)| one == other).filter_map(|chunk| {
             let endpoint = self.endpoints.get(&chunk[0].0)?.endpoint.as_ref()?;
             let subscription_ids = chunk.iter().map(|(_, id)| *id).collect();
             Some(Wanted { endpoint: Arc::clone(endpoint), subscription_ids })
         });
-        Matches { version: self.version, wanted: wanted.collect() }
+        Matched::Known(Matches { version: self.version, wanted: wanted.collect() })
     }
 
     /// Answers which endpoints it knew otherwise.
@@ -217,6 +252,7 @@ mod tests {
     use neo_events_domain::{
         Timestamp,
         endpoint::{EndpointDraft, Profile},
+        subscription::SubscriptionDraft,
     };
 
     fn endpoint(n: u128) -> Endpoint {
@@ -243,5 +279,35 @@ mod tests {
         assert_eq!(tenant.apply(changes(&[1, 2, 3], &[])), [], "nothing was known of them");
         assert_eq!(tenant.apply(changes(&[2, 4], &[3, 5])), [id(2), id(3)]);
         assert_eq!(tenant.apply(changes(&[], &[3])), [], "it is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_whose_filters_took_too_long_is_not_tried_again_at_once() {
+        let mut tenant = Tenant::default();
+        let wants_all = SubscriptionDraft { event_type: "*".into(), ..SubscriptionDraft::default() };
+        let subscription_id = SubscriptionId::from_uuid(Uuid::from_u128(7));
+        tenant.apply(CatalogueChanges {
+            endpoints: vec![endpoint(1)],
+            subscriptions: vec![wants_all.validate(subscription_id, &endpoint(1), Timestamp::UNIX_EPOCH).unwrap()],
+            ..CatalogueChanges::default()
+        });
+        let registry = Registry::default();
+        let schema = Schema::tenant("acme").unwrap();
+        write(&registry.tenants).insert(schema.clone(), Arc::new(RwLock::new(tenant)));
+        let event_type = "user.created".parse::<EventType>().unwrap();
+        let subject = Subject { event_type: &event_type, context_id: None, data: "{}" };
+        let wanted = |matched| match matched {
+            Matched::Known(matches) => matches.wanted.len(),
+            Matched::Unknown | Matched::TooCostly => 0,
+        };
+        let soon = || Instant::now() + Duration::from_millis(1);
+        assert_eq!(wanted(registry.matches_until(&schema, &subject, soon())), 1);
+        let over = Instant::now();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(wanted(registry.matches_at_once(&schema, &subject, over)), 0, "there is no time");
+        assert_eq!(wanted(registry.matches_at_once(&schema, &subject, soon())), 0, "it may be so again");
+        assert_eq!(wanted(registry.matches(&schema, &subject)), 1, "where it keeps nobody");
+        tokio::time::advance(COSTLY_FOR).await;
+        assert_eq!(wanted(registry.matches_at_once(&schema, &subject, soon())), 1);
     }
 }

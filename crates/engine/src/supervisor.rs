@@ -8,7 +8,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use neo_events_store::Store;
 use tokio::{
     sync::{
-        Mutex,
+        Mutex, Semaphore,
         mpsc::{self, UnboundedReceiver},
     },
     task::JoinSet,
@@ -184,6 +184,7 @@ async fn run_dispatch(parts: Arc<Parts>) {
         admission: runs.deliver.then(|| Arc::clone(admission)),
         usage: Arc::clone(usage),
         registry: Arc::clone(registry),
+        costly: Semaphore::new(1),
     };
     Arc::new(dispatcher).run(signals.stop.clone()).await;
 }

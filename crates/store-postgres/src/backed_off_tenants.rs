@@ -58,5 +58,6 @@ impl BackedOffTenants {
 /// Whether it may lie with one row, and not with a table: if that row is given back, it stands before all others again
 /// and nothing else of the tenant has its turn.
 pub(crate) fn may_be_one_rows(failure: &Failure) -> bool {
-    matches!(failure, Failure::Stored(_)) || failure.code().is_some_and(|code| code.code().starts_with("XX"))
+    let of_a_page = |code: &str| code.starts_with("XX") || code.starts_with("58");
+    matches!(failure, Failure::Stored(_)) || failure.code().is_some_and(|code| of_a_page(code.code()))
 }

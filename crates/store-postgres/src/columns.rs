@@ -50,7 +50,8 @@ impl<'r> Columns<'r> {
 
     pub(crate) fn take<T: FromSql<'r>>(&mut self) -> Result<T, Failure> {
         self.next += 1;
-        Ok(self.row.try_get(self.next - 1)?)
+        // What was stored cannot be read, whoever stored it: an operator's `infinity`, or a damaged page.
+        self.row.try_get(self.next - 1).map_err(|error| Failure::Stored(error.into()))
     }
 
     /// A small number that is never negative.

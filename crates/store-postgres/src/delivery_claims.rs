@@ -23,7 +23,7 @@ use crate::{
     conn::{Connection, Param},
     endpoints, events,
     failure::Failure,
-    lease::{queue_key, token},
+    lease::{due_at, queue_key, token},
     sql,
     store::PostgresStore,
     tend,
@@ -311,7 +311,15 @@ pub(crate) async fn release(store: &PostgresStore, lease: &Lease<DeliveryWork>) 
     let _turn = store.inner.releases.acquire().await.map_err(|_| Failure::Closed)?;
     let work = lease.work();
     let (conn, tenant_no) = store.writing(&work.schema).await?;
-    let (id, token) = (work.delivery_id.uuid(), token(lease.token()));
+    let (id, token, endpoint_id) = (work.delivery_id.uuid(), token(lease.token()), work.endpoint_id.uuid());
+    // Where it was when it was leased, without a word to the tenant's own tables: somebody may have locked them, and the
+    // turns are everybody's.
+    let there: [Param<'_>; 5] =
+        [&tenant_no, &vec![endpoint_id], &vec![due_at(lease)], &vec![id], &vec![token]];
+    if conn.execute(sql::DELIVERY_QUEUE_GIVE_BACK, &Schema::admin(), &there).await? > 0 {
+        store.inner.floors.forget((tenant_no, endpoint_id));
+        return Ok(());
+    }
     // Lost, or its row was moved by hand at the very moment: looked at again, the latter is found.
     for _ in 0..RELEASE_TRIES_MAX {
         let row =

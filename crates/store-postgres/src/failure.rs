@@ -71,11 +71,11 @@ impl Failure {
         }
     }
 
-    /// Whether it says something about one tenant's tables, somebody who has locked them perhaps, and nothing about the
-    /// database.
+    /// Whether it says something about one tenant's tables, which somebody has locked or a disk has damaged perhaps, and
+    /// nothing about the database.
     pub(crate) fn is_one_tenants(&self) -> bool {
         let of_tables = |code: &SqlState| {
-            matches!(&code.code()[..2], "42" | "XX")
+            matches!(&code.code()[..2], "42" | "58" | "XX")
                 || [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code)
         };
         matches!(self, Self::Stored(_)) || self.code().is_some_and(of_tables)
@@ -174,8 +174,9 @@ fn is_for_people(code: &SqlState) -> bool {
 /// Whether the database will do the same thing later without anybody changing it.
 fn is_passing(code: &SqlState) -> bool {
     let class = &code.code()[..2];
-    // Connection exceptions, transaction rollbacks, insufficient resources, operator intervention, system errors.
-    matches!(class, "08" | "40" | "53" | "57" | "58")
+    // Connection exceptions, transaction rollbacks, insufficient resources, operator intervention. What the system could not
+    // read (58) it will not read later either.
+    matches!(class, "08" | "40" | "53" | "57")
         || *code == SqlState::LOCK_NOT_AVAILABLE
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
 }

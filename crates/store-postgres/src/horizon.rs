@@ -19,6 +19,8 @@ use crate::{columns::Columns, failure::Failure};
 
 /// How long at least until everything is looked at again.
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// And how long at most, however long it took: it may have waited for something else.
+const FULL_SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Looking at everything may take this share of the time, where dead rows that cannot be removed make it slow.
 const FULL_SCAN_SHARE: u32 = 20;
 
@@ -77,7 +79,7 @@ impl Horizon {
         let mut seen = self.seen();
         (seen.from, seen.running) = (left.from, left.running);
         if view.is_everything() && seen.full_scan_at.is_some() {
-            let pause = FULL_SCAN_INTERVAL.max(took * FULL_SCAN_SHARE);
+            let pause = (took * FULL_SCAN_SHARE).clamp(FULL_SCAN_INTERVAL, FULL_SCAN_INTERVAL_MAX);
             seen.full_scan_at = Some(Instant::now() + pause);
         }
     }

@@ -126,6 +126,49 @@ async fn a_lock_on_one_tenants_table_keeps_nobodys_deliveries_put_off() {
     invariants::check(&beside).await;
 }
 
+/// An operator's hand, or a damaged page: what cannot be decoded is the tenant's own trouble, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_cannot_be_decoded_keeps_no_others_waiting() {
+    let scene = Scene::of(2).await;
+    let (schema, _) = tenant(&scene, "tenant_damaged").await;
+    // By another node, so that this one does not know the events by heart.
+    scene.stores[1].append(&schema, vec![event(draft())], at(0)).await.unwrap();
+    scene.publish(1).await;
+    let beside = scene.beside().await;
+    beside.batch_execute("update tenant_damaged.events set occurred_at = 'infinity'").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "the other tenant's event is never claimed");
+        let claimed = claim_dispatches(scene.store(), 1, 100).await.unwrap();
+        if let [of_other] = claimed.as_slice() {
+            assert_eq!(of_other.work().schema, scene.schema);
+            break;
+        }
+        assert!(claimed.is_empty(), "{claimed:?}");
+    }
+}
+
+/// Somebody has locked a tenant's deliveries. What is in hand of it is given back all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_hand_of_a_locked_tenant_is_given_back_at_once() {
+    let scene = Scene::of(1).await;
+    let (schema, endpoint) = tenant(&scene, "tenant_locked").await;
+    let events = (0..4).map(|_| event(draft())).collect();
+    scene.store().append(&schema, events, at(0)).await.unwrap();
+    dispatch(scene.store(), 0, 4, std::slice::from_ref(&endpoint)).await.unwrap();
+    let claimed = claim(scene.store(), (&schema, &endpoint), 1, 10).await.unwrap();
+    assert_eq!(claimed.len(), 4);
+    let (mut locking, beside) = (scene.beside().await, scene.beside().await);
+    let lock = locking.transaction().await;
+    lock.batch_execute("lock table tenant_locked.deliveries in access exclusive mode").await.unwrap();
+    for lease in claimed {
+        scene.store().release(lease).await.expect("it does not ask for the locked table");
+    }
+    let leased = "select count(*) from admin.delivery_queue where leased_by is not null";
+    assert_eq!(beside.number(leased).await, 0);
+    lock.rollback().await.unwrap();
+}
+
 /// A tenant whose events cannot be read, however many they are, takes one turn of the others' every few seconds; and
 /// once they can be read, they are dispatched long before their leases would have ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

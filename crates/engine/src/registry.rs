@@ -288,7 +288,9 @@ mod tests {
         let subscription_id = SubscriptionId::from_uuid(Uuid::from_u128(7));
         tenant.apply(CatalogueChanges {
             endpoints: vec![endpoint(1)],
-            subscriptions: vec![wants_all.validate(subscription_id, &endpoint(1), Timestamp::UNIX_EPOCH).unwrap()],
+            subscriptions: vec![
+                wants_all.validate(subscription_id, &endpoint(1), Timestamp::UNIX_EPOCH).unwrap(),
+            ],
             ..CatalogueChanges::default()
         });
         let registry = Registry::default();

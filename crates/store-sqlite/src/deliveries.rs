@@ -176,6 +176,15 @@ pub(crate) fn due_after(conn: &Connection, at: Timestamp, limit: usize) -> Resul
     Ok(statement.query_map(params![Micros::from(at), limit], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
+/// The first deliveries that were never attempted and are due after a time, which is as far ahead as a clock may be.
+pub(crate) fn first_ahead(
+    conn: &Connection,
+    at: Timestamp,
+    limit: usize,
+) -> Result<Vec<(i64, DeliveryId)>, Failure> {
+    ahead(conn, (DeliveryId::new(at, [0; 10]), at), limit)
+}
+
 /// Deliveries after this one in the order of ids that were never attempted and are due after a time.
 pub(crate) fn ahead(
     conn: &Connection,

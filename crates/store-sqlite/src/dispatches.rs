@@ -10,7 +10,7 @@ use crate::{
     catalogue,
     columns::Micros,
     deliveries, events,
-    failure::{Failure, if_readable},
+    failure::{Failure, PassedOver},
     leases::{Leases, Pin},
     readers::snapshot,
     scope::{KeptStatement, Scope},
@@ -52,27 +52,28 @@ pub(crate) struct ClaimTerms {
     pub(crate) until: Timestamp,
 }
 
-/// Claims up to `limit` owed dispatches, oldest first.
+/// Claims up to `limit` owed dispatches, oldest first. Those that cannot be read count, and wait for the end of their
+/// leases, so that what stands behind them has its turn.
 pub(crate) fn claim(
     conn: &Connection,
     leases: &Leases,
     schema: &Schema,
     limit: u32,
     terms: ClaimTerms,
-) -> Result<Option<DispatchClaim>, Failure> {
-    let mut claiming = leases.begin_claim();
+) -> Result<(Option<DispatchClaim>, PassedOver), Failure> {
+    let (mut claiming, mut passed_over) = (leases.begin_claim(), PassedOver::default());
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let claimed = snapshot(conn, |conn| {
         let mut owed = Vec::new();
         let mut statement = conn.prepare_cached(sql::DISPATCHES_LIST_OWED)?;
         let mut rows = statement.query([])?;
-        while owed.len() < limit
+        while owed.len() + passed_over.count < limit
             && let Some(row) = rows.next()?
         {
             let seq = row.get(0)?;
             let Some(token) = claiming.grant(seq, terms.now, terms.until) else { continue };
-            // One that cannot be read waits for the end of its lease, so that what stands behind it has its turn.
-            if let Some((_, event)) = if_readable(events::by_seq(conn, seq), schema, "event")? {
+            let read = passed_over.unless_readable(events::by_seq(conn, seq), || format!("event {seq}"))?;
+            if let Some((_, event)) = read {
                 let work = OwedEvent { schema: schema.clone(), event: Arc::new(event) };
                 owed.push(Lease::grant(seq, token, terms.until, work));
             }
@@ -81,7 +82,7 @@ pub(crate) fn claim(
         Ok((!owed.is_empty()).then(|| DispatchClaim { schema: schema.clone(), catalogue_version, owed }))
     })?;
     claiming.keep();
-    Ok(claimed)
+    Ok((claimed, passed_over))
 }
 
 /// Settles dispatches whose leases still hold.

@@ -6,7 +6,7 @@ use neo_events_domain::tenant::Schema;
 use neo_events_store::StoreError;
 use rusqlite::ErrorCode;
 
-use crate::open::OpenError;
+use crate::{open::OpenError, tenant_file::TenantFile};
 
 /// A failure of a step; nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
@@ -56,18 +56,37 @@ impl Failure {
     }
 }
 
-/// What was read of a row; nothing if that row alone cannot be read, which is logged.
-pub(crate) fn if_readable<T>(
-    read: Result<Option<T>, Failure>,
-    schema: &Schema,
-    what: &str,
-) -> Result<Option<T>, Failure> {
-    match read {
-        Err(failure) if failure.may_be_one_rows() => {
-            tracing::error!(%schema, %failure, what, "a row cannot be read; the others go on");
-            Ok(None)
+/// Rows that a claim passed over because they cannot be read: the others have nothing to do with them.
+#[derive(Default)]
+pub(crate) struct PassedOver {
+    pub(crate) count: usize,
+    first: Option<String>,
+}
+
+impl PassedOver {
+    /// What was read of a row; nothing if that row alone cannot be read.
+    pub(crate) fn unless_readable<T>(
+        &mut self,
+        read: Result<Option<T>, Failure>,
+        row: impl FnOnce() -> String,
+    ) -> Result<Option<T>, Failure> {
+        match read {
+            Err(failure) if failure.may_be_one_rows() => {
+                self.count += 1;
+                self.first.get_or_insert_with(|| format!("{}: {failure}", row()));
+                Ok(None)
+            }
+            read => read,
         }
-        read => read,
+    }
+
+    /// Says so once, and has the passes leave the file alone for a while: there may be many.
+    pub(crate) fn report(self, file: &TenantFile) {
+        if let Some(first) = self.first {
+            file.ail();
+            let (schema, rows) = (&file.schema, self.count);
+            tracing::error!(%schema, rows, first, "rows cannot be read; the others go on");
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn take_over(
     }
     let mut log = Log::of(path, lock.try_clone().map_err(file_error)?);
     if log.is_taken_over(conn).map_err(sql_error)? {
-        log::empty(conn).map_err(sql_error)?;
+        log.empty(conn).map_err(sql_error)?;
         log::take(conn).map_err(sql_error)?;
     }
     Ok(log)

@@ -23,7 +23,7 @@ use crate::{
     columns::{Columns, Micros},
     dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
     endpoints, events,
-    failure::{Failure, if_readable},
+    failure::{Failure, PassedOver},
     leases::{Claiming, Leases},
     scope::Scope,
     settle::Settle,
@@ -151,7 +151,10 @@ impl WorkQueue for SqliteStore {
             }
             let leases = Arc::clone(&file.delivery_leases);
             let claimed = file.claim(move |conn| claim_deliveries(conn, &leases, &of_file, terms)).await;
-            claims.extend(turn.took(&file, claimed).into_iter().flatten());
+            if let Some((of_file, passed_over)) = turn.took(&file, claimed) {
+                passed_over.report(&file);
+                claims.extend(of_file);
+            }
         }
         turn.end()?;
         Ok(claims)
@@ -202,7 +205,11 @@ async fn claim_dispatches(
     terms: ClaimTerms,
 ) -> Result<Option<DispatchClaim>, StoreError> {
     let (leases, schema) = (Arc::clone(&file.dispatch_leases), file.schema.clone());
-    file.claim(move |conn| dispatches::claim(conn, &leases, &schema, limit, terms)).await
+    let claimed = file.claim(move |conn| dispatches::claim(conn, &leases, &schema, limit, terms)).await;
+    claimed.map(|(claim, passed_over)| {
+        passed_over.report(file);
+        claim
+    })
 }
 
 /// An endpoint that was deleted meanwhile gets no delivery; the event is stored all the same.
@@ -271,17 +278,18 @@ fn claim_deliveries(
     leases: &Leases,
     quotas: &[EndpointQuota],
     terms: ClaimTerms,
-) -> Result<Vec<EndpointClaim>, Failure> {
+) -> Result<(Vec<EndpointClaim>, PassedOver), Failure> {
     let claiming = leases.begin_claim();
     let snapshot = conn.unchecked_transaction()?;
     let ending = ending(&snapshot)?;
-    let mut claimer = Claimer { conn: &snapshot, claiming, ending, terms, events: HashMap::new() };
+    let (events, passed_over) = (HashMap::new(), PassedOver::default());
+    let mut claimer = Claimer { conn: &snapshot, claiming, ending, terms, events, passed_over };
     let mut claims = Vec::new();
     for quota in quotas {
         claims.extend(claimer.claim(quota)?);
     }
     claimer.claiming.keep();
-    Ok(claims)
+    Ok((claims, claimer.passed_over))
 }
 
 /// One claim over several endpoints, in one snapshot.
@@ -292,6 +300,7 @@ struct Claimer<'a> {
     terms: ClaimTerms,
     /// An event that goes to many endpoints is loaded once.
     events: HashMap<i64, Arc<DomainEvent>>,
+    passed_over: PassedOver,
 }
 
 /// Keys and tokens of what was granted, and when the next one left is due.
@@ -303,7 +312,7 @@ struct Granted {
 impl Claimer<'_> {
     fn claim(&mut self, quota: &EndpointQuota) -> Result<Option<EndpointClaim>, Failure> {
         let found = endpoints::by_id(self.conn, quota.endpoint_id);
-        let found = if_readable(found, &quota.schema, "endpoint")?;
+        let found = self.passed_over.unless_readable(found, || format!("endpoint {}", quota.endpoint_id))?;
         let Some((endpoint_no, endpoint)) = found.filter(|(_, endpoint)| endpoint.is_active) else {
             return Ok(None);
         };
@@ -311,7 +320,8 @@ impl Claimer<'_> {
         let mut work = Vec::with_capacity(leases.len());
         for (seq, token) in leases {
             // One that cannot be read waits for the end of its lease, so that what stands behind it has its turn.
-            let loaded = if_readable(self.load(quota, seq), &quota.schema, "delivery")?;
+            let loaded = self.load(quota, seq);
+            let loaded = self.passed_over.unless_readable(loaded, || format!("delivery {seq}"))?;
             work.extend(loaded.map(|work| Lease::grant(seq, token, self.terms.until, work)));
         }
         Ok(Some(EndpointClaim {

@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neo_events_domain::{Timestamp, tenant::Schema};
+use neo_events_domain::{Timestamp, retry::FIRST_WAIT_MAX, tenant::Schema, time::later};
 use neo_events_store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{
     columns::Micros,
+    deliveries,
     failure::Failure,
     leases::{Leases, Tokens},
     log_limit::{Claims, LogLimit},
@@ -173,11 +174,11 @@ impl TenantFile {
     }
 
     /// From when on there is something to do, if there is anything. Blocks, also while somebody else's transaction writes:
-    /// what it will have written counts.
-    pub(crate) fn next_work(&self) -> Result<Option<Timestamp>, StoreError> {
-        let next = |conn: &Connection| {
+    /// what it will have written counts. What a clock that ran ahead put off is to be brought back now.
+    pub(crate) fn next_work(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let next = move |conn: &Connection| {
             let owes: bool = conn.prepare_cached(sql::STORE_OWES)?.query_row([], |row| row.get(0))?;
-            if owes {
+            if owes || !deliveries::first_ahead(conn, later(now, FIRST_WAIT_MAX), 1)?.is_empty() {
                 return Ok(Some(Timestamp::MIN));
             }
             // What an inactive endpoint owes waits for somebody to activate it.

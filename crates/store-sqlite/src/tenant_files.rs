@@ -46,6 +46,10 @@ const CLOSINGS_PER_ROUND_MAX: usize = 64;
 /// must mend it.
 const VISIT_AGAIN_SOON: Duration = Duration::from_secs(1);
 const VISIT_AGAIN_LATE: Duration = Duration::from_mins(1);
+/// How often it is looked whether a visit has come or a file is idle.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long before something is due its file is opened, so that the attempt begins when it is.
+const OPENED_AHEAD: Duration = Duration::from_secs(2);
 /// A file is closed though something will be due in it if that is so many times as far away as it has been idle.
 const CLOSED_FOR_TIMES: u32 = 4;
 /// A tenant's page cache, of the admin file's.
@@ -60,6 +64,8 @@ pub(crate) struct TenantFiles {
     /// Held by the round of visits and closings that is under way.
     round: Mutex<()>,
     is_round_due: AtomicBool,
+    /// When it was last asked whether a round is due that nobody asked for.
+    looked_at: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -124,6 +130,7 @@ impl TenantFiles {
             state: Mutex::new(state),
             round: Mutex::default(),
             is_round_due: AtomicBool::new(true),
+            looked_at: Mutex::new(now),
         }
     }
 
@@ -242,7 +249,7 @@ impl TenantFiles {
             return Err(Failure::Closed.into());
         }
         let made = TenantFile::open(schema.clone(), self.options_of(schema)).map_err(Failure::from)?;
-        let owes = made.next_work()?.is_some();
+        let owes = made.next_work(Timestamp::UNIX_EPOCH)?.is_some();
         drop(made);
         sync_directories(&self.directory)
             .map_err(|source| Failure::from(OpenError::Io { path: self.directory.clone(), source }))?;
@@ -265,12 +272,22 @@ impl TenantFiles {
 
     /// Visits some files that were not seen since the start, and closes some that nobody uses, behind the caller.
     pub(crate) fn keep_up(self: &Arc<Self>, now: Timestamp) {
-        if self.is_round_due.swap(false, Ordering::Relaxed) || self.lock().has_idle(self.options.tenant_idle)
-        {
+        if self.is_round_due.swap(false, Ordering::Relaxed) || self.has_something_come(now) {
             let files = Arc::clone(self);
             // Whoever closes the store waits for it.
             drop(tokio::task::spawn_blocking(move || files.round(now)));
         }
+    }
+
+    /// Whether there is a file to be visited or closed. Callers come often, and this looks at each of them.
+    fn has_something_come(&self, now: Timestamp) -> bool {
+        let mut looked_at = wait_for(&self.looked_at);
+        if looked_at.elapsed() < LOOK_INTERVAL {
+            return false;
+        }
+        *looked_at = Instant::now();
+        let state = self.lock();
+        state.has_idle(self.options.tenant_idle) || state.visits.values().any(|visit| visit.has_come(now))
     }
 
     fn round(&self, now: Timestamp) {
@@ -288,7 +305,7 @@ impl TenantFiles {
         for schema in idle {
             self.close_idle(&schema, now);
         }
-        let has_visits = !self.lock().visits.is_empty();
+        let has_visits = self.lock().visits.values().any(|visit| visit.has_come(now));
         self.is_round_due.fetch_or(has_visits, Ordering::Relaxed);
     }
 
@@ -300,7 +317,7 @@ impl TenantFiles {
         }
         let visited = catch_unwind(AssertUnwindSafe(|| {
             let file = self.open_file(schema)?;
-            match file.next_work()? {
+            match file.next_work(now)? {
                 None => Ok(()),
                 Some(at) if self.is_far(at, now) => {
                     self.visit_when_due(schema, at);
@@ -324,7 +341,12 @@ impl TenantFiles {
 
     fn visit_when_due(&self, schema: &Schema, at: Timestamp) {
         // Somebody who writes meanwhile wants it sooner.
-        self.lock().visits.entry(schema.clone()).or_insert(VisitAt::Due(at));
+        self.lock().visits.entry(schema.clone()).or_insert(self.ahead_of(at));
+    }
+
+    fn ahead_of(&self, at: Timestamp) -> VisitAt {
+        let ahead = OPENED_AHEAD.min(self.options.tenant_idle.saturating_mul(CLOSED_FOR_TIMES));
+        VisitAt::Due(at.saturating_sub(ahead).unwrap_or(at))
     }
 
     fn visit_again(&self, schema: &Schema, error: &StoreError) {
@@ -349,13 +371,13 @@ impl TenantFiles {
         let Some(file) = self.lock().open.get(schema).cloned() else { return };
         let used_at = file.used_at();
         // What cannot be asked is not closed either.
-        let next_work = file.next_work().unwrap_or(Some(Timestamp::MIN));
+        let next_work = file.next_work(now).unwrap_or(Some(Timestamp::MIN));
         let is_free = !file.is_leased(now) && next_work.is_none_or(|at| self.is_far(at, now));
         let mut state = self.lock();
         // One is here and one in the map. Whoever else has one uses it; others come by the map alone.
         if is_free && file.used_at() == used_at && Arc::strong_count(&file) == 2 && file.is_quiet() {
             state.open.remove(schema);
-            state.visits.extend(next_work.map(|at| (schema.clone(), VisitAt::Due(at))));
+            state.visits.extend(next_work.map(|at| (schema.clone(), self.ahead_of(at))));
             drop(state);
             drop(file);
         } else {
@@ -491,6 +513,18 @@ mod tests {
         // The second writer's visit, and the closing of the file in which nothing is owed any more.
         files.round(Timestamp::UNIX_EPOCH);
         assert!(files.open_files().is_empty());
+        files.expect_foreign_write(&schema);
+        assert_eq!(visits(&files), [schema]);
+    }
+
+    #[test]
+    fn whoever_writes_does_not_wait_for_what_is_due_later() {
+        let (files, schema, _directory) = of_one_tenant();
+        files.lock().visits.insert(schema.clone(), VisitAt::Due(Timestamp::MAX));
+        files.is_round_due.store(false, Ordering::Relaxed);
+        files.round(Timestamp::UNIX_EPOCH);
+        assert!(!files.is_round_due.load(Ordering::Relaxed), "nothing has come");
+        assert_eq!(visits(&files), []);
         files.expect_foreign_write(&schema);
         assert_eq!(visits(&files), [schema]);
     }

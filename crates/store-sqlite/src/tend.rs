@@ -101,12 +101,11 @@ impl PutOff {
     fn find(conn: &Connection, looked: LookedAhead, now: Timestamp) -> Result<Self, Failure> {
         let late = deliveries::due_after(conn, later(now, WAIT_MAX), BROUGHT_BACK_PER_STEP_MAX)?;
         let at_once = later(now, FIRST_WAIT_MAX);
-        let after = match looked {
-            LookedAhead::NotYet => DeliveryId::new(at_once, [0; 10]),
-            LookedAhead::To(id) => id,
+        let found = match looked {
+            LookedAhead::NotYet => deliveries::first_ahead(conn, at_once, BROUGHT_BACK_PER_STEP_MAX)?,
+            LookedAhead::To(id) => deliveries::ahead(conn, (id, at_once), BROUGHT_BACK_PER_STEP_MAX)?,
             LookedAhead::ToTheEnd => return Ok(Self { late, ahead: Vec::new(), looked_ahead: looked }),
         };
-        let found = deliveries::ahead(conn, (after, at_once), BROUGHT_BACK_PER_STEP_MAX)?;
         let looked_ahead = match found.last() {
             Some((_, last)) if found.len() == BROUGHT_BACK_PER_STEP_MAX => LookedAhead::To(*last),
             _ => LookedAhead::ToTheEnd,

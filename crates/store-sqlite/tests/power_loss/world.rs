@@ -17,7 +17,10 @@ use neo_events_store::{
     Arrival, Catalogue, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Dispatched, Inserted,
     Lease, NewDelivery, Settled, StoreError, Tenants, WorkQueue,
 };
-use neo_events_store_sqlite::{SqliteOptions, SqliteStore, rusqlite::Connection};
+use neo_events_store_sqlite::{
+    SqliteOptions, SqliteStore,
+    rusqlite::{Connection, Row},
+};
 use neo_events_test_disk::{Failing, Honesty, Recording, written_again};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -150,22 +153,34 @@ impl World {
         let mut reader = Connection::open(world.admin_file()).unwrap();
         let reading = reader.transaction().unwrap();
         reading.query_row("select count(*) from events", [], |_| Ok(())).unwrap();
-        world.publish(&store, versions, large(40)).await;
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !world.is_moved_in_part() {
+            assert!(Instant::now() < deadline, "nothing is moved beside a reader");
+            world.publish(&store, versions, large(1)).await;
+        }
         reading.rollback().unwrap();
         world.recording.fail(Failing::SyncsOfDatabases, 1, 0);
-        let deadline = Instant::now() + Duration::from_mins(1);
         while world.recording.syncs_failed() == 0 {
             assert!(Instant::now() < deadline, "nothing is moved");
             world.publish(&store, versions, large(1)).await;
         }
         world.recording.heal();
         world.publish(&store, versions, large(1)).await;
+        assert!(world.is_moved_in_part(), "and no more than that since the failure");
         let reader = stays_open.then_some(reader);
         let closing = world.recording.position();
         drop(store);
         drop(world.open());
         world.others = reader;
         (world, closing)
+    }
+
+    /// Whether a part of the admin file's log is in the file, and another is not.
+    fn is_moved_in_part(&self) -> bool {
+        let conn = Connection::open(self.admin_file()).unwrap();
+        let progress = |row: &Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let (pages, moved) = conn.query_row("pragma wal_checkpoint(noop)", [], progress).unwrap();
+        0 < moved && moved < pages
     }
 
     fn new(device: Device, honesty: Honesty, answers: Answers) -> Self {

@@ -93,7 +93,8 @@ impl Webhook {
         })
     }
 
-    /// Every secret that is valid at this time of the wall, newest first; `None` if one cannot be read.
+    /// Every secret that is valid at this time of the wall and can be read, newest first; `None` if the newest cannot. Those
+    /// before it sign beside it, for receivers who have not changed yet: without one of them, the others still verify.
     fn secrets(&self, schema: &Schema, endpoint: &Endpoint, wall: Timestamp) -> Option<Vec<SigningSecret>> {
         let open = |sealed: &[u8]| {
             let token = self.keyring.open(schema, endpoint.id, sealed);
@@ -102,7 +103,9 @@ impl Webhook {
                 .ok()?;
             SigningSecret::try_new(&token, 1).ok()
         };
-        endpoint.valid_secrets(wall).map(|secret| open(&secret.sealed)).collect()
+        let mut valid = endpoint.valid_secrets(wall).map(|secret| open(&secret.sealed));
+        let newest = valid.next()??;
+        Some(std::iter::once(newest).chain(valid.flatten()).collect())
     }
 }
 

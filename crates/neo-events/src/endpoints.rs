@@ -122,7 +122,7 @@ impl Tenant {
     }
 
     /// Signs with a new secret from now on; the one before, which is answered too, goes on signing for `overlap`, from
-    /// 0 up to [`ROTATION_OVERLAP_MAX`].
+    /// 0 up to [`ROTATION_OVERLAP_MAX`]. All of them are sealed under the first master key afterwards.
     pub async fn rotate_secret(
         &self,
         id: EndpointId,
@@ -135,7 +135,12 @@ impl Tenant {
         }
         let secret = self.secret(secret_token)?;
         let endpoint = self
-            .change_endpoint(id, |endpoint, now| {
+            .change_endpoint(id, |mut endpoint, now| {
+                for kept in &mut endpoint.secrets {
+                    if let Ok(token) = self.shared.keyring.open(&self.schema, id, &kept.sealed) {
+                        kept.sealed = self.shared.keyring.seal(&self.schema, id, &token);
+                    }
+                }
                 let sealed = self.seal(id, &secret);
                 Ok(endpoint.with_rotated_secret(sealed, overlap, self.sources().wall(), now))
             })

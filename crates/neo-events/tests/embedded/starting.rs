@@ -3,11 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use neo_events::{
-    EndpointDraft, Error, MasterKey, NeoEvents, Schema, Sources, StartError, StoreError, TenantDraft,
-    rusqlite,
+    EndpointDraft, Error, MasterKey, NeoEvents, Schema, SignedDuration, Sources, StartError, StoreError,
+    TenantDraft, rusqlite,
 };
 
-use crate::world::World;
+use crate::{receiver::Receiver, world::World};
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -77,6 +77,31 @@ async fn another_master_key_is_refused_and_none_made_up_however_old_the_secrets_
         assert!(!key_file.exists());
         builder().master_keys(vec![right.clone()]).start().await.unwrap().shutdown(GRACE).await;
     }
+}
+
+/// The secret before signs on for a day; the old key need not.
+#[tokio::test]
+async fn the_old_master_key_may_go_once_each_endpoint_has_another_secret() {
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start().await);
+    let [old, new] = [(); 2].map(|()| MasterKey::generate(&Sources::system()));
+    let start = async |keys: &[&MasterKey]| {
+        let keys = keys.iter().map(|key| (*key).clone()).collect();
+        let neo = NeoEvents::builder(folder.path().join("admin.db")).master_keys(keys).start().await.unwrap();
+        World { neo, folder: tempfile::tempdir().unwrap() }
+    };
+    let world = start(&[&old]).await;
+    let created = world.endpoint(&receiver.url).await;
+    world.neo.shutdown(GRACE).await;
+    let world = start(&[&new, &old]).await;
+    let overlap = SignedDuration::from_hours(1);
+    world.tenant().rotate_secret(created.endpoint.id, None, overlap).await.unwrap();
+    world.neo.shutdown(GRACE).await;
+    let world = start(&[&new]).await;
+    world.publish("{}").await;
+    let requests = receiver.wait_for(1).await;
+    let signatures = requests[0].header("webhook-signature");
+    assert_eq!(signatures.split(' ').count(), 2, "{signatures}");
+    world.neo.shutdown(GRACE).await;
 }
 
 #[tokio::test]

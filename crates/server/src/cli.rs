@@ -29,6 +29,7 @@ mod tenants;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
@@ -156,6 +157,9 @@ fn judge_flags(given: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
+/// How long threads are waited for that block after everything was said and done.
+const LEFT_BEHIND_MAX: Duration = Duration::from_millis(500);
+
 /// Reads the command line, does what it says and answers with the process's exit code.
 pub fn main() -> ExitCode {
     let given = command_line().get_matches();
@@ -172,13 +176,16 @@ pub fn main() -> ExitCode {
         }
     };
     let done = judge_flags(&given).and_then(|()| runtime.block_on(run(command_line, output)));
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report(&failure, is_json, Style::of(&io::stderr(), is_colour_wanted));
             ExitCode::from(failure.exit_status() as u8)
         }
-    }
+    };
+    // What the system still looks up, a name whose servers do not answer, nobody waits for any more.
+    runtime.shutdown_timeout(LEFT_BEHIND_MAX);
+    code
 }
 
 async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use clap::Args;
 use neo_events::SigningSecret;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use url::Url;
+use url::{Host, Url};
 
 use crate::{
     cli::{
@@ -127,7 +127,8 @@ impl Session {
         let given = settings::resolve_client(server.flags())?;
         let is_known = given.url.is_some() && given.key.is_some();
         let left = if is_known && server.credentials.is_none() { None } else { server.credentials()? };
-        let Found { url, key, key_source } = find_server(given, server.credentials_path(), left)?;
+        let file = (server.credentials_path(), server.credentials.is_some());
+        let Found { url, key, key_source } = find_server(given, file, left)?;
         let ca_file = match server.ca_file {
             // The environment's is for whoever needs it: a server that speaks http does not.
             None if url.scheme() == "https" => settings::variable("NEO_EVENTS_CA_FILE")?.map(PathBuf::from),
@@ -310,14 +311,30 @@ struct Found {
     key_source: KeySource,
 }
 
-/// The file's key is for the file's URL alone: it is sent nowhere else.
-fn find_server(given: ClientSettings, path: &Path, left: Option<Credentials>) -> Result<Found, Failure> {
+/// The file's key is for the file's URL alone: it is sent nowhere else. And a key that was given goes to the URL of a file
+/// that lies in the folder only if that is this machine's: whoever has made the folder may have made the file.
+fn find_server(
+    given: ClientSettings,
+    (path, is_named): (&Path, bool),
+    left: Option<Credentials>,
+) -> Result<Found, Failure> {
     let parse = |text: &str| {
         Url::parse(text).map_err(|error| Failure::Usage(format!("{text} is no URL of a server: {error}")))
     };
     let url = given.url.as_deref().map(parse).transpose()?;
     let left = left.map(|left| parse(&left.url).map(|url| (url, left.key))).transpose()?;
     let left_url = left.as_ref().map(|(url, _)| url.clone());
+    if let (None, Some(there), Some(_), false) = (&url, &left_url, &given.key, is_named)
+        && !is_this_machine(there)
+    {
+        let reason = format!(
+            "{} names the server {there}, to which a key that was given is not sent unasked: say --url {there}, or \
+             --credentials {}",
+            path.display(),
+            path.display()
+        );
+        return Err(Failure::Usage(reason));
+    }
     let url = url.or_else(|| left_url.clone()).map_or_else(|| parse(URL_DEFAULT), Ok)?;
     let (key, key_source) = match (given.key, given.key_setting, left) {
         (Some(key), setting, _) => (Some(key), KeySource::Given(setting.unwrap_or("--key"))),
@@ -332,9 +349,36 @@ fn find_server(given: ClientSettings, path: &Path, left: Option<Credentials>) ->
     Ok(Found { url, key, key_source })
 }
 
+fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_was_given_goes_to_no_url_that_lies_about() {
+        let find = |url: &str, is_named: bool| {
+            let given =
+                ClientSettings { url: None, key: Some("mine".into()), key_setting: Some("NEO_EVENTS_KEY") };
+            let left = Credentials { url: url.into(), key: "left".into(), databases: Vec::new() };
+            find_server(given, (Path::new("credentials.json"), is_named), Some(left))
+        };
+        for url in ["http://127.0.0.1:8080", "http://localhost:1", "http://[::1]:8080"] {
+            assert!(find(url, false).is_ok(), "{url}");
+        }
+        for url in ["https://elsewhere.example", "http://localhost.example", "http://10.0.0.1:8080"] {
+            let Err(refused) = find(url, false) else { panic!("{url}") };
+            assert!(refused.to_string().contains("is not sent unasked"), "{refused}");
+            assert_eq!(find(url, true).unwrap().key.as_deref(), Some("mine"), "a file that was named");
+        }
+    }
 
     #[test]
     fn the_key_of_the_file_goes_to_its_own_server_alone() {
@@ -351,7 +395,7 @@ mod tests {
                 key: key.to_owned(),
                 databases: Vec::new(),
             });
-            let found = find_server(given, path, left).unwrap();
+            let found = find_server(given, (path, false), left).unwrap();
             assert_eq!((found.url.as_str(), found.key.as_deref()), expected);
             let source = found.key_source.to_string();
             assert!(source.contains(says), "{source}");

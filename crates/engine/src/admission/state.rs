@@ -53,7 +53,7 @@ pub(super) struct State {
     /// Deliveries in hand on the node, until their attempts are recorded; those that are only being claimed are
     /// included.
     pub(super) in_hand: u32,
-    pub(super) shares: RestrictedShares,
+    pub(super) shares: Shares,
     /// What goes through all of them takes an order that depends on nothing but what happened: so a simulation replays
     /// exactly. Whoever could choose keys so that they collide chooses none: they are made here.
     pub(super) endpoints: HashMap<Key, EndpointLoad, BuildHasherDefault<DefaultHasher>>,
@@ -144,12 +144,8 @@ impl RestrictedShares {
         }
     }
 
-    /// How many more deliveries of an endpoint may be taken in hand, if only one part in `divisor` of its share may be
-    /// used. A share can be more than full: endpoints that are found to be silent are moved to it with all that they
-    /// have.
-    pub(super) fn free(&mut self, load: &EndpointLoad, divisor: u32) -> u32 {
-        let of_both = RESTRICTED_IN_HAND_MAX.saturating_sub(self.unproven + self.slow);
-        self.of(load).map_or(u32::MAX, |(held, max)| (max / divisor).saturating_sub(*held).min(of_both))
+    const fn both(self) -> u32 {
+        self.unproven + self.slow
     }
 
     pub(super) fn count(&mut self, load: &EndpointLoad) {
@@ -161,6 +157,45 @@ impl RestrictedShares {
     fn discount(&mut self, load: &EndpointLoad) {
         if let Some((held, _)) = self.of(load) {
             *held -= load.charge();
+        }
+    }
+}
+
+/// The shares, and who holds how much of them: a tenant whose endpoints hang must leave places to those of others that
+/// are new, or have failed once.
+#[derive(Default, Debug)]
+pub(super) struct Shares {
+    pub(super) held: RestrictedShares,
+    of_tenant: HashMap<Schema, RestrictedShares>,
+}
+
+impl Shares {
+    /// How many more deliveries of an endpoint may be taken in hand, if only one part in `divisor` of its share may be
+    /// used. A share can be more than full: endpoints that are found to be silent are moved to it with all that they
+    /// have. Of both together a tenant may hold three quarters of what the others leave.
+    pub(super) fn free(&self, (schema, _): &Key, load: &EndpointLoad, divisor: u32) -> u32 {
+        let mut held = self.held;
+        let (both, own) = (held.both(), self.of_tenant.get(schema).map_or(0, |own| own.both()));
+        let of_both = RESTRICTED_IN_HAND_MAX.saturating_sub(both);
+        let of_own = (RESTRICTED_IN_HAND_MAX.saturating_sub(both - own) / 4 * 3).saturating_sub(own);
+        let room = of_both.min(of_own);
+        held.of(load).map_or(u32::MAX, |(held, max)| (max / divisor).saturating_sub(*held).min(room))
+    }
+
+    fn count(&mut self, (schema, _): &Key, load: &EndpointLoad) {
+        self.held.count(load);
+        if load.standing != Standing::Good && load.charge() > 0 {
+            self.of_tenant.entry(schema.clone()).or_default().count(load);
+        }
+    }
+
+    fn discount(&mut self, (schema, _): &Key, load: &EndpointLoad) {
+        self.held.discount(load);
+        if let Some(own) = self.of_tenant.get_mut(schema) {
+            own.discount(load);
+            if own.both() == 0 {
+                self.of_tenant.remove(schema);
+            }
         }
     }
 }
@@ -250,7 +285,7 @@ impl State {
 
     fn take_turn(&mut self, key: Key, fair_max: u32, now: Timestamp) -> Option<EndpointQuota> {
         let load = self.endpoints.get_mut(&key)?;
-        let allowed = fair_max.min(self.shares.free(load, 1));
+        let allowed = fair_max.min(self.shares.free(&key, load, 1));
         if !load.has_room() {
             // It has failed since it joined the turns, so it may have less.
             load.due = Due::Full;
@@ -261,9 +296,9 @@ impl State {
             self.blocked.push_back(key);
             return None;
         }
-        self.shares.discount(load);
+        self.shares.discount(&key, load);
         load.in_hand += max;
-        self.shares.count(load);
+        self.shares.count(&key, load);
         load.reserved += max;
         load.turn_at = now;
         load.due = Due::No;
@@ -278,13 +313,14 @@ impl State {
     pub(super) fn take_ahead(&mut self, key: &Key, now: Timestamp) -> bool {
         let divisor = if self.ready.is_empty() { 1 } else { 2 };
         let load = self.endpoints.entry(key.clone()).or_insert_with(EndpointLoad::new);
-        let is_blocked = self.shares.free(load, divisor) == 0 || self.unrecorded.blocks_new_work_for(&key.0);
+        let is_blocked =
+            self.shares.free(key, load, divisor) == 0 || self.unrecorded.blocks_new_work_for(&key.0);
         if self.in_hand >= IN_HAND_MAX / divisor || is_blocked || !load.has_room_ahead(now) {
             return false;
         }
-        self.shares.discount(load);
+        self.shares.discount(key, load);
         load.in_hand += 1;
-        self.shares.count(load);
+        self.shares.count(key, load);
         load.turn_at = now;
         self.in_hand += 1;
         true
@@ -333,9 +369,9 @@ impl State {
     /// What an attempt says of its endpoint: how much it may have in flight, when it has its next turn, which share it
     /// is in.
     pub(super) fn learn(&mut self, key: &Key, health: AttemptHealth) {
-        let before = self.shares;
+        let before = self.shares.held;
         let Some(load) = self.endpoints.get_mut(key) else { return };
-        self.shares.discount(load);
+        self.shares.discount(key, load);
         load.standing = match health {
             AttemptHealth::Good => Standing::Good,
             AttemptHealth::Erred | AttemptHealth::Failed => Standing::Unproven,
@@ -357,14 +393,14 @@ impl State {
             AttemptHealth::Failed | AttemptHealth::Slow => longer(REST_MAX),
         };
         load.drop_queue_if_failing();
-        self.shares.count(load);
+        self.shares.count(key, load);
         self.unblock_since(before);
     }
 
     /// Endpoints that wait for a place of their share join the turns again if a share has more free places than before.
     /// Most answers free none.
     fn unblock_since(&mut self, before: RestrictedShares) {
-        if self.shares.unproven < before.unproven || self.shares.slow < before.slow {
+        if self.shares.held.unproven < before.unproven || self.shares.held.slow < before.slow {
             self.ready.append(&mut self.blocked);
         }
     }
@@ -431,12 +467,12 @@ impl State {
 
     /// Frees places at an endpoint. Answers whether there is something to claim now, or earlier than was known.
     pub(super) fn leave_endpoint(&mut self, key: &Key, places: u32) -> bool {
-        let (before, remembered) = (self.shares, self.endpoints.len());
+        let (before, remembered) = (self.shares.held, self.endpoints.len());
         let mut is_due_later = false;
         let Some(load) = self.endpoints.get_mut(key) else { return !self.ready.is_empty() };
-        self.shares.discount(load);
+        self.shares.discount(key, load);
         load.in_hand -= places;
-        self.shares.count(load);
+        self.shares.count(key, load);
         if load.due == Due::Full && load.has_room() {
             if load.rest.is_zero() {
                 load.due = Due::Ready;

@@ -315,7 +315,7 @@ fn attempts_begin_in_order_and_never_beyond_the_bound() {
     let state = admission.state();
     let load = &state.endpoints[&key(1)];
     assert_eq!(
-        (load.in_flight, load.in_hand, state.in_hand, &state.shares),
+        (load.in_flight, load.in_hand, state.in_hand, &state.shares.held),
         (0, 0, 0, &RestrictedShares::default())
     );
 }
@@ -374,7 +374,7 @@ fn an_endpoint_that_falls_silent_keeps_nothing_but_what_is_in_flight() {
     drop(turn);
     drop((late, last, in_flight));
     let state = admission.state();
-    assert_eq!((state.in_hand, &state.shares), (0, &RestrictedShares::default()));
+    assert_eq!((state.in_hand, &state.shares.held), (0, &RestrictedShares::default()));
 }
 
 #[test]
@@ -389,7 +389,10 @@ fn what_the_silent_hold_does_not_keep_newcomers_waiting() {
     assert!(in_flight.iter_mut().all(|place| come(place) == Some(Turn::Come)));
     assert_eq!(in_flight.len(), 2 * ENDPOINT_IN_FLIGHT_MAX as usize);
     (0..2).for_each(|_| admission.notice_silence());
-    assert_eq!(admission.state().shares, RestrictedShares { unproven: 0, slow: 2 * ENDPOINT_IN_FLIGHT_MIN });
+    assert_eq!(
+        admission.state().shares.held,
+        RestrictedShares { unproven: 0, slow: 2 * ENDPOINT_IN_FLIGHT_MIN }
+    );
 
     // New endpoints that hang, too, keep others waiting only until that is noticed.
     let mut newcomers = 100..;
@@ -400,18 +403,26 @@ fn what_the_silent_hold_does_not_keep_newcomers_waiting() {
         assert!(taken.iter_mut().all(|place| come(place) == Some(Turn::Come)));
         in_flight.append(&mut taken);
         (0..2).for_each(|_| admission.notice_silence());
-        assert_eq!(admission.state().shares.unproven, 0);
+        assert_eq!(admission.state().shares.held.unproven, 0);
     }
-    assert!(admission.state().shares.slow > SLOW_IN_HAND_MAX);
+    assert!(admission.state().shares.held.slow > SLOW_IN_HAND_MAX);
 
-    // Both shares together have three quarters of the node, so that endpoints that answer well go on.
-    let two = newcomers.by_ref().take(500).flat_map(|n| [n, n]);
-    in_flight.extend(two.map_while(|n| admission.place_ahead(key(n), at(0))));
-    let RestrictedShares { unproven, slow } = admission.state().shares;
-    assert_eq!(unproven + slow, RESTRICTED_IN_HAND_MAX);
+    // Of both shares one tenant has three quarters, and each further one three quarters of the rest: whose endpoints are
+    // new waits for nobody else's that hang.
+    let mut held_before = 0;
+    for slug in ["", "one", "two", "three"] {
+        let key = |n| if slug.is_empty() { key(n) } else { (Schema::tenant(slug).unwrap(), key(n).1) };
+        let two = newcomers.by_ref().take(500).flat_map(|n| [n, n]);
+        in_flight.extend(two.map_while(|n| admission.place_ahead(key(n), at(0))));
+        let RestrictedShares { unproven, slow } = admission.state().shares.held;
+        assert_eq!(unproven + slow, held_before + (RESTRICTED_IN_HAND_MAX - held_before) / 4 * 3, "{slug}");
+        held_before = unproven + slow;
+    }
+    // And both together have three quarters of the node, so that endpoints that answer well go on.
+    assert!(held_before < RESTRICTED_IN_HAND_MAX);
     drop(in_flight);
     let state = admission.state();
-    assert_eq!((state.in_hand, &state.shares), (0, &RestrictedShares::default()));
+    assert_eq!((state.in_hand, &state.shares.held), (0, &RestrictedShares::default()));
 }
 
 #[test]
@@ -560,7 +571,7 @@ fn places_never_run_over_come_back_and_endpoints_take_turns() {
     assert!(first.iter().all(|(n, _)| second.iter().all(|(m, _)| n != m)), "endpoints take turns");
     let state = admission.state();
     assert_eq!(state.in_hand, state.endpoints.values().map(|load| load.in_hand).sum::<u32>());
-    assert_eq!(state.in_hand, state.shares.unproven);
+    assert_eq!(state.in_hand, state.shares.held.unproven);
 }
 
 #[test]
@@ -770,10 +781,10 @@ impl Walk {
             );
             shares.count(load);
         }
-        assert_eq!(state.shares, shares);
+        assert_eq!(state.shares.held, shares);
         for key in &state.blocked {
             let load = &state.endpoints[key];
-            let waits_for_share = state.shares.clone().free(load, 1) == 0;
+            let waits_for_share = state.shares.free(key, load, 1) == 0;
             assert!(
                 waits_for_share || state.unrecorded.blocks_new_work_for(&key.0) || !load.has_room(),
                 "an endpoint has no turn with nothing in its way"

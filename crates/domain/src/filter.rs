@@ -54,6 +54,7 @@ mod weight;
 
 pub use error::{FilterError, FilterErrorReason};
 
+use parse::Origin;
 use terms::{Group, Members, Path, Term, Test, all_hold};
 
 /// Bytes of a filter's text.
@@ -124,7 +125,14 @@ pub(crate) struct Range<'f> {
 impl Filter {
     /// Compiles a filter from its JSON text, an object.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
-        let terms = parse::terms(text)?;
+        let terms = parse::terms(text, Origin::Given)?;
+        Ok(Self(Arc::new(Compiled { text: text.into(), terms })))
+    }
+
+    /// Compiles one that was accepted when it was written. What it costs is not judged again: a limit that has become
+    /// stricter since must not keep a tenant's events from being matched.
+    pub fn parse_stored(text: &str) -> Result<Self, FilterError> {
+        let terms = parse::terms(text, Origin::Stored)?;
         Ok(Self(Arc::new(Compiled { text: text.into(), terms })))
     }
 

@@ -198,7 +198,7 @@ fn subscription(columns: &mut Columns<'_>) -> Result<Subscription, Failure> {
         endpoint_id: columns.id()?,
         event_type_id: columns.take::<Option<Uuid>>()?.map(Id::from_uuid),
         pattern: columns.parsed()?,
-        filter: columns.text(Filter::parse)?,
+        filter: columns.text(Filter::parse_stored)?,
         is_active: columns.take()?,
         context_id: columns.take()?,
         subscription_name: columns.take()?,

@@ -137,7 +137,7 @@ fn subscription(row: &Row<'_>) -> rusqlite::Result<Subscription> {
         endpoint_id: columns.id()?,
         event_type_id: columns.optional_id()?,
         pattern: columns.parsed()?,
-        filter: columns.text(Filter::parse)?,
+        filter: columns.text(Filter::parse_stored)?,
         is_active: columns.take()?,
         context_id: columns.optional_uuid()?,
         subscription_name: columns.take()?,

@@ -157,7 +157,7 @@ pub enum FilterErrorReason {
     RegexTooLarge,
     /// Regular expressions that together weigh more than [`FILTER_REGEX_WEIGHT_MAX`].
     #[error(
-        "regular expressions of the filter weigh {weight} together, at most {FILTER_REGEX_WEIGHT_MAX} is allowed: a character weighs 10, a class 10 and its ranges, each times its repetitions"
+        "regular expressions of the filter weigh {weight} together, at most {FILTER_REGEX_WEIGHT_MAX} is allowed: a character or an anchor weighs 10, a class 10 and its ranges, each times its repetitions"
     )]
     RegexesTooHeavy {
         /// What they weigh, up to the one that is refused.

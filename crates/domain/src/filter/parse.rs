@@ -38,8 +38,17 @@ const OPERATORS: [&str; 15] = [
 ];
 const COMBINATORS: [Group; 3] = [Group::And, Group::Or, Group::Nor];
 
+/// Where a filter comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Somebody writes it now.
+    Given,
+    /// It was accepted before, perhaps by other limits.
+    Stored,
+}
+
 /// Compiles a whole filter.
-pub(super) fn terms(text: &str) -> Result<Vec<Term>, FilterError> {
+pub(super) fn terms(text: &str, origin: Origin) -> Result<Vec<Term>, FilterError> {
     if text.len() > FILTER_BYTES_MAX {
         return Err(FilterError::new("", Reason::TooLong { bytes: text.len() }));
     }
@@ -50,7 +59,7 @@ pub(super) fn terms(text: &str) -> Result<Vec<Term>, FilterError> {
         };
         FilterError::new("", reason)
     })?;
-    let mut parser = Parser { pointer: String::new(), clauses: 0, regexes: 0, regex_weight: 0 };
+    let mut parser = Parser { origin, pointer: String::new(), clauses: 0, regexes: 0, regex_weight: 0 };
     let object = parser.object(&json)?;
     parser.filter(object, 1)
 }
@@ -67,6 +76,7 @@ fn longest_number(value: &Json<'_>) -> usize {
 
 /// Where the parser is, and what it has counted.
 struct Parser {
+    origin: Origin,
     /// RFC 6901.
     pointer: String,
     clauses: usize,
@@ -239,7 +249,7 @@ impl Parser {
             return self.refuse(Reason::TooManyRegexes);
         }
         self.regex_weight = self.regex_weight.saturating_add(weight(pattern).unwrap_or(0));
-        if self.regex_weight > FILTER_REGEX_WEIGHT_MAX {
+        if self.regex_weight > FILTER_REGEX_WEIGHT_MAX && self.origin == Origin::Given {
             return self.refuse(Reason::RegexesTooHeavy { weight: self.regex_weight });
         }
         let mut builder = RegexBuilder::new(pattern);
@@ -271,7 +281,7 @@ impl Parser {
             return self.refuse(Reason::TooDeep);
         }
         let bytes = longest_number(value);
-        if bytes > FILTER_NUMBER_BYTES_MAX {
+        if bytes > FILTER_NUMBER_BYTES_MAX && self.origin == Origin::Given {
             return self.refuse(Reason::NumberTooLong { bytes });
         }
         Ok(value.clone().into_owned())

@@ -193,7 +193,7 @@ impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
         keys
     }
 
-    /// As [`Matcher::matching`], as long as `goes_on` says so, which is asked before each rule: none of them takes long,
+    /// As [`Matcher::matching`], as long as `goes_on` says so, which is asked before each rule that the index leaves: none of them takes long,
     /// but there may be many. `None` if it was stopped.
     pub fn matching_while(
         &self,

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -24,6 +24,9 @@ use neo_events_store::{CatalogueChanges, CatalogueVersion, Store, StoreError};
 use tokio::time::Instant;
 
 const CHANGES_PER_READ: u32 = 1000;
+/// An event that takes longer to match keeps the thread that serves for too long, if it was not by chance.
+const COSTLY: Duration = Duration::from_millis(20);
+const COSTLY_IN_A_ROW: u32 = 2;
 /// How long a tenant whose filters took too long is matched on other threads alone.
 const COSTLY_FOR: Duration = Duration::from_secs(10);
 
@@ -70,8 +73,30 @@ struct Tenant {
     matcher: Matcher<SubscriptionId>,
     endpoints: HashMap<EndpointId, Route>,
     subscriptions: HashMap<SubscriptionId, Subscription>,
-    /// Its filters took too long: they are not tried before this on a thread that serves.
-    costly_until: Mutex<Option<Instant>>,
+    costs: Mutex<Costs>,
+}
+
+/// What matching one event took lately.
+#[derive(Default)]
+struct Costs {
+    /// So many times in a row it took too long.
+    slow: u32,
+    /// It is not tried before this on a thread that serves.
+    costly_until: Option<Instant>,
+}
+
+impl Costs {
+    fn is_costly(&self, now: Instant) -> bool {
+        self.costly_until.is_some_and(|until| now < until)
+    }
+
+    /// Once may be the processor's fault, which had something else to do.
+    fn took(&mut self, time: Duration, now: Instant) {
+        self.slow = if time > COSTLY { self.slow + 1 } else { 0 };
+        if self.slow >= COSTLY_IN_A_ROW {
+            (self.slow, self.costly_until) = (0, Some(now + COSTLY_FOR));
+        }
+    }
 }
 
 /// An endpoint and what leads to it.
@@ -154,16 +179,18 @@ impl Tenant {
     /// A tenant whose filters took too long a moment ago is not tried: each try keeps a thread, for as long as a filter
     /// takes.
     fn matches_until(&self, of: &Subject<'_>, deadline: Instant) -> Matched {
-        let costly_until = *self.costly_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if costly_until.is_some_and(|until| Instant::now() < until) {
+        let began = Instant::now();
+        if began > deadline || self.costs().is_costly(began) {
             return Matched::TooCostly;
         }
         let matched = self.matches(of, || Instant::now() <= deadline);
         let now = Instant::now();
-        if now > deadline {
-            *self.costly_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + COSTLY_FOR);
-        }
+        self.costs().took(now - began, now);
         matched
+    }
+
+    fn costs(&self) -> MutexGuard<'_, Costs> {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn matches(&self, of: &Subject<'_>, goes_on: impl FnMut() -> bool) -> Matched {
@@ -307,7 +334,22 @@ mod tests {
         let over = Instant::now();
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(wanted(registry.matches_at_once(&schema, &subject, over)), 0, "there is no time");
-        assert_eq!(wanted(registry.matches_at_once(&schema, &subject, soon())), 0, "it may be so again");
+        assert_eq!(
+            wanted(registry.matches_at_once(&schema, &subject, soon())),
+            1,
+            "which says nothing of the tenant"
+        );
+        let took = |time| read(&registry.tenant(&schema).unwrap()).costs().took(time, Instant::now());
+        for time in [2 * COSTLY, COSTLY, 2 * COSTLY] {
+            took(time);
+            assert_eq!(wanted(registry.matches_at_once(&schema, &subject, soon())), 1, "once is chance");
+        }
+        (0..COSTLY_IN_A_ROW).for_each(|_| took(2 * COSTLY));
+        assert_eq!(
+            wanted(registry.matches_at_once(&schema, &subject, soon())),
+            0,
+            "it would take long again"
+        );
         assert_eq!(wanted(registry.matches(&schema, &subject)), 1, "where it keeps nobody");
         tokio::time::advance(COSTLY_FOR).await;
         assert_eq!(wanted(registry.matches_at_once(&schema, &subject, soon())), 1);

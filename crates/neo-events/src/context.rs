@@ -79,10 +79,10 @@ impl Tenant {
         Ok(of_each(events, &named, &belong))
     }
 
-    /// The aggregates of events of a caller that is bound to a context, each once. One that is named after its event has no
-    /// other.
+    /// The aggregates of events of a caller that is bound to a context, each once. One that is named after its event is
+    /// somebody else's only if the event's id was chosen.
     fn named_aggregates(&self, events: &[NewEvent]) -> Vec<(String, Uuid)> {
-        let named = events.iter().filter(|event| event.aggregate_id.is_some());
+        let named = events.iter().filter(|event| event.aggregate_id.is_some() || event.id_is_given);
         let mut named: Vec<_> = named.filter(|_| self.context_id.is_some()).map(aggregate_of).collect();
         named.sort_unstable();
         named.dedup();

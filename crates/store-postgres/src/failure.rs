@@ -174,9 +174,10 @@ fn is_for_people(code: &SqlState) -> bool {
 /// Whether the database will do the same thing later without anybody changing it.
 fn is_passing(code: &SqlState) -> bool {
     let class = &code.code()[..2];
-    // Connection exceptions, transaction rollbacks, insufficient resources, operator intervention. What the system could not
-    // read (58) it will not read later either.
+    // Connection exceptions, transaction rollbacks, insufficient resources, operator intervention, system errors but for a
+    // file that is gone.
     matches!(class, "08" | "40" | "53" | "57")
+        || class == "58" && code.code() != "58P01"
         || *code == SqlState::LOCK_NOT_AVAILABLE
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
 }

@@ -21,7 +21,8 @@ use crate::{columns::Columns, failure::Failure};
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// And how long at most, however long it took: it may have waited for something else.
 const FULL_SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// Looking at everything may take this share of the time, where dead rows that cannot be removed make it slow.
+/// Looking at everything may take this share of the time, where dead rows that cannot be removed make it slow, as far as
+/// that leaves it due by then.
 const FULL_SCAN_SHARE: u32 = 20;
 
 /// How long after its end a lease can still be settled here, if nobody else has the row.

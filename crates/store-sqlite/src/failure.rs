@@ -80,10 +80,9 @@ impl PassedOver {
         }
     }
 
-    /// Says so once, and has the passes leave the file alone for a while: there may be many.
+    /// Says so, not each time.
     pub(crate) fn report(self, file: &TenantFile) {
-        if let Some(first) = self.first {
-            file.ail();
+        if let Some(first) = self.first.filter(|_| file.may_complain()) {
             let (schema, rows) = (&file.schema, self.count);
             tracing::error!(%schema, rows, first, "rows cannot be read; the others go on");
         }

@@ -45,6 +45,7 @@ pub(crate) struct TenantFile {
     looked_ahead: Mutex<LookedAhead>,
     /// Until when the passes leave it alone, since one failed.
     ailing_until: Mutex<Option<Instant>>,
+    complained_at: Mutex<Option<Instant>>,
     pub(crate) readers: Arc<Readers>,
     /// Claims and what else the passes read run one at a time, on a connection of their own: no list or count is ever
     /// in front of them.
@@ -85,6 +86,7 @@ impl TenantFile {
             used_at: Mutex::new(Instant::now()),
             looked_ahead: Mutex::default(),
             ailing_until: Mutex::default(),
+            complained_at: Mutex::default(),
             readers,
             claims,
             writer: Writer::start(opened.writer, log_limit)
@@ -166,6 +168,16 @@ impl TenantFile {
     /// A pass failed: the next ones leave it alone for a while.
     pub(crate) fn ail(&self) {
         *self.ailing_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + AILING);
+    }
+
+    /// Whether it is time to say once more that something in it cannot be read.
+    pub(crate) fn may_complain(&self) -> bool {
+        let mut complained_at = self.complained_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = complained_at.is_none_or(|at| at.elapsed() >= AILING);
+        if is_time {
+            *complained_at = Some(Instant::now());
+        }
+        is_time
     }
 
     /// Whether somebody works on a row.

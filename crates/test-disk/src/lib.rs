@@ -70,9 +70,11 @@ impl Recording {
         *self.0.failures() = Some(Failures { failing, one_in, random: Random::seeded(seed) });
     }
 
-    /// How many syncs have failed.
-    pub fn syncs_failed(&self) -> usize {
-        self.0.tape().iter().filter(|happened| matches!(happened.change, Change::SyncFailed)).count()
+    /// How many syncs of a file have failed.
+    pub fn syncs_failed(&self, name: &str) -> usize {
+        let is_failure =
+            |happened: &&Happened| happened.name == name && matches!(happened.change, Change::SyncFailed);
+        self.0.tape().iter().filter(is_failure).count()
     }
 
     /// From now on nothing fails.

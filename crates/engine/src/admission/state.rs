@@ -166,7 +166,7 @@ impl RestrictedShares {
 #[derive(Default, Debug)]
 pub(super) struct Shares {
     pub(super) held: RestrictedShares,
-    of_tenant: HashMap<Schema, RestrictedShares>,
+    pub(super) of_tenant: HashMap<Schema, RestrictedShares>,
 }
 
 impl Shares {

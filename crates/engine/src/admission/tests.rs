@@ -8,7 +8,10 @@ use crate::admission::state::{
 };
 use neo_events_domain::{SignedDuration, Uuid};
 use proptest::prelude::*;
-use std::task::{Context, Poll, Waker};
+use std::{
+    collections::HashMap,
+    task::{Context, Poll, Waker},
+};
 
 /// Where it does not matter which delivery it is.
 const NOBODY: DeliveryId = DeliveryId::from_uuid(Uuid::nil());
@@ -769,7 +772,8 @@ impl Walk {
         let places = self.in_hand.len() + self.queued.len() + self.in_flight.len() + self.answered.len();
         assert_eq!(state.in_hand, u32::try_from(places).unwrap() + held_up);
         assert!(state.in_hand <= IN_HAND_MAX);
-        let mut shares = RestrictedShares::default();
+        let (mut shares, mut of_tenant) =
+            (RestrictedShares::default(), HashMap::<Schema, RestrictedShares>::new());
         for (key, load) in &state.endpoints {
             let of_it = |places: &[Place]| places.iter().filter(|place| place.key == *key).count();
             assert_eq!(load.in_flight as usize, of_it(&self.in_flight));
@@ -780,8 +784,10 @@ impl Walk {
                 load.queue.len()
             );
             shares.count(load);
+            of_tenant.entry(key.0.clone()).or_default().count(load);
         }
-        assert_eq!(state.shares.held, shares);
+        of_tenant.retain(|_, held| *held != RestrictedShares::default());
+        assert_eq!((&state.shares.held, &state.shares.of_tenant), (&shares, &of_tenant));
         for key in &state.blocked {
             let load = &state.endpoints[key];
             let waits_for_share = state.shares.free(key, load, 1) == 0;

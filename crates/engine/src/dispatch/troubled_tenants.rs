@@ -3,8 +3,8 @@
 //! One tenant's trouble is not the others'. What takes long goes on beside the passes; what failed is tried again
 //! beside them, for as long as its leases last. What is claimed of such a tenant meanwhile waits behind that. More than
 //! [`WAITING_MAX`] events hold up the passes where the claim before them only takes long, for that may be a tenant who
-//! is owed much. Where it failed they wait until their leases are over: what is given back would be claimed over and
-//! over before everybody else's.
+//! is owed much. Where it failed they wait until their leases are nearly over: what is given back is claimed again, before
+//! everybody else's.
 
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 

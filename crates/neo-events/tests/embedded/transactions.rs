@@ -399,6 +399,17 @@ async fn keeps_streams_to_their_contexts([ours, theirs]: [Tenant; 2], newest: i6
         let refused = ours.publish(draft).await;
         assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     }
+    // Nor by an id of its own choice, after which an event without an aggregate is named.
+    let owned = theirs.publish(EventDraft::new("order.paid", "{}")).await.unwrap().id.uuid();
+    theirs.publish(EventDraft { aggregate_id: Some(owned), ..versioned(1) }).await.unwrap();
+    let named_after = EventDraft {
+        id: Some(owned),
+        aggregate_id: None,
+        aggregate_type: Some("order".into()),
+        ..versioned(41)
+    };
+    let refused = ours.publish(named_after).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     let elsewhere = |version| EventDraft { aggregate_id: Some(Uuid::from_u128(6)), ..versioned(version) };
     let answers = ours.publish_batch(vec![versioned(999_999), elsewhere(7), elsewhere(8)]).await.unwrap();
     assert!(matches!(&answers[..], [Err(Error::Invalid(_)), Ok(_), Ok(_)]), "{answers:?}");

@@ -32,7 +32,8 @@ async fn events_are_read_counted_and_marked_by_context() {
     let whole = world.tenant();
     let [ours, theirs] = contexts(&whole);
     let mine = ours.publish(event(2)).await.unwrap().id;
-    let other = theirs.publish(event(1)).await.unwrap().id;
+    let of_theirs = EventDraft { context_id: theirs.context_id(), ..event(1) };
+    let other = whole.publish(of_theirs).await.unwrap().id;
     let nobodys = whole.publish(event(3)).await.unwrap().id;
     ours.publish(event(1)).await.unwrap();
     ours.publish(event(2)).await.unwrap();

@@ -72,9 +72,9 @@ pub const FILTER_NUMBER_BYTES_MAX: usize = 64;
 pub const FILTER_PATH_SEGMENTS_MAX: usize = 32;
 /// Regular expressions of a filter.
 pub const FILTER_REGEXES_MAX: usize = 10;
-/// What all regular expressions of a filter may weigh together: a character 10, a class 10 and one for each of its
-/// ranges, and each as often as it may be repeated. So a filter costs at most some 400 steps for a byte of the event,
-/// and some 400 KiB of memory.
+/// What all regular expressions of a filter may weigh together: a character or an anchor 10, a class 10 and one for each
+/// of its ranges, and each as often as it may be repeated. So a filter costs at most some 400 steps for a byte of the
+/// event, and some 400 KiB of memory.
 pub const FILTER_REGEX_WEIGHT_MAX: usize = 4000;
 /// Bytes that one compiled regular expression may take.
 pub const FILTER_REGEX_BYTES_MAX: usize = 256 * 1024;

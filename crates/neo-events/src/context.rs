@@ -54,12 +54,9 @@ impl Tenant {
         self.listed_context(given).map_err(|OtherContext| Violations::one("/context_id", differs))
     }
 
-    /// Of each event, whether it is of another context's aggregate.
+    /// Of each event, whether it is of another context's aggregate; nothing if there is none to ask about.
     pub(crate) async fn are_of_others(&self, events: &[NewEvent]) -> Result<Vec<bool>, Error> {
-        let named = self.named_aggregates(events);
-        let Some(context_id) = self.context_id.filter(|_| !named.is_empty()) else {
-            return Ok(vec![false; events.len()]);
-        };
+        let Some((named, context_id)) = self.to_be_judged(events) else { return Ok(Vec::new()) };
         let belong = self.store().belong_to_others(&self.schema, &named, context_id).await?;
         Ok(of_each(events, &named, &belong))
     }
@@ -70,23 +67,21 @@ impl Tenant {
         transaction: &rusqlite::Transaction<'_>,
         events: &[NewEvent],
     ) -> Result<Vec<bool>, Error> {
-        let named = self.named_aggregates(events);
-        let Some(context_id) = self.context_id.filter(|_| !named.is_empty()) else {
-            return Ok(vec![false; events.len()]);
-        };
+        let Some((named, context_id)) = self.to_be_judged(events) else { return Ok(Vec::new()) };
         let store = self.shared.backend.sqlite()?;
         let belong = store.belong_to_others_in(&self.schema, transaction, &named, context_id)?;
         Ok(of_each(events, &named, &belong))
     }
 
-    /// The aggregates of events of a caller that is bound to a context, each once. One that is named after its event is
-    /// somebody else's only if the event's id was chosen.
-    fn named_aggregates(&self, events: &[NewEvent]) -> Vec<(String, Uuid)> {
+    /// The aggregates of events, each once in order, and the caller's context; `None` if it is bound to none. One that is
+    /// named after its event is somebody else's only if the event's id was chosen.
+    fn to_be_judged(&self, events: &[NewEvent]) -> Option<(Vec<(String, Uuid)>, Uuid)> {
+        let context_id = self.context_id?;
         let named = events.iter().filter(|event| event.aggregate_id.is_some() || event.id_is_given);
-        let mut named: Vec<_> = named.filter(|_| self.context_id.is_some()).map(aggregate_of).collect();
+        let mut named: Vec<_> = named.map(aggregate_of).collect();
         named.sort_unstable();
         named.dedup();
-        named
+        (!named.is_empty()).then_some((named, context_id))
     }
 
     /// Whether an aggregate has an event that is there for the caller.

@@ -16,9 +16,11 @@ mod not_yet;
 mod operations;
 mod path;
 mod query;
+mod room;
 mod routes;
 mod subscriptions;
 mod tenants;
+mod unread;
 
 use std::panic::AssertUnwindSafe;
 
@@ -31,7 +33,7 @@ use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::body::Body as HttpBody;
 use neo_events::{
-    Directory, Sources,
+    Directory, Schema, Sources,
     domain::id::{Id, RequestId},
 };
 use serde::Serialize;
@@ -42,8 +44,9 @@ use uuid::Uuid;
 pub use self::routes::{Needs, Route};
 use self::{
     access::{AdminKeyDigest, Gate},
-    body::Rooms,
+    body::BodyRoom,
     leftover::Leftover,
+    room::Rooms,
     routes::Routes,
 };
 use crate::problem::{self, Refusal};
@@ -56,8 +59,18 @@ pub(crate) struct Api {
     router: Router,
     /// None where there is nothing to guard.
     gate: Option<Gate>,
-    rooms: Rooms,
+    room_of_bodies: Rooms,
+    room_of_answers: Rooms,
     sources: Sources,
+}
+
+/// What a request was answered, and what has to be known of it to let the answer go.
+struct Routed {
+    response: Response,
+    /// Whoever is of no tenant is the platform's.
+    tenant: Schema,
+    /// Whether nothing has changed by it, so that it may be asked again.
+    is_repeatable: bool,
 }
 
 /// What a request brings: hyper's own in the server.
@@ -86,13 +99,19 @@ impl Api {
     pub(crate) fn new(directory: Directory, admin_key: &str, sources: Sources) -> Self {
         let router = routes().into_router(directory.clone()).merge(not_yet::router());
         let gate = Some(Gate { directory, admin_key: AdminKeyDigest::of(admin_key.as_bytes()) });
-        Self { router, gate, rooms: Rooms::default(), sources }
+        Self::with(router, gate, sources)
     }
 
     /// For a node without the role `api`: says whether it lives and serves, and nothing else.
     pub(crate) fn probes_alone(directory: Directory, sources: Sources) -> Self {
         let router = operations::probes().into_router(directory).fallback(async || Refusal::api_elsewhere());
-        Self { router, gate: None, rooms: Rooms::default(), sources }
+        Self::with(router, None, sources)
+    }
+
+    fn with(router: Router, gate: Option<Gate>, sources: Sources) -> Self {
+        let (room_of_bodies, room_of_answers) =
+            (Rooms::of_kib(body::ROOM_KIB), Rooms::of_kib(unread::ROOM_KIB));
+        Self { router, gate, room_of_bodies, room_of_answers, sources }
     }
 
     /// Answers one request. Never fails: every failure is an answer.
@@ -114,46 +133,68 @@ impl Api {
         self.framed(async {
             // Whether all of it came or not, the answer is the same.
             let _ = timeout_at(arrives_until, leftover::discard_all(request)).await;
-            Refusal::connections_busy().into_response()
+            Routed::refused(Refusal::connections_busy())
         })
         .await
     }
 
-    async fn framed(&self, routing: impl Future<Output = Response>) -> Response {
+    async fn framed(&self, routing: impl Future<Output = Routed>) -> Response {
         let request_id: RequestId = Id::new(self.sources.now(), self.sources.bytes());
         let routed = AssertUnwindSafe(routing).catch_unwind().await;
-        let mut response = routed.unwrap_or_else(|_| Refusal::panicked().into_response());
+        let routed = routed.unwrap_or_else(|_| Routed::refused(Refusal::panicked()));
+        let Routed { mut response, tenant, is_repeatable } = routed;
         problem::render(&mut response, request_id.uuid());
+        if is_repeatable {
+            let with_room = unread::with_room(response, &self.room_of_answers, &tenant).await;
+            response = with_room.unwrap_or_else(|| {
+                let mut refused = Refusal::answers_busy().into_response();
+                problem::render(&mut refused, request_id.uuid());
+                refused
+            });
+        }
         response.headers_mut().insert(REQUEST_ID, header_value(request_id.uuid()));
         response
     }
 
-    async fn route<B: RequestBody>(&self, mut request: Request<B>) -> Response {
-        if let Err(refusal) = self.admit(&mut request).await {
-            leftover::discard_all(request).await;
-            return refusal.into_response();
-        }
+    async fn route<B: RequestBody>(&self, mut request: Request<B>) -> Routed {
+        let tenant = match self.admit(&mut request).await {
+            Ok(tenant) => tenant,
+            Err(refusal) => {
+                leftover::discard_all(request).await;
+                return Routed::refused(refusal);
+            }
+        };
+        let is_safe = request.method().is_safe();
         // Until the answer is made: what was parsed of a large body takes as much room as the body.
-        let room = self.rooms.room();
+        let room = BodyRoom::new(self.room_of_bodies.clone(), tenant.clone());
         request.extensions_mut().insert(room.clone());
         let (request, leftover) = Leftover::of(request);
         let Ok(response) = self.router.clone().call(request).await;
         drop(room);
         leftover.discard_if_refused(response.status()).await;
-        response
+        Routed { is_repeatable: is_safe || response.status().is_client_error(), response, tenant }
     }
 
-    /// What every request under `/v1` has to bring. Leaves its caller and the tenant's handle with it.
-    async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+    /// What every request under `/v1` has to bring. Leaves its caller and the tenant's handle with it, and answers whose
+    /// it is.
+    async fn admit<B>(&self, request: &mut Request<B>) -> Result<Schema, Refusal> {
         let is_public = !request.uri().path().starts_with("/v1/");
-        let Some(gate) = self.gate.as_ref().filter(|_| !is_public) else { return Ok(()) };
+        let Some(gate) = self.gate.as_ref().filter(|_| !is_public) else { return Ok(Schema::admin()) };
         let (caller, tenant) = gate.admit(request.headers()).await?;
         if !request.method().is_safe() && request.headers().contains_key(IDEMPOTENCY_KEY) {
             return Err(Refusal::idempotency_key());
         }
+        let schema = tenant.schema().clone();
         request.extensions_mut().insert(caller);
         request.extensions_mut().insert(tenant);
-        Ok(())
+        Ok(schema)
+    }
+}
+
+impl Routed {
+    /// Nothing was done.
+    fn refused(refusal: Refusal) -> Self {
+        Self { response: refusal.into_response(), tenant: Schema::admin(), is_repeatable: true }
     }
 }
 
@@ -208,10 +249,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_answered_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let neo = neo_events::NeoEvents::builder(folder.path().join("admin.db")).start().await.unwrap();
         let router = Router::new().route("/boom", get(boom));
-        let api = Api { router, ..Api::new(neo.directory(), "key", Sources::system()) };
+        let api = Api::with(router, None, Sources::system());
         let response = api.answer(Request::get("/boom").body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let request_id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();

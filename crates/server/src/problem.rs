@@ -88,6 +88,7 @@ kinds! {
     BATCH_REJECTED = UNPROCESSABLE_ENTITY "batch_rejected" "Every event of the batch was rejected"
     TOO_MANY_REQUESTS = TOO_MANY_REQUESTS "too_many_requests" "The tenant has too many such calls at once"
     INTERNAL = INTERNAL_SERVER_ERROR "internal_error" "The server failed"
+    ANSWERS_BUSY = SERVICE_UNAVAILABLE "answers_busy" "Too many large answers that are not read"
     BODIES_BUSY = SERVICE_UNAVAILABLE "bodies_busy" "Too many large bodies at once"
     CALLS_BUSY = SERVICE_UNAVAILABLE "calls_busy" "Too many such calls at once"
     CONNECTIONS_BUSY = SERVICE_UNAVAILABLE "connections_busy" "Too many connections at once"
@@ -218,6 +219,16 @@ impl Refusal {
         Self::new(
             &BODIES_BUSY,
             "too many large bodies are being read at once; send it again, or smaller batches",
+        )
+        .retry_after(1)
+    }
+
+    /// Others take all the room that there is for large answers.
+    pub(crate) fn answers_busy() -> Self {
+        Self::new(
+            &ANSWERS_BUSY,
+            "too many large answers are on their way to clients that have not read them; ask again, or for fewer rows \
+             with `limit`",
         )
         .retry_after(1)
     }

@@ -4,6 +4,8 @@
 //! are closed; then, with what is left of [`STOP_BUDGET`], deliveries in flight end. What does not end in time is cut
 //! off, which loses nothing that was acknowledged.
 
+mod reader;
+
 use std::{convert::Infallible, fs, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
@@ -21,9 +23,9 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
+use self::reader::Reader;
 use crate::api::Api;
 pub use crate::settings::{AdminKey, Database, Roles, ServeSettings};
 
@@ -45,8 +47,6 @@ const RESERVE_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RESERVE_TIMEOUT: Duration = Duration::from_secs(7);
 /// From the first moment a request could come to the end of its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may not read its answer: one that never does must not hold its place for ever.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Open files wanted: connections on both sides, and the database.
 pub(crate) const OPEN_FILES_WANTED: u64 = 65_536;
 /// A request's line and headers, in bytes.
@@ -269,14 +269,11 @@ async fn serve_connection<S, F>(
 {
     // Without it answers would wait for acknowledgements of the ones before; a failure only costs latency.
     let _ = stream.set_nodelay(true);
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let mut stream = pin!(stream);
     let connection = http
         .timer(TokioTimer::new())
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream.as_mut()), service);
+        .serve_connection(TokioIo::new(Reader::new(stream)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -57,7 +57,7 @@ const DATABASE: [Migration; 4] = [
     },
 ];
 
-const TENANT: [Migration; 4] = [
+const TENANT: [Migration; 5] = [
     Migration {
         name: "0001_events", //
         text: include_str!("../migrations/tenant/0001_events.sql"),
@@ -76,6 +76,11 @@ const TENANT: [Migration; 4] = [
     Migration {
         name: "0004_publishing",
         text: include_str!("../migrations/tenant/0004_publishing.sql"),
+        requires: 1,
+    },
+    Migration {
+        name: "0005_settling",
+        text: include_str!("../migrations/tenant/0005_settling.sql"),
         requires: 1,
     },
 ];

@@ -1,15 +1,14 @@
 //! Request bodies: how they are read, how large they may be, and what exactly is wrong with one that is refused.
 //!
 //! Each has a limit of its own, and all that are large have one together: a body needs [`Room`] for what it has beyond
-//! [`SMALL_BYTES_MAX`], and keeps it until its request is answered.
+//! [`SMALL_BYTES_MAX`], and keeps it until its request is answered ([`BodyRoom`]).
 //!
 //! A body is parsed once, straight from its bytes. Only if that fails it is read again, slowly, to find the place: a
 //! body that is not JSON is malformed (400), JSON of the wrong shape breaks a rule (422) at a JSON pointer.
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
 use neo_events::{
-    Schema, Tenant,
+    Schema,
     domain::{json, violation::pointer_token},
 };
 use serde::{
@@ -26,78 +25,40 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_path_to_error::{Path, Segment};
-use tokio::{
-    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
-use super::{not_yet::is_later, query::judge_absence};
+use super::{
+    not_yet::is_later,
+    query::judge_absence,
+    room::{Room, Rooms, SMALL_BYTES_MAX},
+};
 use crate::{problem::Refusal, wire::Fault};
 
 /// A single input: 100 KiB of event data, 50 KiB of metadata, and ample room for the rest.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// What of a body is read without asking for room: a batch of some fifty events.
-const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Room for all that are larger, in KiB: three of the largest batches. Read, parsed and on their way to the database they
 /// take several times as much: `docs/security.md` has what was measured.
-const ROOM_KIB: u32 = 32 * 1024;
-/// A tenant's part of it: two of the largest.
-const TENANT_ROOM_KIB: u32 = ROOM_KIB / 4 * 3;
-/// How long a body waits for room.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What large bodies share, so that many at once do not take more memory than there is. Each tenant has a part of it,
-/// which is waited for first: whoever waits behind its own bodies stands before nobody else's.
-#[derive(Clone)]
-pub(super) struct Rooms {
-    all: Arc<Semaphore>,
-    of_tenants: Arc<Mutex<HashMap<Schema, Weak<Semaphore>>>>,
-}
-
-impl Default for Rooms {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(ROOM_KIB as usize)), of_tenants: Arc::default() }
-    }
-}
-
-impl Rooms {
-    /// For one request.
-    pub(super) fn room(&self) -> Room {
-        Room { rooms: self.clone(), taken: Arc::default() }
-    }
-
-    fn of(&self, tenant: &Schema) -> Arc<Semaphore> {
-        let mut of_tenants = self.of_tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = of_tenants.get(tenant).and_then(Weak::upgrade) {
-            return there;
-        }
-        of_tenants.retain(|_, room| room.strong_count() > 0);
-        let made = Arc::new(Semaphore::new(TENANT_ROOM_KIB as usize));
-        of_tenants.insert(tenant.clone(), Arc::downgrade(&made));
-        made
-    }
-}
+pub(super) const ROOM_KIB: u32 = 32 * 1024;
 
 /// The room of one request's body, from when it turned out to be large until the request is answered.
 #[derive(Clone)]
-pub(super) struct Room {
+pub(super) struct BodyRoom {
     rooms: Rooms,
-    taken: Arc<OnceLock<[OwnedSemaphorePermit; 2]>>,
+    tenant: Schema,
+    taken: Arc<OnceLock<Room>>,
 }
 
-impl Room {
+impl BodyRoom {
+    pub(super) fn new(rooms: Rooms, tenant: Schema) -> Self {
+        Self { rooms, tenant, taken: Arc::default() }
+    }
+
     /// Waits until there is room for so many bytes, not for ever.
-    async fn widen_to(&self, bytes: usize, tenant: &Schema) -> Result<(), Refusal> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(TENANT_ROOM_KIB);
-        let waiting = async {
-            let own = self.rooms.of(tenant).acquire_many_owned(kib).await?;
-            Ok::<_, AcquireError>([own, Arc::clone(&self.rooms.all).acquire_many_owned(kib).await?])
-        };
-        // Only a semaphore that was closed gives none, and nobody closes these.
-        let permits = timeout(ROOM_TIMEOUT, waiting).await.ok().and_then(Result::ok);
-        let _ = self.taken.set(permits.ok_or_else(Refusal::bodies_busy)?);
+    async fn widen_to(&self, bytes: usize) -> Result<(), Refusal> {
+        let room = self.rooms.wait_for(bytes, &self.tenant).await.ok_or_else(Refusal::bodies_busy)?;
+        let _ = self.taken.set(room);
         Ok(())
     }
 }
@@ -189,9 +150,7 @@ pub(super) fn judge_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// The whole body. One that came in one piece is not copied.
 pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let mut room = request.extensions().get::<Room>().cloned();
-    // Whoever is of no tenant is the platform's.
-    let tenant = request.extensions().get::<Tenant>().map_or_else(Schema::admin, |of| of.schema().clone());
+    let mut room = request.extensions().get::<BodyRoom>().cloned();
     let mut body = request.into_body();
     let declared = hyper::body::Body::size_hint(&body).upper().and_then(|bytes| usize::try_from(bytes).ok());
     if declared.is_some_and(|bytes| bytes > bytes_max) {
@@ -211,7 +170,7 @@ pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Byt
         if bytes > SMALL_BYTES_MAX
             && let Some(room) = room.take()
         {
-            room.widen_to(declared.unwrap_or(bytes_max), &tenant).await?;
+            room.widen_to(declared.unwrap_or(bytes_max)).await?;
         }
         if read.is_empty() && hyper::body::Body::is_end_stream(&body) {
             return Ok(data);
@@ -338,24 +297,6 @@ mod tests {
     use super::*;
     use crate::wire::{EventIn, VerifyIn};
 
-    #[tokio::test]
-    async fn one_tenants_large_bodies_stand_before_nobody_elses() {
-        let rooms = Rooms::default();
-        let [crowd, other] = ["crowd", "other"].map(|slug| Schema::tenant(slug).unwrap());
-        let largest = TENANT_ROOM_KIB as usize / 2 * 1024;
-        let kept = [(); 2].map(|()| rooms.room());
-        for room in &kept {
-            room.widen_to(largest, &crowd).await.unwrap();
-        }
-        let (waiting, passing) = (rooms.room(), rooms.room());
-        let mut waits = std::pin::pin!(waiting.widen_to(largest, &crowd));
-        assert!(futures_util::poll!(&mut waits).is_pending());
-        passing.widen_to(90_000, &other).await.expect("it has nothing to do with that");
-        assert!(futures_util::poll!(&mut waits).is_pending());
-        drop(kept);
-        waits.await.expect("there is room again");
-    }
-
     fn check<T: DeserializeOwned>(text: &[u8], code: &str, place: Option<&str>, says: &str) {
         let Err(refusal) = parse::<T>(text) else { panic!("accepted {}", text.escape_ascii()) };
         let problem = refusal.into_problem();
@@ -415,14 +356,14 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_takes_room_also_if_it_comes_in_one_piece() {
         for (bytes, kib) in [(SMALL_BYTES_MAX, 0), (SMALL_BYTES_MAX + 1, 65), (BODY_BYTES_MAX, 256)] {
-            let rooms = Rooms::default();
-            let room = rooms.room();
+            let rooms = Rooms::of_kib(ROOM_KIB);
+            let room = BodyRoom::new(rooms.clone(), Schema::admin());
             let mut request = Request::new(Body::from(vec![b' '; bytes]));
             request.extensions_mut().insert(room.clone());
             assert_eq!(read(request, BODY_BYTES_MAX).await.unwrap().len(), bytes);
-            assert_eq!(ROOM_KIB as usize - rooms.all.available_permits(), kib, "{bytes}");
+            assert_eq!(rooms.taken_kib(), kib, "{bytes}");
             drop(room);
-            assert_eq!(rooms.all.available_permits(), ROOM_KIB as usize, "it is answered");
+            assert_eq!(rooms.taken_kib(), 0, "it is answered");
         }
     }
 

@@ -22,7 +22,7 @@ const TRICKLE: Duration = Duration::from_millis(500);
 
 /// The server's limits: how long a body may take, and an answer that is not read.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// The server's limit on connections.
 const CONNECTIONS_MAX: usize = 4096;
 /// What a probe may have to wait for those before it, five times, since others test beside us. An orchestrator waits no
@@ -117,10 +117,54 @@ async fn large_bodies_have_room_for_a_few_at_once_and_small_ones_pass_them_by() 
 }
 
 #[tokio::test]
-async fn who_does_not_send_a_body_or_read_an_answer_is_waited_for_half_a_minute() {
+async fn large_answers_that_nobody_reads_have_room_for_a_few_and_others_pass_them_by() {
     let server = Server::start().await;
-    // Both take that long, and nothing else meanwhile.
-    tokio::join!(a_body_does_not_end(&server), an_answer_is_not_read(&server));
+    let event = |bytes| json!({"event_type": "user.created", "event_data": {"text": "x".repeat(bytes)}});
+    let large = json!({"events": vec![event(100_000); 90]}).to_string();
+    server.post("/v1/tenants", json!({"slug": "acme", "name": "Acme"})).await.expect(201);
+    let as_acme =
+        |method: &'static str, path: &str| Call::new(method, path).header("x-neo-tenant-id", "acme");
+    server.post("/v1/events/batch", &large).await.expect(202);
+    server.send(as_acme("POST", "/v1/events/batch").json(&large)).await.expect(202);
+    let deaf = async || {
+        let mut stream = TcpStream::connect(server.address).await.expect("it listens");
+        Call::new("GET", "/v1/events").send(&mut stream).await;
+        stream
+    };
+    let mut unread = Vec::new();
+    let filling = async {
+        loop {
+            unread.push(deaf().await);
+            let reply = server.get("/v1/events").await;
+            if reply.status != 200 {
+                return reply;
+            }
+        }
+    };
+    let refused = timeout(PATIENCE, filling).await.expect("there is not room for all");
+    assert!((4..=7).contains(&unread.len()), "{} pages of 8 MiB in 48", unread.len());
+    assert_eq!(refused.headers["retry-after"], "1");
+    let says = refused.refused(503, "answers_busy");
+    assert!(says.contains("`limit`"), "{says}");
+    server.get("/v1/event-types").await.expect(200);
+    // What is done is done, and its answer is never refused for that.
+    server.post("/v1/events/batch", json!({"events": vec![event(10); 1000]})).await.expect(202);
+    server.send(as_acme("GET", "/v1/events")).await.expect(200);
+    // One that goes away leaves its room to others.
+    unread.pop();
+    let until_there_is_room = async {
+        while server.get("/v1/events").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, until_there_is_room).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn who_does_not_send_a_body_or_read_an_answer_is_waited_for_a_minute_at_most() {
+    let server = Server::start().await;
+    // All of them take that long, and nothing else meanwhile.
+    tokio::join!(a_body_does_not_end(&server), answers_are_not_read(&server));
 }
 
 async fn a_body_does_not_end(server: &Server) {
@@ -136,20 +180,31 @@ async fn a_body_does_not_end(server: &Server) {
     Reply::parse(&answer).refused(408, "body_timeout");
 }
 
-async fn an_answer_is_not_read(server: &Server) {
+async fn answers_are_not_read(server: &Server) {
     let event = json!({"event_type": "user.created", "event_data": {"text": "x".repeat(100_000)}});
     server.post("/v1/events/batch", json!({"events": vec![event; 100]})).await.expect(202);
     let whole = 2 * server.get("/v1/events").await.text.len();
     assert!(whole > 15_000_000, "{whole}");
-    let mut deaf = TcpStream::connect(server.address).await.expect("it listens");
     // Two answers are more than the system takes off the server for a connection.
-    Call::new("GET", "/v1/events").header("connection", "keep-alive").send(&mut deaf).await;
-    Call::new("GET", "/v1/events").send(&mut deaf).await;
-    let asked = Later::now();
-    sleep_until(asked + WRITE_TIMEOUT + PATIENCE).await;
-    let mut answer = Vec::new();
-    let read = timeout(PATIENCE, deaf.read_to_end(&mut answer)).await.expect("it was cut off");
-    assert!(answer.len() < whole, "{read:?}: it was waited for");
+    let ask = async || {
+        let mut stream = TcpStream::connect(server.address).await.expect("it listens");
+        Call::new("GET", "/v1/events").header("connection", "keep-alive").send(&mut stream).await;
+        Call::new("GET", "/v1/events").send(&mut stream).await;
+        stream
+    };
+    let (mut deaf, mut slow) = (ask().await, ask().await);
+    let until = Later::now() + READ_TIMEOUT + PATIENCE;
+    // Never silent for long, and never done.
+    let (mut sip, mut sips) = ([0; 10_000], 0);
+    while Later::now() < until {
+        sips += slow.read(&mut sip).await.expect("what is there already can be read");
+        sleep_until(until.min(Later::now() + TRICKLE)).await;
+    }
+    for (stream, read) in [(&mut deaf, 0), (&mut slow, sips)] {
+        let mut rest = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it was cut off");
+        assert!(read + rest.len() < whole, "{ended:?}: it was waited for");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,7 @@ mod publish_races;
 mod random;
 mod scene;
 mod sessions;
+mod settling;
 mod several_hosts;
 mod slow_reads;
 mod work_races;

@@ -23,13 +23,13 @@ async fn beside(database: &Database) -> Beside {
     Beside::connect(&database.url()).await
 }
 
-/// A tenant whose last migration was not applied.
+/// A tenant whose last migrations were not applied.
 async fn tenant_behind(store: &PostgresStore, beside: &Beside, slug: &str) -> Tenant {
     let tenant = Tenant { schema: format!("tenant_{slug}").parse().unwrap(), name: None, created_at: at(0) };
     assert_eq!(store.create_tenant(&tenant).await.unwrap(), Inserted::New);
     let undo = format!(
         "drop function {0}.publish_event, {0}.record_event; \
-         delete from admin.migrations where scope = '{0}' and name = '0004_publishing'",
+         delete from admin.migrations where scope = '{0}' and name >= '0004_publishing'",
         tenant.schema
     );
     beside.batch_execute(&undo).await.unwrap();

@@ -9,7 +9,7 @@ use neo_events_domain::{
     subscription::{Subscription, SubscriptionDraft, SubscriptionPatch, effective_context, parse_filter},
     violation::{Faults, Violations},
 };
-use neo_events_store::{Inserted, Page, PageRequest, SubscriptionQuery, Updated};
+use neo_events_store::{Inserted, Page, PageRequest, StoreError, SubscriptionQuery, Updated};
 use uuid::Uuid;
 
 use crate::{Conflict, Error, Tenant, context::no_rows, endpoints::UPDATE_TRIES_MAX, long_calls::Place};
@@ -69,7 +69,7 @@ impl Tenant {
         let draft = SubscriptionDraft { context_id: self.written_context(draft.context_id)?, ..draft };
         let subscription = draft.validate(self.sources().new_id(), &endpoint, self.sources().now())?;
         match self.store().insert_subscription(&self.schema, &subscription).await? {
-            Inserted::New | Inserted::Exists => self.subscription(subscription.id).await,
+            Inserted::New | Inserted::Exists => self.written(subscription.id).await,
             Inserted::EndpointMissing => Err(no_such_endpoint()),
             Inserted::TypeDisabled => Err(Error::type_disabled()),
         }
@@ -80,6 +80,14 @@ impl Tenant {
         let subscription = self.store().subscription(&self.schema, id).await?;
         let seen = subscription.filter(|subscription| self.sees(subscription.context_id));
         seen.ok_or(Error::NotFound("subscription"))
+    }
+
+    /// What was just written, with what the store adds to it. If reading takes too long it is there all the same.
+    async fn written(&self, id: SubscriptionId) -> Result<Subscription, Error> {
+        self.subscription(id).await.map_err(|error| match error {
+            Error::Store(StoreError::TooSlow(cause)) => StoreError::Unavailable(cause).into(),
+            other => other,
+        })
     }
 
     /// Subscriptions, newest first.
@@ -102,7 +110,7 @@ impl Tenant {
         for _ in 0..UPDATE_TRIES_MAX {
             let subscription = self.subscription(id).await?.patched(patch.clone(), self.sources().now())?;
             match self.store().update_subscription(&self.schema, &subscription).await? {
-                Updated::Written => return self.subscription(id).await,
+                Updated::Written => return self.written(id).await,
                 Updated::Stale => {}
                 Updated::Missing => return Err(Error::NotFound("subscription")),
                 Updated::TypeDisabled => return Err(Error::type_disabled()),

@@ -64,6 +64,10 @@ pub(crate) struct Api {
     sources: Sources,
 }
 
+/// On an answer: nothing has changed by it, whatever its method.
+#[derive(Clone, Copy)]
+struct OnlyAsked;
+
 /// What a request was answered, and what has to be known of it to let the answer go.
 struct Routed {
     response: Response,
@@ -109,8 +113,8 @@ impl Api {
     }
 
     fn with(router: Router, gate: Option<Gate>, sources: Sources) -> Self {
-        let (room_of_bodies, room_of_answers) =
-            (Rooms::of_kib(body::ROOM_KIB), Rooms::of_kib(unread::ROOM_KIB));
+        let room_of_bodies = Rooms::new(body::ROOM_KIB, body::TENANT_ROOM_KIB);
+        let room_of_answers = Rooms::new(unread::ROOM_KIB, unread::TENANT_ROOM_KIB);
         Self { router, gate, room_of_bodies, room_of_answers, sources }
     }
 
@@ -164,7 +168,7 @@ impl Api {
                 return Routed::refused(refusal);
             }
         };
-        let is_safe = request.method().is_safe();
+        let asks = request.method().is_safe();
         // Until the answer is made: what was parsed of a large body takes as much room as the body.
         let room = BodyRoom::new(self.room_of_bodies.clone(), tenant.clone());
         request.extensions_mut().insert(room.clone());
@@ -172,7 +176,9 @@ impl Api {
         let Ok(response) = self.router.clone().call(request).await;
         drop(room);
         leftover.discard_if_refused(response.status()).await;
-        Routed { is_repeatable: is_safe || response.status().is_client_error(), response, tenant }
+        let changed_nothing =
+            asks || response.status().is_client_error() || response.extensions().get::<OnlyAsked>().is_some();
+        Routed { response, tenant, is_repeatable: changed_nothing }
     }
 
     /// What every request under `/v1` has to bring. Leaves its caller and the tenant's handle with it, and answers whose
@@ -238,7 +244,7 @@ fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use axum::routing::{get, post};
     use http_body_util::BodyExt;
 
     use super::*;
@@ -259,5 +265,39 @@ mod tests {
         assert_eq!(problem["code"], "internal_error");
         assert_eq!(problem["request_id"], request_id.as_str());
         assert!(!problem["detail"].as_str().unwrap().contains("bug"));
+    }
+
+    #[tokio::test]
+    async fn while_large_answers_have_no_room_what_changed_nothing_is_refused_and_what_did_is_not() {
+        let large = || Response::new(Body::from(vec![b' '; room::SMALL_BYTES_MAX + 1]));
+        let asked = move || {
+            let mut answer = large();
+            answer.extensions_mut().insert(OnlyAsked);
+            answer
+        };
+        let router = Router::new()
+            .route("/read", get(async move || large()))
+            .route("/ask", post(async move || asked()))
+            .route("/refused", post(async move || (StatusCode::CONFLICT, large())))
+            .route("/done", post(async move || large()))
+            .route("/small", get(async || "small"));
+        let api = Api::with(router, None, Sources::system());
+        let answer = async |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            api.answer(request).await
+        };
+        let calls =
+            [("GET", "/read"), ("POST", "/ask"), ("POST", "/refused"), ("POST", "/done"), ("GET", "/small")];
+        let held = api.room_of_answers.take(usize::MAX, &Schema::admin()).unwrap();
+        let mut statuses = Vec::new();
+        for (method, path) in calls {
+            statuses.push(answer(method, path).await.status().as_u16());
+        }
+        assert_eq!(statuses, [503, 503, 503, 200, 200]);
+        drop(held);
+        let unread = answer("GET", "/read").await;
+        assert_eq!((unread.status(), api.room_of_answers.taken_of_admin_kib()), (StatusCode::OK, 65));
+        drop(unread);
+        assert_eq!(api.room_of_answers.taken_of_admin_kib(), 0);
     }
 }

@@ -84,6 +84,19 @@ pub(crate) struct Problem {
     pub(crate) batch: Option<Box<BatchAnswer>>,
 }
 
+impl Problem {
+    /// How much of an answer it takes up, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |text| text.len())
+    }
+
+    /// The same without what it says of the input.
+    pub(crate) fn in_brief(self) -> Self {
+        let detail = "the refusals before it say so much already; publish it alone to see why".to_owned();
+        Self { detail, errors: Vec::new(), ..self }
+    }
+}
+
 /// One fault of an input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fault {

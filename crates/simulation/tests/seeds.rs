@@ -22,7 +22,7 @@ fn holds(seed: u64) {
     let (smallest, smaller) = shrink(&options, &violation);
     panic!(
         "seed {seed}: {violation}\n\
-         again:    NEO_EVENTS_SIMULATION_SEED={seed} cargo test -p neo-events-simulation --test seeds\n\
+         again:    NEO_EVENTS_SIMULATION_SEED={seed} cargo test -p neo-events-simulation --test seeds every_property\n\
          smallest: {smaller}\n\
          read it:  cargo run --release -p neo-events-simulation -- {smallest} --log"
     );

@@ -1,7 +1,7 @@
 //! Request bodies: how they are read, how large they may be, and what exactly is wrong with one that is refused.
 //!
-//! Each has a limit of its own, and all that are large have one together: a body needs [`Room`] for what it has beyond
-//! [`SMALL_BYTES_MAX`], and keeps it until its request is answered ([`BodyRoom`]).
+//! Each has a limit of its own, and all that are large have one together: a body beyond [`SMALL_BYTES_MAX`] needs [`Room`]
+//! for all of it, and keeps it until its request is answered ([`BodyRoom`]).
 //!
 //! A body is parsed once, straight from its bytes. Only if that fails it is read again, slowly, to find the place: a
 //! body that is not JSON is malformed (400), JSON of the wrong shape breaks a rule (422) at a JSON pointer.
@@ -41,6 +41,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Room for all that are larger, in KiB: three of the largest batches. Read, parsed and on their way to the database they
 /// take several times as much: `docs/security.md` has what was measured.
 pub(super) const ROOM_KIB: u32 = 32 * 1024;
+/// A tenant's part of it: two of the largest batches. What is left holds another one.
+pub(super) const TENANT_ROOM_KIB: u32 = 21 * 1024;
 
 /// The room of one request's body, from when it turned out to be large until the request is answered.
 #[derive(Clone)]
@@ -265,7 +267,7 @@ fn pointer(path: &Path) -> String {
 
 /// The beginning and the end of the parser's words, which may quote a whole body between them.
 fn abridged(detail: &str) -> Cow<'_, str> {
-    const BYTES_MAX: usize = 600;
+    const BYTES_MAX: usize = 200;
     if detail.len() <= 2 * BYTES_MAX {
         return Cow::Borrowed(detail);
     }
@@ -356,14 +358,14 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_takes_room_also_if_it_comes_in_one_piece() {
         for (bytes, kib) in [(SMALL_BYTES_MAX, 0), (SMALL_BYTES_MAX + 1, 65), (BODY_BYTES_MAX, 256)] {
-            let rooms = Rooms::of_kib(ROOM_KIB);
+            let rooms = Rooms::new(ROOM_KIB, TENANT_ROOM_KIB);
             let room = BodyRoom::new(rooms.clone(), Schema::admin());
             let mut request = Request::new(Body::from(vec![b' '; bytes]));
             request.extensions_mut().insert(room.clone());
             assert_eq!(read(request, BODY_BYTES_MAX).await.unwrap().len(), bytes);
-            assert_eq!(rooms.taken_kib(), kib, "{bytes}");
+            assert_eq!(rooms.taken_of_admin_kib(), kib, "{bytes}");
             drop(room);
-            assert_eq!(rooms.taken_kib(), 0, "it is answered");
+            assert_eq!(rooms.taken_of_admin_kib(), 0, "it is answered");
         }
     }
 

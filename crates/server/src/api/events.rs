@@ -100,6 +100,10 @@ async fn publish_batch(Extension(tenant): Extension<Tenant>, request: Request<Bo
     json(StatusCode::ACCEPTED, &answer)
 }
 
+/// What the refusals of a batch may say in detail, in bytes: a thousand ordinary ones. Each may quote what it refuses, so
+/// without it an answer could be several times as large as the batch.
+const REFUSALS_BYTES_MAX: usize = 512 * 1024;
+
 /// An event of a batch, or what is wrong with its JSON.
 type Item = Result<EventDraft, Refusal>;
 
@@ -148,6 +152,7 @@ async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer,
         rejected: 0,
         results: Vec::with_capacity(unreadable.len()),
     };
+    let mut said = 0;
     for (index, refusal) in unreadable.into_iter().enumerate() {
         let outcome = match refusal {
             Some(refusal) => Err(refusal),
@@ -163,7 +168,12 @@ async fn publish_items(tenant: &Tenant, items: Vec<Item>) -> Result<BatchAnswer,
             }
             Err(refusal) => {
                 answer.rejected += 1;
-                BatchResult::Refused { index, error: refusal.into_problem() }
+                let error = refusal.into_problem();
+                said += error.bytes();
+                BatchResult::Refused {
+                    index,
+                    error: if said > REFUSALS_BYTES_MAX { error.in_brief() } else { error },
+                }
             }
         });
     }

@@ -33,10 +33,10 @@ pub(super) struct Room {
 }
 
 impl Rooms {
-    /// So much room in all, in KiB, of which a tenant has three quarters.
-    pub(super) fn of_kib(kib: u32) -> Self {
-        let all = Arc::new(Semaphore::new(kib as usize));
-        Self { all, of_tenant_kib: kib / 4 * 3, of_tenants: Arc::default() }
+    /// So much room in all, in KiB, and the most that one tenant has of it. What that leaves must hold the largest that
+    /// somebody else may bring.
+    pub(super) fn new(kib: u32, of_tenant_kib: u32) -> Self {
+        Self { all: Arc::new(Semaphore::new(kib as usize)), of_tenant_kib, of_tenants: Arc::default() }
     }
 
     /// Waits until there is room for so many bytes, not for ever. A tenant's own part is waited for first: whoever waits
@@ -61,8 +61,8 @@ impl Rooms {
     }
 
     #[cfg(test)]
-    pub(super) fn taken_kib(&self) -> u32 {
-        self.of_tenant_kib / 3 * 4 - u32::try_from(self.all.available_permits()).unwrap()
+    pub(super) fn taken_of_admin_kib(&self) -> u32 {
+        self.of_tenant_kib - u32::try_from(self.of(&Schema::admin()).available_permits()).unwrap()
     }
 
     /// What is larger than a tenant's part takes all of it.
@@ -92,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_tenants_large_bodies_stand_before_nobody_elses() {
-        let rooms = Rooms::of_kib(1024);
+        let rooms = Rooms::new(1024, 768);
         let [crowd, other] = tenants();
         let kept = rooms.wait_for(768 * 1024, &crowd).await.expect("it is its part");
         let mut waits = std::pin::pin!(rooms.wait_for(700 * 1024, &crowd));
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_not_waited_for_is_there_or_refused_and_comes_back() {
-        let rooms = Rooms::of_kib(1024);
+        let rooms = Rooms::new(1024, 768);
         let [crowd, other] = tenants();
         let kept = rooms.take(usize::MAX, &crowd).expect("whatever is larger takes its part");
         assert!(rooms.take(1, &crowd).is_none());

@@ -10,7 +10,7 @@ use neo_events::{
 };
 
 use super::{
-    Answer,
+    Answer, OnlyAsked,
     access::Caller,
     body::Input,
     created, no_content, ok,
@@ -88,7 +88,9 @@ async fn explain(
         return Err(Refusal::insufficient_scope(Scope::EventsRead));
     }
     let (filter, event) = sources(question)?;
-    ok(&Explanation::from(tenant.explain(filter, event).await?))
+    let mut answer = ok(&Explanation::from(tenant.explain(filter, event).await?))?;
+    answer.extensions_mut().insert(OnlyAsked);
+    Ok(answer)
 }
 
 /// Each source must be named once, in one of its two ways.

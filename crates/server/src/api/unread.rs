@@ -11,6 +11,8 @@ use super::room::{Room, Rooms, SMALL_BYTES_MAX};
 
 /// Room for all large answers, in KiB: eight of the largest pages.
 pub(super) const ROOM_KIB: u32 = 64 * 1024;
+/// A tenant's part of it. What is left holds a page of attempts whose bodies are twice as long in JSON.
+pub(super) const TENANT_ROOM_KIB: u32 = 46 * 1024;
 
 /// An answer's bytes and their room, which end together.
 struct Unread {

@@ -1,10 +1,10 @@
 //! A connection whose peer has to read: what cannot be written at once has [`READ_TIMEOUT`] until all of it is, however
-//! steadily a little of it goes.
+//! steadily a little of it goes. Meanwhile nothing more is read, or answers to requests that were sent ahead would gather.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -23,11 +23,13 @@ pub(super) struct Reader {
     stream: TcpStream,
     /// Since something could not be written at once; ends when nothing is left of it.
     behind: Option<Pin<Box<Sleep>>>,
+    /// Who wanted to read meanwhile.
+    reading: Option<Waker>,
 }
 
 impl Reader {
     pub(super) const fn new(stream: TcpStream) -> Self {
-        Self { stream, behind: None }
+        Self { stream, behind: None, reading: None }
     }
 
     /// What became of so many bytes.
@@ -39,6 +41,9 @@ impl Reader {
     ) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(bytes)) if bytes == wanted) {
             self.behind = None;
+            if let Some(reading) = self.reading.take() {
+                reading.wake();
+            }
             return written;
         }
         let behind = self.behind.get_or_insert_with(|| Box::pin(sleep(READ_TIMEOUT)));
@@ -55,6 +60,10 @@ impl AsyncRead for Reader {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.behind.is_some() {
+            self.reading = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_read(cx, into)
     }
 }

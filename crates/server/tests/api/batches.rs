@@ -76,6 +76,24 @@ async fn a_batch_of_faults_is_refused_with_each_of_them() {
     assert_eq!(problem["errors"][1], json!({"pointer": "/events/1/event_data", "detail": "is required"}));
 }
 
+/// What is refused is quoted, and in JSON a byte of it may take up six.
+#[tokio::test]
+async fn an_answer_is_not_much_larger_than_what_a_thousand_ordinary_refusals_need() {
+    let server = Server::start().await;
+    let name = "\u{1}".repeat(1000);
+    let mut events = vec![json!({"event_type": "user.created", "event_data": {}, name: 1}); 999];
+    events.push(json!({"event_type": "user.created", "event_data": {}}));
+    let reply = server.post("/v1/events/batch", json!({"events": events})).await;
+    assert!(reply.text.len() < 1024 * 1024, "{}", reply.text.len());
+    let answer = reply.expect(202);
+    assert_eq!((&answer["accepted"], &answer["rejected"]), (&json!(1), &json!(999)));
+    let refused = |index: usize| &answer["results"][index]["error"];
+    assert_eq!(refused(0)["errors"].as_array().map(Vec::len), Some(1), "{}", refused(0));
+    assert_eq!((&refused(998)["code"], &refused(998)["errors"]), (&json!("validation_failed"), &json!([])));
+    let says = refused(998)["detail"].as_str().expect("a text");
+    assert!(says.contains("publish it alone"), "{says}");
+}
+
 #[tokio::test]
 async fn batches_have_limits() {
     let server = Server::start().await;

@@ -8,7 +8,7 @@ use std::{
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{Instant as Later, sleep_until, timeout},
 };
@@ -108,7 +108,7 @@ async fn large_bodies_have_room_for_a_few_at_once_and_small_ones_pass_them_by() 
     server.post("/v1/events", event(1000)).await.expect(202);
     server.post("/v1/events/batch", json!({"events": vec![event(1000); 50]})).await.expect(202);
     // A single event that is large needs room, too.
-    let rest = stall(4 * 1024 * 1024).await;
+    let rest = stall(1024 * 1024).await;
     until_refused("/v1/events", &event(90_000).to_string()).await.refused(503, "bodies_busy");
     drop(rest);
     // One that goes away leaves its room to others.
@@ -142,7 +142,7 @@ async fn large_answers_that_nobody_reads_have_room_for_a_few_and_others_pass_the
         }
     };
     let refused = timeout(PATIENCE, filling).await.expect("there is not room for all");
-    assert!((4..=7).contains(&unread.len()), "{} pages of 8 MiB in 48", unread.len());
+    assert!(unread.len() > 3, "{} pages of 8 MiB in 46", unread.len());
     assert_eq!(refused.headers["retry-after"], "1");
     let says = refused.refused(503, "answers_busy");
     assert!(says.contains("`limit`"), "{says}");
@@ -150,8 +150,8 @@ async fn large_answers_that_nobody_reads_have_room_for_a_few_and_others_pass_the
     // What is done is done, and its answer is never refused for that.
     server.post("/v1/events/batch", json!({"events": vec![event(10); 1000]})).await.expect(202);
     server.send(as_acme("GET", "/v1/events")).await.expect(200);
-    // One that goes away leaves its room to others.
-    unread.pop();
+    // Those that go away leave their room to others.
+    unread.clear();
     let until_there_is_room = async {
         while server.get("/v1/events").await.status != 200 {
             tokio::task::yield_now().await;
@@ -165,6 +165,26 @@ async fn who_does_not_send_a_body_or_read_an_answer_is_waited_for_a_minute_at_mo
     let server = Server::start().await;
     // All of them take that long, and nothing else meanwhile.
     tokio::join!(a_body_does_not_end(&server), answers_are_not_read(&server));
+}
+
+/// Answers without a body, to requests that bring one, which the server's library would let gather without end.
+#[tokio::test]
+async fn requests_sent_ahead_are_not_read_while_answers_are_not() {
+    const AHEAD: usize = 64 * 1024 * 1024;
+    let server = Server::start().await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a size");
+    let mut stream = socket.connect(server.address).await.expect("it listens");
+    let request =
+        "HEAD /livez HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let requests = request.repeat(1000);
+    let mut sent = 0;
+    // It is not read any more, though there is time to answer others.
+    while timeout(TRICKLE, stream.write_all(requests.as_bytes())).await.is_ok_and(|sent| sent.is_ok()) {
+        sent += requests.len();
+        assert!(sent < AHEAD, "all of it is read");
+        assert_eq!(server.get("/livez").await.status, 200);
+    }
 }
 
 async fn a_body_does_not_end(server: &Server) {

@@ -64,6 +64,9 @@ const LIFE_STEP: Duration = Duration::from_mins(7);
 
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
+/// A commit that is answered is durable, whatever the default of the database, the role or the server is. Who asks for
+/// more than the disk of one machine, a standby's, gets it.
+const WAIT_FOR_THE_DISK: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
 /// A user who has gone away does not keep a process of the server busy.
 const LOOK_AFTER_CLIENT: &str = "set client_connection_check_interval = '500ms'";
 /// How long to stand before a lock of somebody's where others of the same group wait for their turn.
@@ -183,6 +186,8 @@ impl managed::Manager for Manager {
         let connection = Connection::open(&self.to).await?;
         if self.only_reads {
             connection.look_after_client().await?;
+        } else {
+            connection.batch(WAIT_FOR_THE_DISK).await?;
         }
         let answer_timeout = Some(self.answer_timeout);
         let retires_at = Some(Instant::now() + life(self.made.fetch_add(1, Ordering::Relaxed)));

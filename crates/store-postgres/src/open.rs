@@ -345,6 +345,20 @@ pub(crate) async fn check(conn: &Connection) -> Result<(), OpenError> {
     judge((row.get(0), row.get(1)), row.get(2), row.get(3))
 }
 
+/// Says in the log what the server is not made to keep: it cannot be asked to for a connection alone.
+pub(crate) async fn warn_of_losses(conn: &Connection) -> Result<(), OpenError> {
+    const OFF: &str = "select string_agg(name, ', ') from pg_catalog.pg_settings \
+                       where name in ('fsync', 'full_page_writes') and setting = 'off'";
+    let row = conn.client().query_one(OFF, &[]).await.map_err(Failure::from)?;
+    if let Some(off) = row.get::<_, Option<String>>(0) {
+        tracing::warn!(
+            off,
+            "events that were acknowledged may be lost if the database's machine crashes: turn these settings on"
+        );
+    }
+    Ok(())
+}
+
 fn judge((number, version): (i32, String), encoding: String, is_read_only: bool) -> Result<(), OpenError> {
     if number < SERVER_VERSION_MIN {
         return Err(OpenError::ServerTooOld { found: version });

@@ -28,7 +28,7 @@ use crate::{
     horizon::Horizon,
     lost::LostClaims,
     migrate,
-    open::{Address, OpenError, PostgresOptions, check},
+    open::{Address, OpenError, PostgresOptions, check, warn_of_losses},
     sessions::Session,
     settle::Settlements,
     sql,
@@ -90,6 +90,7 @@ impl PostgresStore {
         let address = Address::parse(&options.url)?;
         let mut conn = address.connect().await?;
         check(&conn).await?;
+        warn_of_losses(&conn).await?;
         if options.migrates {
             migrate::up(&mut conn, |step| tracing::info!(scope = step.scope, "migrated")).await?;
         } else {

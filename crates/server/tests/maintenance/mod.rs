@@ -333,6 +333,13 @@ async fn a_sound_server_is_found_sound() {
     // What follows is about this machine.
     assert_eq!(statuses[..expected.len()], expected, "{found:?}");
     assert_eq!(found.json()["problems"], 0);
+    execute(
+        &url,
+        "do 'begin execute format(''alter database %I set synchronous_commit = off'', current_database()); end'",
+    )
+    .await;
+    let (status, detail) = finding(&doctor(), "durability");
+    assert!(status == "warning" && detail.contains("your own transactions"), "{detail}");
     assert!(finding(&found, "dispatches owed").1.starts_with("1, the oldest due for"), "{found:?}");
     assert!(folder.run(&["doctor", "--database", &url]).stdout.contains("problems: 0, warnings: "));
 }

@@ -6,6 +6,7 @@ mod ailing_tenants;
 mod catalogue_races;
 mod clock_steps;
 mod closing;
+mod durability;
 mod hanging_servers;
 mod hostile_text;
 mod invariants;

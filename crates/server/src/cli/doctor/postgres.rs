@@ -56,17 +56,20 @@ fn check_encryption(findings: &mut Findings, encryption: Encryption) {
 
 fn check_durability(findings: &mut Findings, facts: &ServerFacts) {
     const CHECK: &str = "durability";
-    let settings = [
-        ("fsync", &facts.fsync),
-        ("full_page_writes", &facts.full_page_writes),
-        ("synchronous_commit", &facts.synchronous_commit),
-    ];
+    let settings = [("fsync", &facts.fsync), ("full_page_writes", &facts.full_page_writes)];
     let off: Vec<_> = settings.iter().filter(|(_, value)| *value == "off").map(|(name, _)| *name).collect();
-    if off.is_empty() {
+    if off.is_empty() && facts.synchronous_commit == "off" {
+        findings.warning(
+            CHECK,
+            "synchronous_commit off: nodes turn it on for what they write; events that your own transactions publish may \
+             be lost in a crash with the rest of these",
+            "turn it on in postgresql.conf, or for this database or role, or in those transactions",
+        );
+    } else if off.is_empty() {
         findings.ok(CHECK, "what is committed is on disk");
     } else {
         let detail = format!("{} off: a crash loses events that were acknowledged", off.join(", "));
-        findings.problem(CHECK, detail, "turn it on in postgresql.conf, or for this database or role");
+        findings.problem(CHECK, detail, "turn it on in postgresql.conf");
     }
     if facts.autovacuum == "off" {
         let detail = "off: the queue tables will grow without end, and slow down";

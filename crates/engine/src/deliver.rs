@@ -241,6 +241,8 @@ impl Deliverer {
         let DeliveryWork { delivery_id, progress, retry, .. } = *lease.work();
         let verdict = judge(&attempt.outcome, progress, &retry, self.sources.now(), self.sources.jitter());
         if verdict == Verdict::Gone {
+            let (schema, endpoint_id) = (place.schema(), endpoint.id);
+            tracing::warn!(%schema, %endpoint_id, "the receiver answered 410 Gone: its endpoint is deactivated");
             place.return_queued();
         }
         place.answered(health_of(&attempt));

@@ -83,7 +83,7 @@ impl Check {
 /// What the signature headers of a webhook are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Checks {
-    /// `X-Neo-Signature`, over the body.
+    /// `X-Neo-Signature`, over the body; or `X-Neo-Signature-Previous`, with the secret before a rotation.
     pub(crate) body: Check,
     /// `webhook-signature`, over id, timestamp and body.
     pub(crate) standard: Check,
@@ -131,7 +131,10 @@ impl Received {
                 _ => Check::Invalid,
             };
         Checks {
-            body: judge("x-neo-signature", &|secret, signature| secret.verifies_body(signature, &self.body)),
+            body: judge("x-neo-signature", &|secret, signature| {
+                let previous = self.header("x-neo-signature-previous");
+                [signature, previous].into_iter().any(|one| secret.verifies_body(one, &self.body))
+            }),
             standard: judge("webhook-signature", &|secret, signatures| {
                 sent_at.is_some_and(|at| secret.verifies_message(signatures, self.id(), at, &self.body))
             }),
@@ -157,8 +160,8 @@ pub(crate) struct ReceiverError {
     source: io::Error,
 }
 
-/// Decides how a webhook to this path is answered.
-pub(crate) type Answer = dyn Fn(&str) -> StatusCode + Send + Sync;
+/// Decides how a request to this path is answered. GET and HEAD only ask whether somebody is there.
+pub(crate) type Answer = dyn Fn(&Method, &str) -> StatusCode + Send + Sync;
 
 /// A running receiver.
 pub(crate) struct Receiver {
@@ -241,16 +244,17 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, stopping: CancellationToken) 
 
 async fn take(request: Request<Incoming>, desk: &Desk) -> Result<Response<Full<Bytes>>, BrokenBody> {
     let (head, body) = request.into_parts();
-    if head.method == Method::HEAD || head.method == Method::GET {
-        return Ok(respond(StatusCode::OK)); // a probe of reachability, not a webhook
-    }
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    if is_probe(&head.method) {
+        return Ok(respond((desk.answer)(&head.method, &path)));
+    }
     let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => Some(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => None,
         Err(_) => return Err(BrokenBody),
     };
-    let answered = if body.is_some() { (desk.answer)(&path) } else { StatusCode::PAYLOAD_TOO_LARGE };
+    let answered =
+        if body.is_some() { (desk.answer)(&head.method, &path) } else { StatusCode::PAYLOAD_TOO_LARGE };
     let received = Received {
         at: desk.sources.now(),
         instant: Instant::now(),
@@ -263,6 +267,11 @@ async fn take(request: Request<Incoming>, desk: &Desk) -> Result<Response<Full<B
     // If nobody listens any more, the receiver is being stopped.
     let _ = desk.received.send(received).await;
     Ok(respond(answered))
+}
+
+/// Whether a request asks for reachability, and is no webhook.
+pub(crate) fn is_probe(method: &Method) -> bool {
+    method == Method::HEAD || method == Method::GET
 }
 
 fn respond(status: StatusCode) -> Response<Full<Bytes>> {
@@ -309,6 +318,12 @@ mod tests {
             [foreign.body, foreign.standard, foreign.timestamp],
             [Check::Invalid, Check::Invalid, Check::Valid]
         );
+        let mut rotated = good.clone();
+        rotated.headers.insert("x-neo-signature", other.sign_body(b"{}").parse().unwrap());
+        assert_eq!(rotated.check(Some(&secret)).body, Check::Invalid);
+        rotated.headers.insert("x-neo-signature-previous", secret.sign_body(b"{}").parse().unwrap());
+        assert_eq!(rotated.check(Some(&secret)).body, Check::Valid);
+        assert_eq!(rotated.check(Some(&other)).body, Check::Valid);
         let late = webhook(&secret, "{}", 1000, 1301).check(Some(&secret));
         assert_eq!([late.body, late.standard, late.timestamp], [Check::Valid, Check::Valid, Check::Invalid]);
         let changed = Received { body: "{ }".into(), ..good.clone() }.check(Some(&secret));

@@ -921,6 +921,36 @@ fn a_listener_takes_its_own_webhooks_at_any_path() {
 }
 
 #[test]
+fn a_listener_is_only_where_it_listens_and_a_final_answer_is_called_final() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let mut listener = folder.start(&["listen", "--path", "/in", "--max", "1", "--json"]);
+    listener.until_shown("listening");
+    let url: Value = serde_json::from_str(listener.shown().lines().next().unwrap()).unwrap();
+    let at = |path: &str| {
+        let url = url["listening"].as_str().unwrap().replace("/in", path);
+        folder.json(&["endpoints", "create", path, &url])["id"].as_str().unwrap().to_owned()
+    };
+    let (elsewhere, here) = (at("/elsewhere"), at("/in"));
+    for (endpoint, status) in [(&elsewhere, "404"), (&here, "200")] {
+        let verified = folder.done(&["endpoints", "verify", endpoint]);
+        assert!(verified.contains(status), "{verified}");
+    }
+    let test = folder.run(&["endpoints", "test", &elsewhere, "--json"]);
+    let delivery = test.json()["id"].as_str().unwrap().to_owned();
+    let shown = folder.done(&["deliveries", "get", &delivery]);
+    assert!(shown.contains("attempt 1 of 1: final, for such an outcome is not tried again"), "{shown}");
+    folder.json(&["endpoints", "test", &here]);
+    assert_eq!(listener.wait(), Some(DONE), "what came elsewhere did not count");
+    for command in
+        [&["endpoints", "create", "a", "http://a.example"][..], &["endpoints", "rotate-secret", &here]]
+    {
+        let refused = folder.run(&[command, &["--secret-token", ""]].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+    }
+}
+
+#[test]
 fn a_listener_that_cannot_show_anything_leaves_nothing_behind() {
     let folder = Folder::new();
     let _server = Server::start(&folder);

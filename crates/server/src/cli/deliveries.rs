@@ -44,7 +44,9 @@ const LIST_EXAMPLES: &str = "\
 Examples:
   neo-events deliveries list --status failed --from 24h
   neo-events deliveries list --event-id ID                  who got an event
-  neo-events deliveries list --endpoint-id ID --status retrying";
+  neo-events deliveries list --endpoint-id ID --status retrying
+  neo-events deliveries list --status failed --all --json | jq -r '.data[].id' \\
+      | xargs -n1 -P8 neo-events deliveries retry     try again whatever failed";
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
@@ -171,6 +173,12 @@ fn standing(output: &Output, delivery: &wire::Delivery) -> String {
     match (&delivery.held_reason, delivery.next_retry_at) {
         (Some(reason), _) => format!("{status}, {attempts}, held: {}", printable(reason)),
         (None, Some(at)) => format!("{status}, {attempts}, next {}", output.time(at)),
+        (None, None)
+            if delivery.overall_status == DeliveryStatus::Failed.as_str()
+                && !delivery.max_attempts_reached =>
+        {
+            format!("{status}, {attempts}: final, for such an outcome is not tried again")
+        }
         (None, None) => format!("{status}, {attempts}"),
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use http::Method;
 use neo_events::domain::endpoint::HttpMethod;
 use serde_json::value::RawValue;
@@ -47,7 +47,8 @@ pub(crate) enum EndpointsCommand {
     Activate(EndpointId),
     /// Hold what it is owed; new events create nothing for it
     Deactivate(EndpointId),
-    /// Sign with a new secret; the one before goes on signing for a while
+    /// Sign with a new secret; the one before goes on signing for a while, in headers of its own
+    #[command(after_help = ROTATE_EXAMPLES)]
     RotateSecret(RotateArgs),
     /// Send a test event to this endpoint alone, once, and tell how it went
     Test(TestArgs),
@@ -71,7 +72,24 @@ is shown again.
 
 What is not given: POST, X-Neo-Signature, 30 s in all, 3 retries, the first
 after 5 s and each wait twice the one before, no redirects followed,
-certificates verified, active.";
+certificates verified, active.
+
+A receiver says by its answer what becomes of a delivery. 2xx: delivered. 408,
+425, 429, 5xx, a timeout, a connection that fails: tried again, after 429 and
+503 not before Retry-After. 410: nothing more is wanted, the endpoint is
+deactivated. Anything else is final: a delivery that failed is repaired by
+neo-events deliveries retry.";
+
+const ROTATE_EXAMPLES: &str = "\
+Examples:
+  neo-events endpoints rotate-secret ID
+  neo-events endpoints rotate-secret ID --overlap-seconds 3600
+
+While secrets overlap, webhook-signature has a signature by each of them, with a
+space between, as Standard Webhooks libraries expect. X-Neo-Signature is by the
+new one at once, and the one before signs X-Neo-Signature-Previous: a receiver
+that checks the first alone needs the new secret before you rotate, or looks at
+both.";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
@@ -145,7 +163,7 @@ pub(crate) struct CreateArgs {
     /// Where webhooks go: an absolute http or https URL
     endpoint_url: String,
     /// Secret to sign with: `whsec_…` or any text [default: generated]
-    #[arg(long, value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET", value_parser = NonEmptyStringValueParser::new())]
     secret_token: Option<String>,
     /// Only events of this context
     #[arg(long, value_name = "UUID", value_parser = arguments::uuid)]
@@ -189,9 +207,9 @@ pub(crate) struct RotateArgs {
     #[arg(value_name = "UUID", value_parser = arguments::uuid)]
     id: Uuid,
     /// Secret to sign with from now on [default: generated]
-    #[arg(long, value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET", value_parser = NonEmptyStringValueParser::new())]
     secret_token: Option<String>,
-    /// How long the secret before goes on signing, 0 to 604800 [default: 86400]; five sign at most, the newest
+    /// How long those before it go on signing at most, 0 to 604800 [default: 86400]; five sign, the newest
     #[arg(long, value_name = "S")]
     overlap_seconds: Option<u32>,
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Args;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use neo_events::SigningSecret;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -29,7 +29,7 @@ use crate::{
         signals::Signals,
         temporary::{self, Temporary},
     },
-    webhook_receiver::{Answer, Check, Checks, Received, Receiver},
+    webhook_receiver::{Answer, Check, Checks, Received, Receiver, is_probe},
     wire::{self, Pairs},
 };
 
@@ -40,8 +40,10 @@ Examples:
   neo-events listen --subscribe '*' --fail-first 2   see retries
   neo-events listen --subscribe '*' --max 1 --json   one webhook, for scripts
 
-The secret checks X-Neo-Signature and webhook-signature; without one it is only
-told whether they are there.";
+The secret checks X-Neo-Signature (or X-Neo-Signature-Previous, which the secret
+before a rotation signs) and webhook-signature; without one it is only told
+whether they are there. HEAD and GET, by which an endpoint is verified, get the
+same answers and are not shown.";
 
 #[derive(Args)]
 pub(crate) struct ListenArgs {
@@ -63,7 +65,7 @@ pub(crate) struct ListenArgs {
     /// Answer 503 to this many first
     #[arg(long, value_name = "N", default_value_t = 0)]
     fail_first: u32,
-    /// End after this many webhooks
+    /// End after this many webhooks at the path
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
     /// Show bodies as they came, not laid out
@@ -117,7 +119,7 @@ pub(crate) async fn run(
         _ => None,
     };
     let secret = subscribed.as_ref().map(|subscribed| &subscribed.secret).or(given.as_ref());
-    let view = View { output: &output, secret, is_json, is_raw: args.raw };
+    let view = View { output: &output, secret, path: path.as_deref(), is_json, is_raw: args.raw };
     // However it ends, the endpoint is removed.
     let outcome = match view.show_start(&url, args.subscribe.as_deref()) {
         Ok(()) => view.show_all(&mut webhooks, &mut signals, args.max).await,
@@ -147,12 +149,20 @@ fn as_sent(path: &str) -> String {
     url.path().to_owned()
 }
 
+/// Whether a request is for another path than the one that is listened at, if there is one.
+fn is_elsewhere(path: Option<&str>, asked: &str) -> bool {
+    path.is_some_and(|path| as_sent(asked.split('?').next().unwrap_or_default()) != path)
+}
+
 fn answer(path: Option<String>, fail_first: u32, status: u16) -> Result<Arc<Answer>, Failure> {
     let status = StatusCode::from_u16(status).map_err(|error| Failure::Usage(error.to_string()))?;
     let to_fail = AtomicU32::new(fail_first);
-    Ok(Arc::new(move |asked: &str| {
-        if path.as_deref().is_some_and(|path| as_sent(asked.split('?').next().unwrap_or_default()) != path) {
+    Ok(Arc::new(move |method: &Method, asked: &str| {
+        if is_elsewhere(path.as_deref(), asked) {
             return StatusCode::NOT_FOUND;
+        }
+        if is_probe(method) {
+            return status;
         }
         let fails =
             to_fail.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
@@ -185,6 +195,7 @@ async fn subscribe(
 struct View<'a> {
     output: &'a Output,
     secret: Option<&'a SigningSecret>,
+    path: Option<&'a str>,
     is_json: bool,
     is_raw: bool,
 }
@@ -236,7 +247,7 @@ impl View<'_> {
             };
             let Some(webhook) = webhook else { break };
             self.show(&webhook)?;
-            shown += 1;
+            shown += u64::from(!is_elsewhere(self.path, &webhook.path));
         }
         Ok(())
     }
@@ -334,9 +345,16 @@ mod tests {
     #[test]
     fn the_first_fail_and_other_paths_are_not_found() {
         let answer = answer(Some("/in".into()), 1, 204).unwrap();
-        let answers: Vec<_> =
-            ["/other", "/in?x=1", "/in", "/in"].iter().map(|path| answer(path).as_u16()).collect();
-        assert_eq!(answers, [404, 503, 204, 204]);
+        let asked = [
+            (Method::POST, "/other"),
+            (Method::HEAD, "/other"),
+            (Method::HEAD, "/in"),
+            (Method::POST, "/in?x=1"),
+            (Method::POST, "/in"),
+            (Method::POST, "/in"),
+        ];
+        let answers = asked.map(|(method, path)| answer(&method, path).as_u16());
+        assert_eq!(answers, [404, 404, 204, 503, 204, 204], "who only looks uses up no failure");
     }
 
     #[test]
@@ -344,8 +362,8 @@ mod tests {
         for (given, sent) in [("/ä b", "/%C3%A4%20b?x=1"), ("in", "/in"), ("//in/", "/in/"), ("/%c3", "/%c3")]
         {
             let answer = answer(Some(path_given(given).unwrap()), 0, 200).unwrap();
-            assert_eq!(answer(sent), StatusCode::OK, "{given}");
-            assert_eq!(answer("/other"), StatusCode::NOT_FOUND, "{given}");
+            assert_eq!(answer(&Method::POST, sent), StatusCode::OK, "{given}");
+            assert_eq!(answer(&Method::POST, "/other"), StatusCode::NOT_FOUND, "{given}");
         }
         for refused in ["/ä?x=1", "/in#there", "?"] {
             assert!(matches!(path_given(refused), Err(Failure::Usage(_))), "{refused}");

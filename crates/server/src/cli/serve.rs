@@ -42,7 +42,8 @@ one at once; nothing that was acknowledged is lost either way.
 
 Any number of servers may share a postgres: database: they find each other's
 work, and what one that dies has begun goes on elsewhere within five seconds.
-Outside profile development give all of them the same NEO_EVENTS_MASTER_KEY.
+Give all of them the same NEO_EVENTS_MASTER_KEY and NEO_EVENTS_ADMIN_KEY (in
+profile development each folder would have keys of its own).
 
 Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE (or,
 where it is not set, WEBHOOK_VALIDATION_PROFILE), NEO_EVENTS_ROLES,

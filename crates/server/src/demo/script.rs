@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use neo_events::SigningSecret;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -47,9 +47,9 @@ const EVENTS: [(&str, &str, &[&str]); 4] = [
 const BY_HAND: &str = r#"{"event_type":"order.placed","event_data":{"order":"A-3","amount":500}}"#;
 
 /// The receiver's answers: the CRM is out of order at first.
-pub(super) fn answers() -> impl Fn(&str) -> StatusCode + Send + Sync {
+pub(super) fn answers() -> impl Fn(&Method, &str) -> StatusCode + Send + Sync {
     let is_first = AtomicBool::new(true);
-    move |path| {
+    move |_, path| {
         if path == format!("/{CRM}") && is_first.swap(false, Ordering::Relaxed) {
             StatusCode::SERVICE_UNAVAILABLE
         } else {

@@ -16,6 +16,7 @@ use super::NOT_UTF8;
 
 /// Longest line: data and metadata at their limits, and the rest.
 const LINE_BYTES_MAX: usize = 512 * 1024;
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// Lines that are read before they are wanted.
 const LINES_AHEAD_MAX: usize = 64;
 
@@ -54,6 +55,10 @@ impl Lines<'_> {
             let Some(mut bytes) = self.read_line()? else { return Ok(None) };
             self.number += 1;
             let number = self.number;
+            // What some editors put before the first line (RFC 8259 §8.1 lets readers pass over it).
+            if number == 1 && bytes.starts_with(BYTE_ORDER_MARK) {
+                bytes.drain(..BYTE_ORDER_MARK.len());
+            }
             let is_whole = bytes.ends_with(b"\n");
             while bytes.ends_with(b"\n") || bytes.ends_with(b"\r") {
                 bytes.pop();
@@ -129,6 +134,12 @@ impl Lines<'_> {
     }
 }
 
+/// The parser's words. It counts the lines of the text that it was given: of a single one, the column is enough.
+fn within(text: &str, error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    if text.contains('\n') { words } else { words.replace(" at line 1 column ", " at column ") }
+}
+
 enum Parsed {
     Event,
     Unfinished(String),
@@ -143,10 +154,10 @@ fn parse_event(text: &str) -> Parsed {
         Ok(_) if text.trim_start().starts_with('{') => Parsed::Event,
         Ok(_) => not_an_object(text),
         Err(error) if error.is_eof() && !text.trim_start().starts_with('[') => {
-            Parsed::Unfinished(format!("is not complete JSON: {error}"))
+            Parsed::Unfinished(format!("is not complete JSON: {}", within(text, &error)))
         }
         Err(error) if error.is_data() || text.trim_start().starts_with('[') => not_an_object(text),
-        Err(error) => Parsed::Refused(format!("is not valid JSON: {error}")),
+        Err(error) => Parsed::Refused(format!("is not valid JSON: {}", within(text, &error))),
     }
 }
 
@@ -188,6 +199,14 @@ mod tests {
             let [(1, Err(reason)), ..] = found.as_slice() else { panic!("{found:?}") };
             assert!(reason.contains("one event a line"), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_fault_is_told_by_one_number_of_its_line_and_a_byte_order_mark_is_none() {
+        let found = read("\u{feff}{\"a\": 1}\nnope");
+        let [(1, Ok(_)), (2, Err(reason))] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(reason, "is not valid JSON: expected ident at column 2");
+        assert!(matches!(read("\u{feff}{\n\"a\": 1}").as_slice(), [(1, Ok(_))]));
     }
 
     #[test]

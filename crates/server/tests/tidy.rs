@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -130,6 +130,30 @@ fn benches_and_tests_that_documents_name_are_there() {
         }
     }
     assert!(found > 20, "{found}");
+}
+
+/// A long name between backquotes is that of a test, or of something else in the code.
+#[test]
+fn what_documents_name_at_length_is_in_the_code() {
+    const WORDS_MIN: usize = 4;
+    let root = crates().parent().unwrap().to_owned();
+    let code: String = [".rs", ".sql", ".py", ".mjs"]
+        .iter()
+        .flat_map(|ending| files(&crates(), ending))
+        .map(|path| read(&path))
+        .collect();
+    let is_name_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let names: HashSet<&str> = code.split(|c| !is_name_part(c)).collect();
+    let mut found = 0;
+    for path in files(&root.join("docs"), ".md").into_iter().chain(files(&crates(), ".md")) {
+        let text = read(&path);
+        let is_long = |name: &&str| name.chars().all(is_name_part) && name.split('_').count() >= WORDS_MIN;
+        for name in text.split('`').skip(1).step_by(2).filter(is_long) {
+            assert!(names.contains(name), "{}: there is no {name}", path.display());
+            found += 1;
+        }
+    }
+    assert!(found > 100, "{found}");
 }
 
 #[test]

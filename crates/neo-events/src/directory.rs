@@ -151,16 +151,18 @@ impl Directory {
             Ok(key) => return Ok(Some(key)),
             Err(look_up) => look_up,
         };
+        let _turn = if look_up.is_known { None } else { Some(self.shared.strangers.turn().await?) };
         let key = self.shared.store.api_key(digest).await?.map(Arc::new);
-        if let Some(key) = &key {
-            self.shared.keys.believe(digest, Arc::clone(key), look_up);
+        match &key {
+            Some(key) => self.shared.keys.believe(digest, Arc::clone(key), look_up),
+            None => self.shared.keys.disbelieve(digest),
         }
         Ok(key)
     }
 
     /// Whether the database serves reads and writes.
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(self.shared.store.ping().await?)
+        Ok(self.shared.strangers.ping(&*self.shared.store).await?)
     }
 }
 

@@ -47,6 +47,8 @@ struct SeenKeys {
 pub(crate) struct LookUp {
     deletions: u64,
     began_at: Timestamp,
+    /// Whether it was found before.
+    pub(crate) is_known: bool,
 }
 
 struct Seen {
@@ -58,9 +60,10 @@ impl KeyMemory {
     /// A key that was looked up a moment ago; otherwise what [`Self::believe`] is to be told once it is looked up.
     pub(crate) fn believed(&self, digest: KeyDigest, now: Timestamp) -> Result<Arc<ApiKey>, LookUp> {
         let SeenKeys { by_digest, deletions } = &*locked(&self.seen);
-        let fresh =
-            by_digest.get(&digest).filter(|seen| now.duration_since(seen.looked_up_at) < BELIEVED_FOR);
-        fresh.map(|seen| Arc::clone(&seen.key)).ok_or(LookUp { deletions: *deletions, began_at: now })
+        let seen = by_digest.get(&digest);
+        let fresh = seen.filter(|seen| now.duration_since(seen.looked_up_at) < BELIEVED_FOR);
+        let look_up = LookUp { deletions: *deletions, began_at: now, is_known: seen.is_some() };
+        fresh.map(|seen| Arc::clone(&seen.key)).ok_or(look_up)
     }
 
     /// Remembers a key that was found.
@@ -77,6 +80,11 @@ impl KeyMemory {
             by_digest.clear();
         }
         by_digest.insert(digest, Seen { key, looked_up_at });
+    }
+
+    /// Forgets a key that is not there any more.
+    pub(crate) fn disbelieve(&self, digest: KeyDigest) {
+        locked(&self.seen).by_digest.remove(&digest);
     }
 
     /// Forgets a key that was deleted here.

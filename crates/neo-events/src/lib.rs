@@ -17,6 +17,7 @@ mod master_key;
 mod publishing;
 mod publishing_postgres;
 mod running;
+mod strangers;
 mod subscriptions;
 mod tenant;
 mod transport;

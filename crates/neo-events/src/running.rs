@@ -19,6 +19,7 @@ use crate::{
     backend::{Backend, Database},
     key_memory::{KeyMemory, LAST_FLUSH_MAX, Upkeep},
     long_calls::LongCalls,
+    strangers::Strangers,
     transport::HttpTransport,
 };
 
@@ -71,6 +72,7 @@ impl NeoEvents {
             limits,
             engine: engine.handle(),
             keys: KeyMemory::default(),
+            strangers: Strangers::new(),
             reaching: LongCalls::new(LongCall::Reach),
             explaining: LongCalls::new(LongCall::Explain),
         });
@@ -128,6 +130,7 @@ pub(crate) struct Shared {
     pub(crate) limits: EndpointLimits,
     pub(crate) engine: EngineHandle,
     pub(crate) keys: KeyMemory,
+    pub(crate) strangers: Strangers,
     /// Calls that wait for a receiver.
     pub(crate) reaching: Arc<LongCalls>,
     /// Calls that try a filter, in turns.

@@ -64,9 +64,11 @@ const LIFE_STEP: Duration = Duration::from_mins(7);
 
 /// How much longer an answer is waited for than its statement may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
-/// A commit that is answered is durable, whatever the default of the database, the role or the server is. Who asks for
-/// more than the disk of one machine, a standby's, gets it.
-const WAIT_FOR_THE_DISK: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
+/// A commit that is answered is durable, whatever the default of the database, the role or the server is, or becomes while
+/// the connection lasts. Who asks for more than the disk of one machine, a standby's, gets it.
+const WAIT_FOR_THE_DISK: &str = "
+    select set_config('synchronous_commit', case level when 'off' then 'on' else level end, false)
+    from current_setting('synchronous_commit') as level";
 /// A user who has gone away does not keep a process of the server busy.
 const LOOK_AFTER_CLIENT: &str = "set client_connection_check_interval = '500ms'";
 /// How long to stand before a lock of somebody's where others of the same group wait for their turn.

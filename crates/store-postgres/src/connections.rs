@@ -20,9 +20,6 @@ use crate::{
 const CHANGES_MAX: usize = 3;
 /// Of one tenant: fewer, so that a lock on its tables leaves a place for others.
 const CHANGES_OF_TENANT_MAX: usize = 2;
-/// Connections for work that anybody may have at once: whoever brings a key that is not known here, right or wrong, and
-/// whoever asks whether the node serves, costs a question to the database before anything is known of them.
-const ANYBODYS_MAX: usize = 2;
 /// How long a transaction of ours may stand still: a node that hangs in the middle of one must not hold its locks.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -36,7 +33,6 @@ pub(crate) struct Connections {
     work: Pool,
     brief: Pool,
     reads: Pool,
-    anybodys: Arc<Semaphore>,
 }
 
 impl Connections {
@@ -49,7 +45,6 @@ impl Connections {
             work: Pool::new(work, work_timeout, options.work_connections.max(2))?,
             brief: Pool::new(brief, work_timeout, BRIEF_CONNECTIONS)?,
             reads: Pool::reading(reads, options.read_timeout, options.read_connections.max(1))?,
-            anybodys: Arc::new(Semaphore::new(ANYBODYS_MAX)),
         })
     }
 
@@ -69,13 +64,6 @@ impl Connections {
         self.work.get_since(came_at).await
     }
 
-    /// One for work, for somebody of whom nothing is known yet: however many come, most are left for the passes.
-    pub(crate) async fn anybodys(&self) -> Result<Placed, Failure> {
-        let place = timeout(CONNECTION_WAIT, Arc::clone(&self.anybodys).acquire_owned()).await;
-        let place = place.map_err(|_| Failure::NoConnectionFree)?.map_err(|_| Failure::Closed)?;
-        Ok(Placed { conn: self.work().await?, _place: place })
-    }
-
     /// For lists and look-ups by users: statements end after their time.
     pub(crate) async fn read(&self) -> Result<Conn, Failure> {
         self.reads.get().await
@@ -83,7 +71,7 @@ impl Connections {
 
     /// Closes those that have retired and lie there, until it is dropped.
     pub(crate) async fn let_go_of_the_old(self) {
-        let Self { work, brief, reads, .. } = self;
+        let Self { work, brief, reads } = self;
         loop {
             sleep(RETIRED_INTERVAL).await;
             [&work, &brief, &reads].into_iter().for_each(Pool::let_go);
@@ -91,7 +79,7 @@ impl Connections {
     }
 
     pub(crate) fn close(&self) {
-        let Self { work, brief, reads, .. } = self;
+        let Self { work, brief, reads } = self;
         [work, brief, reads].into_iter().for_each(Pool::close);
     }
 }
@@ -127,13 +115,13 @@ impl ChangeGate {
     }
 }
 
-/// A connection, and the place of whoever has it among those of its kind.
-pub(crate) struct Placed {
+/// A connection for a user's read, and the tenant's place among its reads.
+pub(crate) struct Reading {
     conn: Conn,
     _place: OwnedSemaphorePermit,
 }
 
-impl Deref for Placed {
+impl Deref for Reading {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -143,11 +131,11 @@ impl Deref for Placed {
 
 impl PostgresStore {
     /// A connection for a user's read in a tenant that exists.
-    pub(crate) async fn reading(&self, schema: &Schema) -> Result<Placed, Failure> {
+    pub(crate) async fn reading(&self, schema: &Schema) -> Result<Reading, Failure> {
         let tenant_no = self.tenant_no(schema).await?;
         let place = timeout(CONNECTION_WAIT, self.inner.reads.take(tenant_no)).await;
         let place = place.map_err(|_| Failure::NoConnectionFree)?.ok_or(Failure::Closed)?;
-        Ok(Placed { conn: self.inner.connections.read().await?, _place: place })
+        Ok(Reading { conn: self.inner.connections.read().await?, _place: place })
     }
 
     /// The same as [`Self::writing`] for what a user changes, with its place among the changes.

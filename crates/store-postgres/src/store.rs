@@ -180,7 +180,7 @@ impl Health for PostgresStore {
     /// Reads, and makes sure that a write would be taken: that this is a primary.
     async fn ping(&self) -> Result<(), StoreError> {
         let ping = async {
-            let conn = self.inner.connections.anybodys().await?;
+            let conn = self.inner.connections.work().await?;
             conn.query_one(sql::SESSIONS_PING, &Schema::admin(), &[]).await
         };
         // Of a server that hangs nothing would be heard.

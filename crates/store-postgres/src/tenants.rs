@@ -104,7 +104,7 @@ impl Tenants for PostgresStore {
 
     /// Not in line with users' lists: every request may begin with it.
     async fn api_key(&self, digest: KeyDigest) -> Result<Option<ApiKey>, StoreError> {
-        let conn = self.inner.connections.anybodys().await?;
+        let conn = self.inner.connections.work().await?;
         Ok(api_keys::by_digest(&conn, digest).await?)
     }
 

@@ -1,10 +1,14 @@
 //! Tenants and API keys, as an embedding program handles them.
 
+use std::{ops::Deref, time::Duration};
+
 use neo_events::{
     ApiKeyDraft, ApiKeyQuery, Conflict, DeliveryStatus, Error, EventDraft, MasterKey, NeoEvents, PageRequest,
     Passes, Schema, Sources, StartError, TenantDraft, Uuid, maintenance,
+    tokio_postgres::{self, NoTls},
 };
-use neo_events_test_postgres::database;
+use neo_events_test_postgres::{Database, database};
+use tokio::task::JoinSet;
 
 use crate::{
     receiver::{PATIENCE, Receiver},
@@ -46,6 +50,86 @@ async fn a_key_opens_its_tenant_and_context_until_it_is_deleted() {
     assert!(matches!(directory.delete_api_key(found.id).await, Err(Error::NotFound("API key"))));
     let nowhere = directory.create_api_key(Schema::tenant("nobody").unwrap(), named("x")).await;
     assert!(matches!(nowhere, Err(Error::Invalid(_))), "{nowhere:?}");
+}
+
+/// Anybody can bring a key that nobody has: however many do, the database is asked two such questions at once, and whoever
+/// is known does not stand behind them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_nobody_has_are_looked_up_two_at_a_time() {
+    let (database, folder) = (database().await, tempfile::tempdir().unwrap());
+    let neo = NeoEvents::postgres(database.url()).key_file(folder.path().join("key")).start().await.unwrap();
+    let directory = neo.directory();
+    let known = directory.create_api_key(Schema::admin(), named("known")).await.unwrap();
+    let known = known.text.reveal().to_owned();
+    assert!(directory.authenticate(&known).await.unwrap().is_some());
+    // Then it is looked up again.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let (locking, beside) = (connect(&database).await, connect(&database).await);
+    locking.batch_execute("begin; lock table admin.api_keys in access exclusive mode").await.unwrap();
+    let blocked = async || -> i64 {
+        let blocked = "select count(*) from pg_stat_activity
+                       where wait_event_type = 'Lock' and datname = current_database()";
+        beside.query_one(blocked, &[]).await.unwrap().get(0)
+    };
+    let ask = |text: String| {
+        let directory = directory.clone();
+        async move {
+            loop {
+                // A lock is not waited for for ever.
+                match directory.authenticate(&text).await {
+                    Ok(found) => return found.is_some(),
+                    Err(Error::Store(error)) if error.is_transient() => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        }
+    };
+    let mut asking = JoinSet::new();
+    for number in 10..40 {
+        asking.spawn(ask(format!("{}{number}", &known[..known.len() - 2])));
+    }
+    let until = async |count: i64| {
+        let waiting = async {
+            while blocked().await < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("they get to the lock");
+    };
+    until(2).await;
+    for _ in 0..20 {
+        assert!(blocked().await <= 2);
+        neo.directory().has_tenant(&Schema::admin()).await.unwrap();
+    }
+    let mut known = Box::pin(ask(known));
+    assert!(futures_util::poll!(&mut known).is_pending());
+    until(3).await;
+    locking.batch_execute("rollback").await.unwrap();
+    assert!(known.await);
+    while let Some(found) = asking.join_next().await {
+        assert!(!found.unwrap());
+    }
+    neo.shutdown(PATIENCE).await;
+}
+
+async fn connect(database: &Database) -> Client {
+    let (client, connection) = tokio_postgres::connect(&database.url(), NoTls).await.unwrap();
+    Client { client, _connection: JoinSet::from_iter([async move { drop(connection.await) }]) }
+}
+
+/// A connection of the test's own, closed when dropped.
+struct Client {
+    client: tokio_postgres::Client,
+    _connection: JoinSet<()>,
+}
+
+impl Deref for Client {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &tokio_postgres::Client {
+        &self.client
+    }
 }
 
 #[tokio::test]

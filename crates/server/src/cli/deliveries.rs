@@ -46,7 +46,7 @@ Examples:
   neo-events deliveries list --event-id ID                  who got an event
   neo-events deliveries list --endpoint-id ID --status retrying
   neo-events deliveries list --status failed --all --json | jq -r '.data[].id' \\
-      | xargs -n1 -P8 neo-events deliveries retry     try again whatever failed";
+      | xargs -r -n1 -P8 neo-events deliveries retry     try again whatever failed";
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {

@@ -11,8 +11,8 @@ use neo_events_domain::{
     tenant::{Schema, Tenant},
 };
 use neo_events_store::{
-    Appended, Catalogue, DeliveryLog, EndpointQuota, EventLog, EventQuery, Inserted, KeyDigest, PageRequest,
-    Settled, Settlement, Tenants, WorkQueue,
+    Appended, Catalogue, DeliveryLog, EndpointQuota, EventLog, EventQuery, Inserted, PageRequest, Settled,
+    Settlement, Tenants, WorkQueue,
 };
 use neo_events_store_postgres::PostgresStore;
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     invariants,
     scene::{
-        PATIENCE, Scene, at, at_last, claim, claim_dispatches, draft, event, id, new_delivery, new_endpoint,
+        PATIENCE, Scene, at, claim, claim_dispatches, draft, event, id, new_delivery, new_endpoint,
         settle_at_last, settlement, to_all, until_blocked,
     },
 };
@@ -372,33 +372,4 @@ async fn tenants_that_are_locked_hold_up_nobody_elses_claims() {
     let of_whom: Vec<_> = claims.iter().map(|claim| (&claim.schema, claim.work.len())).collect();
     assert_eq!(of_whom, [(&scene.schema, 1)]);
     beside.batch_execute("rollback").await.unwrap();
-}
-
-/// Anybody can bring a key that nobody has: each costs a question to the database, and the passes have their turn.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whose_keys_are_looked_up_leave_connections_to_the_passes() {
-    let scene = Scene::of(1).await;
-    let (store, mut locking, beside) = (scene.store(), scene.beside().await, scene.beside().await);
-    let lock = locking.transaction().await;
-    lock.batch_execute("lock table admin.api_keys in access exclusive mode").await.unwrap();
-    let mut asking = JoinSet::new();
-    for number in 0..WAITING {
-        let (store, digest) = (store.clone(), KeyDigest([u8::try_from(number).unwrap(); 32]));
-        asking.spawn(at_last(move || {
-            let store = store.clone();
-            async move { store.api_key(digest).await }
-        }));
-    }
-    until_blocked(&beside, 2).await;
-    scene.publish(OTHERS).await;
-    for _ in 0..OTHERS {
-        assert_eq!(claim_dispatches(store, 1, 1).await.unwrap().len(), 1);
-        let blocked = "select count(*) from pg_stat_activity \
-                       where wait_event_type = 'Lock' and datname = current_database()";
-        assert!(beside.number(blocked).await <= 2);
-    }
-    lock.rollback().await.unwrap();
-    while let Some(found) = asking.join_next().await {
-        assert!(found.unwrap().is_none());
-    }
 }

@@ -20,7 +20,7 @@ use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use crate::config::EgressConfig;
-use crate::failure::Fault;
+use crate::failure::{Fault, Untouched};
 use crate::http2::Exchange;
 use crate::stream::{Allowance, Stream};
 use crate::target::Target;
@@ -33,17 +33,6 @@ pub(crate) enum Undelivered {
     Unsent(Box<Message>, Untouched, Fault),
     /// It may have arrived.
     Lost(Fault),
-}
-
-/// How it is known that a receiver has done nothing with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Untouched {
-    /// Not a byte of it was written.
-    NotWritten,
-    /// The receiver says so of this request; the connection is as good as before.
-    Refused,
-    /// The receiver says so of all from this request on, and closes the connection.
-    Leaving,
 }
 
 impl Undelivered {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use http::StatusCode;
 use rustls::CertificateError;
 
-use crate::connection::Untouched;
 use crate::policy::TargetRefused;
 use crate::stream::AllowanceSpent;
 
@@ -95,6 +94,17 @@ pub struct Failure {
 pub(crate) struct Fault {
     pub(crate) kind: FailureKind,
     pub(crate) detail: &'static str,
+}
+
+/// How it is known that a receiver has done nothing with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Untouched {
+    /// Not a byte of it was written.
+    NotWritten,
+    /// The receiver says so of this request; the connection is as good as before.
+    Refused,
+    /// The receiver says so of all from this request on, and closes the connection.
+    Leaving,
 }
 
 impl Fault {

@@ -36,7 +36,7 @@ use crate::{
     Sources,
     admission::{Admission, AttemptHealth, Claimed, Key, Place, Turn},
     direct::Taken,
-    supervisor::StopSignals,
+    stop::StopSignals,
     usage::UsageLog,
     watched::WatchedDeliveries,
     webhook::Webhook,

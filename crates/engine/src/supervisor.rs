@@ -14,7 +14,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     Keyring, Sources, Transport,
@@ -24,6 +23,7 @@ use crate::{
     dispatch::Dispatcher,
     handle::EngineHandle,
     registry::Registry,
+    stop::{Shutdown, StopSignals},
     usage::{FLUSH_INTERVAL, UsageLog},
     watched::WatchedDeliveries,
     webhook::Webhook,
@@ -74,24 +74,6 @@ pub(crate) struct Parts {
     /// What [`Self::direct`] took; the deliver pass has it while it runs.
     taken: Mutex<UnboundedReceiver<Taken>>,
     pub(crate) signals: StopSignals,
-}
-
-/// The two stages of a stop.
-#[derive(Clone, Default)]
-pub(crate) struct StopSignals {
-    /// Nothing new is begun.
-    pub(crate) stop: CancellationToken,
-    /// What is in flight is cut off.
-    pub(crate) abort: CancellationToken,
-}
-
-/// How a shutdown went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shutdown {
-    /// Everything in flight ended and was recorded.
-    Drained,
-    /// Time ran out: what was in flight was cut off and will be made again.
-    CutOff,
 }
 
 impl Engine {

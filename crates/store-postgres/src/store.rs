@@ -90,7 +90,6 @@ impl PostgresStore {
         let address = Address::parse(&options.url)?;
         let mut conn = address.connect().await?;
         check(&conn).await?;
-        warn_of_losses(&conn).await?;
         if options.migrates {
             migrate::up(&mut conn, |step| tracing::info!(scope = step.scope, "migrated")).await?;
         } else {
@@ -98,6 +97,7 @@ impl PostgresStore {
         }
         let connections = Connections::to(&address, &options)?;
         let session = Arc::new(Session::begin(&conn, options.node_name).await?);
+        warn_of_losses(&conn).await;
         let (mut workers, mut background) = (JoinSet::new(), JoinSet::new());
         let hints = Arc::new(Hints::new());
         background.spawn(Arc::clone(&session).keep_alive(address.clone()));

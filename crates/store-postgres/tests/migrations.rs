@@ -32,7 +32,7 @@ async fn behind(database: &Database) -> Vec<String> {
 /// As if a version before had made it.
 async fn set_back(database: &Database, scope: &str) {
     let statements = format!(
-        "delete from admin.migrations where scope = '{scope}' and level = 4;
+        "delete from admin.migrations where scope = '{scope}' and level >= 4;
          drop function {scope}.publish_event, {scope}.record_event"
     );
     execute(&database.url(), &statements).await;

@@ -45,8 +45,10 @@ Examples:
   neo-events deliveries list --status failed --from 24h
   neo-events deliveries list --event-id ID                  who got an event
   neo-events deliveries list --endpoint-id ID --status retrying
+
+Try again whatever failed:
   neo-events deliveries list --status failed --all --json | jq -r '.data[].id' \\
-      | xargs -r -n1 -P8 neo-events deliveries retry     try again whatever failed";
+      | xargs -r -n1 -P8 neo-events deliveries retry";
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {

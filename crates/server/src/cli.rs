@@ -48,7 +48,7 @@ Start here:
   neo-events listen --subscribe '*'             receive, in a second terminal
   neo-events publish order.placed '{\"n\": 1}'   publish, in a third
 
-Every command explains itself with --help.
+Every command explains itself with --help. NO_COLOR=1 writes without colours.
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server there.";
 
 /// Durable webhooks: publish events, deliver them to endpoints, see and repair every delivery.

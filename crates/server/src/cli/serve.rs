@@ -49,8 +49,8 @@ Environment: NEO_EVENTS_LISTEN, NEO_EVENTS_DATABASE_URL, NEO_EVENTS_PROFILE (or,
 where it is not set, WEBHOOK_VALIDATION_PROFILE), NEO_EVENTS_ROLES,
 NEO_EVENTS_ADMIN_KEY, NEO_EVENTS_MASTER_KEY (32 random bytes in base64, encrypts
 secrets at rest), NEO_EVENTS_CA_FILE, NEO_EVENTS_MIGRATE (off: as --no-migrate),
-RUST_LOG (info). One with a letter or two wrong is refused, unless the right one
-is set, too; of one without effect it is told.";
+RUST_LOG (info), NO_COLOR. One with a letter or two wrong is refused, unless the
+right one is set, too; of one without effect it is told.";
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {

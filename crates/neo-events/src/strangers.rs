@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// Keys that are looked up at once of which nothing is known: none was found lately.
-const KEYS_MAX: usize = 2;
+const LOOK_UPS_MAX: usize = 2;
 /// How long such a look-up waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -23,7 +23,7 @@ pub(crate) struct Strangers {
 
 impl Strangers {
     pub(crate) fn new() -> Self {
-        Self { keys: Semaphore::new(KEYS_MAX), last_ping: Mutex::default() }
+        Self { keys: Semaphore::new(LOOK_UPS_MAX), last_ping: Mutex::default() }
     }
 
     /// A turn to look up a key of which nothing is known, until it is dropped.

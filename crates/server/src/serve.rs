@@ -4,7 +4,7 @@
 //! are closed; then, with what is left of [`STOP_BUDGET`], deliveries in flight end. What does not end in time is cut
 //! off, which loses nothing that was acknowledged.
 
-mod reader;
+mod write_deadline;
 
 use std::{convert::Infallible, fs, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reader::Reader;
+use self::write_deadline::WriteDeadline;
 use crate::api::Api;
 pub use crate::settings::{AdminKey, Database, Roles, ServeSettings};
 
@@ -273,7 +273,7 @@ async fn serve_connection<S, F>(
         .timer(TokioTimer::new())
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(Reader::new(stream)), service);
+        .serve_connection(TokioIo::new(WriteDeadline::new(stream)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -92,7 +92,9 @@ impl Problem {
 
     /// The same without what it says of the input.
     pub(crate) fn in_brief(self) -> Self {
-        let detail = "the refusals before it say so much already; publish it alone to see why".to_owned();
+        let detail =
+            "left out, because the refusals of this batch are long already; publish it alone to see why"
+                .to_owned();
         Self { detail, errors: Vec::new(), ..self }
     }
 }

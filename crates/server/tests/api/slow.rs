@@ -22,7 +22,7 @@ const TRICKLE: Duration = Duration::from_millis(500);
 
 /// The server's limits: how long a body may take, and an answer that is not read.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-const READ_TIMEOUT: Duration = Duration::from_mins(1);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 /// The server's limit on connections.
 const CONNECTIONS_MAX: usize = 4096;
 /// What a probe may have to wait for those before it, five times, since others test beside us. An orchestrator waits no
@@ -213,7 +213,7 @@ async fn answers_are_not_read(server: &Server) {
         stream
     };
     let (mut deaf, mut slow) = (ask().await, ask().await);
-    let until = Later::now() + READ_TIMEOUT + PATIENCE;
+    let until = Later::now() + WRITE_TIMEOUT + PATIENCE;
     // Never silent for long, and never done.
     let (mut sip, mut sips) = ([0; 10_000], 0);
     while Later::now() < until {

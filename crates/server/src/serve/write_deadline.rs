@@ -1,4 +1,4 @@
-//! A connection whose peer has to read: what cannot be written at once has [`READ_TIMEOUT`] until all of it is, however
+//! A connection whose peer has to read: what cannot be written at once has [`WRITE_TIMEOUT`] until all of it is, however
 //! steadily a little of it goes. Meanwhile nothing more is read, or answers to requests that were sent ahead would gather.
 
 use std::{
@@ -16,10 +16,10 @@ use tokio::{
 
 /// How long a client may take to read an answer: who never does, or a byte at a time, must not hold its memory for ever.
 /// The largest page, of 8 MiB, takes as long at 1.1 Mbit/s.
-const READ_TIMEOUT: Duration = Duration::from_mins(1);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A stream that breaks when its peer does not read.
-pub(super) struct Reader {
+pub(super) struct WriteDeadline {
     stream: TcpStream,
     /// Since something could not be written at once; ends when nothing is left of it.
     behind: Option<Pin<Box<Sleep>>>,
@@ -27,7 +27,7 @@ pub(super) struct Reader {
     reading: Option<Waker>,
 }
 
-impl Reader {
+impl WriteDeadline {
     pub(super) const fn new(stream: TcpStream) -> Self {
         Self { stream, behind: None, reading: None }
     }
@@ -46,7 +46,7 @@ impl Reader {
             }
             return written;
         }
-        let behind = self.behind.get_or_insert_with(|| Box::pin(sleep(READ_TIMEOUT)));
+        let behind = self.behind.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         match behind.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => written,
@@ -54,7 +54,7 @@ impl Reader {
     }
 }
 
-impl AsyncRead for Reader {
+impl AsyncRead for WriteDeadline {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -68,7 +68,7 @@ impl AsyncRead for Reader {
     }
 }
 
-impl AsyncWrite for Reader {
+impl AsyncWrite for WriteDeadline {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.judge(cx, written, bytes.len())

@@ -10,6 +10,7 @@ use neo_events_store::{MasterKeyFingerprint, MigrationStatus};
 use tokio_postgres::Row;
 
 use crate::{
+    columns::Columns,
     conn::Connection,
     endpoints,
     failure::Failure,
@@ -153,11 +154,11 @@ async fn of_server(conn: &Connection, migrations: Vec<MigrationStatus>) -> Resul
 /// The second answer counts: the first also waits for the statement to be prepared.
 async fn clock_ahead(conn: &Connection, now: &(dyn Fn() -> Timestamp + Sync)) -> Result<f64, Failure> {
     let admin = Schema::admin();
-    conn.query_one(sql::DOCTOR_CLOCK, &admin, &[]).await?;
+    conn.query_one(sql::DATABASE_CLOCK, &admin, &[]).await?;
     let asked = now().as_microsecond();
-    let row = conn.query_one(sql::DOCTOR_CLOCK, &admin, &[]).await?;
+    let row = conn.query_one(sql::DATABASE_CLOCK, &admin, &[]).await?;
     let answered = now().as_microsecond();
-    let told: i64 = row.try_get(0)?;
+    let told = Columns::of(&row).time()?.as_microsecond();
     Ok(seconds(told - asked.midpoint(answered)))
 }
 

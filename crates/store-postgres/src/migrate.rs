@@ -23,6 +23,8 @@ use crate::{
 /// How often making the list of migrations is tried: `if not exists` does not help against somebody doing it at the
 /// same moment.
 const BEGINNINGS_MAX: usize = 10;
+/// Migrations that wait for a lock no longer than this, in milliseconds, say nothing of it.
+const UNTOLD_WAIT_MS: u32 = 500;
 /// The row's `scope` of what the database has once.
 const DATABASE_SCOPE: &str = "database";
 
@@ -205,16 +207,29 @@ fn somebody_else_did(failure: &Failure) -> bool {
 
 /// A transaction in which nobody else migrates.
 async fn locked(conn: &mut Connection) -> Result<Transaction<'_>, Failure> {
-    const LOCK: &str = "lock table admin.migrations in share row exclusive mode";
     let tx = conn.begin().await?;
-    match tx.batch(&format!("savepoint free; {LOCK} nowait")).await {
-        Err(failure) if failure.is_a_lock() => {
-            tracing::info!("somebody else is migrating the database; waiting for the end of it");
-            tx.batch(&format!("rollback to free; {LOCK}")).await?;
-        }
-        locked => locked?,
-    }
+    run_and_tell_of_locks(&tx, "lock table admin.migrations in share row exclusive mode", || {
+        tracing::info!("somebody else is migrating the database; waiting for the end of it");
+    })
+    .await?;
     Ok(tx)
+}
+
+/// Runs statements, and says so first if they have to wait for a lock for longer than a moment.
+async fn run_and_tell_of_locks(tx: &Transaction<'_>, text: &str, tell: impl FnOnce()) -> Result<(), Failure> {
+    tx.batch(&format!("savepoint untold; set local lock_timeout = '{UNTOLD_WAIT_MS}ms'")).await?;
+    match tx.batch(text).await {
+        Err(failure) if failure.is_a_lock() => {
+            tell();
+            // The timeout is as before, too.
+            tx.batch("rollback to untold").await?;
+            tx.batch(text).await
+        }
+        done => {
+            done?;
+            tx.batch("set local lock_timeout to default").await
+        }
+    }
 }
 
 async fn apply(tx: &Transaction<'_>, scope: &str, schema: &Schema) -> Result<(), Failure> {
@@ -224,8 +239,15 @@ async fn apply(tx: &Transaction<'_>, scope: &str, schema: &Schema) -> Result<(),
         if level <= applied {
             continue;
         }
-        tx.batch(&in_schema(migration.text, schema)).await?;
-        let Migration { name, requires, .. } = migration;
+        let Migration { name, text, requires } = migration;
+        run_and_tell_of_locks(tx, &in_schema(text, schema), || {
+            tracing::info!(
+                scope,
+                name,
+                "a migration waits for whoever uses a table: a VACUUM, or an open transaction"
+            );
+        })
+        .await?;
         tx.execute(sql::MIGRATIONS_INSERT, &Schema::admin(), &[&scope, &level, name, requires]).await?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::{
 };
 
 use neo_events_domain::{
-    Timestamp, Uuid,
+    SignedDuration, Timestamp, Uuid,
     delivery::CANCEL_REASON_ENDPOINT_DELETED,
     id::{DeliveryId, Id},
     retry::{FIRST_WAIT_MAX, WAIT_MAX},
@@ -40,11 +40,17 @@ const PUT_OFF_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the newest deliveries of tenants are looked at, of those that have one that is not due yet.
 const AHEAD_INTERVAL: Duration = Duration::from_mins(1);
 
+/// Clocks that differ by more are said to: receivers allow a signature some five minutes.
+const CLOCKS_APART_MAX: SignedDuration = SignedDuration::from_mins(1);
+/// How often that is said at most.
+const CLOCKS_APART_INTERVAL: Duration = Duration::from_mins(10);
+
 /// When the rarer parts are due again.
 #[derive(Default)]
 pub(crate) struct TendTimes {
     put_off: NextTime,
     ahead: NextTime,
+    clocks_apart: NextTime,
     cancel_requests: Turns,
     endpoint_removals: Turns,
     /// This node's session when it last tended.
@@ -129,12 +135,11 @@ pub(crate) async fn tend(store: &PostgresStore, now: Timestamp) -> Result<bool, 
         times.ahead.is_now();
     }
     let conn = store.inner.connections.work().await?;
-    let mut more = finish_requests(store, &conn, now).await.unwrap_or_else(|failure| {
+    if let Err(failure) = finish_requests(store, &conn, now).await {
         // What comes after has nothing to do with it.
         tracing::error!(%failure, "cancellations that waited were not finished");
-        false
-    });
-    more |= end_removals(store, &conn, now).await?;
+    }
+    let mut more = end_removals(store, &conn, now).await?;
     // One tenant's tables keep nobody else's waiting.
     let brief = store.inner.connections.brief().await?;
     if times.put_off.has_come(PUT_OFF_INTERVAL) && bring_back(store, &brief, now).await? {
@@ -161,7 +166,7 @@ async fn bury_others(store: &PostgresStore) -> bool {
     })
 }
 
-async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
+async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<(), Failure> {
     let turns = &store.inner.tend_times.cancel_requests;
     for (no, id) in turns.next(store, conn, sql::CANCEL_REQUESTS_LIST, STEP_MAX).await? {
         if store.inner.backed_off.tending.has(no) {
@@ -175,7 +180,7 @@ async fn finish_requests(store: &PostgresStore, conn: &Conn, now: Timestamp) -> 
             leave_alone_if_one_tenants(store, no, &failure);
         }
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Answers whether more is left of an endpoint, or of the list.
@@ -254,9 +259,29 @@ async fn end_deliveries(
     })
 }
 
+/// The database's time where this node's is behind it. A node whose clock is an hour behind would take every long retry
+/// for one that a clock put off, and make it at once, again and again until no attempt is left.
+async fn later_of_both_clocks(
+    store: &PostgresStore,
+    conn: &Connection,
+    now: Timestamp,
+) -> Result<Timestamp, Failure> {
+    let row = conn.query_one(sql::DATABASE_CLOCK, &Schema::admin(), &[]).await?;
+    let theirs = Columns::of(&row).time()?;
+    let apart = now.duration_since(theirs);
+    if apart.abs() > CLOCKS_APART_MAX && store.inner.tend_times.clocks_apart.has_come(CLOCKS_APART_INTERVAL) {
+        tracing::warn!(
+            seconds_ahead = apart.as_secs(),
+            "this machine's clock is not the database's: retries come when the clock of a node says so, and receivers \
+             refuse signatures of another time; set the clock that is wrong",
+        );
+    }
+    Ok(now.max(theirs))
+}
+
 /// Makes due now what still waits too long. Answers whether there may be more.
 async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let latest = later(now, WAIT_MAX);
+    let latest = later(later_of_both_clocks(store, conn, now).await?, WAIT_MAX);
     let (of_endpoint, of_all, left_alone) =
         (count(STEP_MAX), count(PUT_OFF_MAX), store.inner.backed_off.tending.nos());
     let params: [Param<'_>; 4] = [&latest, &of_endpoint, &of_all, &left_alone];
@@ -296,7 +321,7 @@ fn not_brought_back(store: &PostgresStore, (schema, tenant_no): (&Schema, i32), 
 
 /// Makes due now what was never attempted and is not due at once. Answers whether there may be more.
 async fn bring_back_ahead(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let at_once = later(now, FIRST_WAIT_MAX);
+    let at_once = later(later_of_both_clocks(store, conn, now).await?, FIRST_WAIT_MAX);
     let tenants = conn.query(sql::DELIVERY_QUEUE_TENANTS_DUE_AFTER, &Schema::admin(), &[&at_once]).await?;
     let mut more = false;
     for row in &tenants {

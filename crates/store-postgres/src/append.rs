@@ -204,10 +204,16 @@ impl Writer {
     async fn store_together(self, mut group: Vec<Append>, trip: Arc<Trip>) -> GroupEnd {
         let now = group.iter().map(|append| append.now).max().unwrap_or(Timestamp::UNIX_EPOCH);
         let until = group.iter().flat_map(Append::lease_ends).max().map(|until| self.lease_ends.next(until));
-        let failure = match self.write(&group, now, until).await {
+        let lease = until.map(|until| LeaseTerms { session: self.session.no(), until });
+        let failure = match self.write(&group, now, lease).await {
             Ok(written) => {
                 trip.is_answered().await;
-                let mut written = written.into_iter();
+                let is_held = lease.is_none_or(|lease| self.session.holds_what_was_granted_to(lease.session));
+                if !is_held {
+                    self.note_lost(&group, until);
+                }
+                let granted = |written: Written| if is_held { written } else { written.without_lease() };
+                let mut written = written.into_iter().map(granted);
                 for append in group {
                     let of_it = written.by_ref().take(append.arrivals.len()).collect();
                     self.finish(append, of_it, (now, until));
@@ -216,10 +222,7 @@ impl Writer {
             }
             Err(failure) => failure,
         };
-        if let Some(until) = until.filter(|_| failure.may_have_happened()) {
-            let leases = group.iter().flat_map(|append| taken(append.tenant_no, &append.arrivals));
-            self.lost.note(until, leases);
-        }
+        self.note_lost(&group, until.filter(|_| failure.may_have_happened()));
         // What had been taken for them is free again, long before the last of them had its turn.
         group.iter_mut().flat_map(|append| &mut append.arrivals).for_each(|one| one.dispatch = None);
         // One publisher's events may be what the database cannot take: the others must not suffer for it.
@@ -232,6 +235,14 @@ impl Writer {
             let _ = last.reply.send(Err(failure));
         }
         end
+    }
+
+    /// What these were to lease until then may be leased, and is in nobody's hand.
+    fn note_lost(&self, group: &[Append], until: Option<Timestamp>) {
+        if let Some(until) = until {
+            let leases = group.iter().flat_map(|append| taken(append.tenant_no, &append.arrivals));
+            self.lost.note(until, leases);
+        }
     }
 
     /// One publisher's after the other's, for as long as it is not everybody's fault.
@@ -254,17 +265,12 @@ impl Writer {
         &self,
         group: &[Append],
         now: Timestamp,
-        until: Option<Timestamp>,
+        lease: Option<LeaseTerms>,
     ) -> Result<Vec<Written>, Failure> {
         let Some(first) = group.first() else { return Ok(Vec::new()) };
         let events: Vec<&NewEvent> = group.iter().flat_map(Append::events).collect();
-        let dispatches = match until {
-            Some(until) => {
-                let terms = LeaseTerms { session: self.session.no(), until };
-                Dispatches::of(group.iter().flat_map(|append| &append.arrivals), terms)
-            }
-            None => Dispatches::none(),
-        };
+        let arrivals = group.iter().flat_map(|append| &append.arrivals);
+        let dispatches = lease.map_or_else(Dispatches::none, |lease| Dispatches::of(arrivals, lease));
         let conn = self.connections.work_since(first.came_at).await?;
         let terms = TenantTerms { schema: &first.schema, tenant_no: first.tenant_no, now };
         let created_at = self.clock.not_before_the_last(now);

@@ -81,10 +81,12 @@ pub(crate) async fn claim(
         return Ok(Vec::new());
     }
     let (conn, brief) = (store.inner.connections.work().await?, store.inner.connections.brief().await?);
-    let lost = &store.inner.lost_deliveries;
-    let claimed = claim_rows(store, &conn, &mut asked, (now, until)).await;
+    let (lost, session) = (&store.inner.lost_deliveries, store.inner.session.no());
+    let claimed = claim_rows(store, &conn, &mut asked, (session, now, until)).await;
     lost.watch(until, asked.iter().map(Asked::key), claimed)?;
     let loaded = load_all(store, &brief, &asked, until).await;
+    let is_held = store.inner.session.holds_what_was_granted_to(session);
+    let loaded = if is_held { loaded } else { Err(Failure::NotHeard) };
     if loaded.is_err() {
         // The claim has happened, whatever came after it.
         lost.note(until, asked.iter().map(Asked::key));
@@ -129,13 +131,12 @@ async fn claim_rows(
     store: &PostgresStore,
     conn: &Connection,
     asked: &mut [Asked<'_>],
-    (now, until): (Timestamp, Timestamp),
+    (session, now, until): (i64, Timestamp, Timestamp),
 ) -> Result<(), Failure> {
     let nos: Vec<i32> = asked.iter().map(|asked| asked.tenant_no).collect();
     let ids: Vec<Uuid> = asked.iter().map(Asked::id).collect();
     let most: Vec<i32> = asked.iter().map(|asked| int(asked.quota.max)).collect();
     let floors: Vec<Timestamp> = asked.iter().map(|asked| store.inner.floors.of(asked.key(), now)).collect();
-    let session = store.inner.session.no();
     let params: [Param<'_>; 7] = [&session, &now, &until, &nos, &ids, &most, &floors];
     let rows = conn.query(sql::DELIVERY_QUEUE_CLAIM, &Schema::admin(), &params).await?;
     for row in &rows {

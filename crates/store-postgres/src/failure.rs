@@ -33,6 +33,8 @@ pub(crate) enum Failure {
     Unresolved(#[source] io::Error),
     #[error("schema {0} is not up to date, and this node does not migrate: run neo-events migrate up")]
     Outdated(Schema),
+    #[error("this node could not be heard meanwhile: what it was granted may be another's")]
+    NotHeard,
     #[error("the database says no word")]
     NoWord,
     #[error("the store is closed")]
@@ -75,7 +77,7 @@ impl Failure {
     /// nothing about the database.
     pub(crate) fn is_one_tenants(&self) -> bool {
         let of_tables = |code: &SqlState| {
-            matches!(&code.code()[..2], "42" | "58" | "XX")
+            matches!(&code.code()[..2], "3F" | "42" | "58" | "XX")
                 || [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code)
         };
         matches!(self, Self::Stored(_)) || self.code().is_some_and(of_tables)
@@ -83,7 +85,8 @@ impl Failure {
 
     /// Whether it may be one job's fault that all of a batch failed: its values, or a row that somebody holds.
     pub(crate) fn is_one_jobs(&self) -> bool {
-        self.code().is_some_and(|code| !is_passing(code) || *code == SqlState::LOCK_NOT_AVAILABLE)
+        let of_a_lock = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+        self.code().is_some_and(|code| !is_passing(code) || of_a_lock.contains(code))
     }
 
     /// Whether somebody's lock was in the way for too long.
@@ -201,6 +204,7 @@ impl From<Failure> for StoreError {
             Failure::Closed
             | Failure::Outdated(_)
             | Failure::NoConnectionFree
+            | Failure::NotHeard
             | Failure::NoWord
             | Failure::Standby
             | Failure::Unresolved(_)

@@ -122,19 +122,31 @@ pub(crate) async fn status(conn: &Connection) -> Result<Vec<MigrationStatus>, Op
     Ok(found.into_iter().map(status).collect())
 }
 
-/// Refuses a database that this program would have to migrate before it could work with it.
+/// Refuses a database that this program would have to migrate before it could work with it. A tenant that is behind, which
+/// a node of an earlier version made perhaps, is not served, and keeps nobody else waiting.
 pub(crate) async fn require_up_to_date(conn: &Connection) -> Result<(), OpenError> {
-    if status(conn).await?.iter().any(MigrationStatus::is_behind) {
-        return Err(OpenError::NotMigrated);
+    let is_everybodys = |scope: &str| scope == DATABASE_SCOPE || scope == Schema::admin().as_str();
+    for MigrationStatus { scope, .. } in status(conn).await?.iter().filter(|status| status.is_behind()) {
+        if is_everybodys(scope) {
+            return Err(OpenError::NotMigrated);
+        }
+        tracing::warn!(scope, "a tenant that is not up to date is not served: run neo-events migrate up");
     }
     refuse_newer(conn).await
 }
 
-/// Applies everything that is missing, in every scope. Calls `progress` with each scope that it brought up to date.
+/// A tenant that could not be brought up to date.
+pub(crate) struct LeftBehind {
+    pub(crate) schema: Schema,
+    pub(crate) failure: Failure,
+}
+
+/// Applies everything that is missing, in every scope. Calls `progress` with each scope that it brought up to date. What is
+/// wrong with one tenant's tables, which somebody has dropped perhaps, is answered once the others are up to date.
 pub(crate) async fn up(
     conn: &mut Connection,
     mut progress: impl FnMut(MigrationStep<'_>),
-) -> Result<(), OpenError> {
+) -> Result<Vec<LeftBehind>, OpenError> {
     begin(conn).await?;
     refuse_newer(conn).await?;
     let before = levels(conn).await?;
@@ -158,18 +170,29 @@ pub(crate) async fn up(
     for (before, scope) in base.iter().enumerate() {
         progress(MigrationStep { scope, done: before + 1, total });
     }
-    for (before, schema) in behind.iter().enumerate() {
-        tenant_up(conn, schema).await?;
-        progress(MigrationStep { scope: schema.as_str(), done: base.len() + before + 1, total });
+    let mut left_behind = Vec::new();
+    for (before, schema) in behind.into_iter().enumerate() {
+        match tenant_up(conn, &schema).await {
+            Ok(()) => {
+                progress(MigrationStep { scope: schema.as_str(), done: base.len() + before + 1, total });
+            }
+            Err(failure) if failure.is_one_tenants() => left_behind.push(LeftBehind { schema, failure }),
+            Err(failure) => return Err(failure.into()),
+        }
     }
-    Ok(())
+    Ok(left_behind)
 }
 
 /// Brings one tenant's schema up to date.
 pub(crate) async fn tenant_up(conn: &mut Connection, schema: &Schema) -> Result<(), Failure> {
     let tx = locked(conn).await?;
-    apply(&tx, schema.as_str(), schema).await?;
-    tx.commit().await
+    match apply(&tx, schema.as_str(), schema).await {
+        Ok(()) => tx.commit().await,
+        Err(failure) => {
+            tx.rollback().await?;
+            Err(failure)
+        }
+    }
 }
 
 /// Makes a new tenant's tables, in the transaction that adds it to the list.
@@ -241,7 +264,7 @@ async fn apply(tx: &Transaction<'_>, scope: &str, schema: &Schema) -> Result<(),
         }
         let Migration { name, text, requires } = migration;
         run_and_tell_of_locks(tx, &in_schema(text, schema), || {
-            tracing::info!(
+            tracing::warn!(
                 scope,
                 name,
                 "a migration waits for whoever uses a table: a VACUUM, or an open transaction"

@@ -14,7 +14,7 @@ use crate::{
     conn::{Connection, LOCK_WAIT_ALONE},
     destination::{Destination, LastServer, PORT_DEFAULT, Wanted},
     failure::Failure,
-    migrate::{self},
+    migrate::{self, LeftBehind},
     tls::{Tls, TlsChoice},
 };
 
@@ -153,6 +153,9 @@ pub enum OpenError {
     /// It has not been migrated, or not by a version as new as this one.
     #[error("the database is not up to date: run neo-events migrate up")]
     NotMigrated,
+    /// Tenants that could not be migrated, and why; everything else is up to date.
+    #[error("not all tenants could be migrated: {0}")]
+    LeftBehind(String),
     /// Anything else that the server said.
     #[error("the database failed: {0}")]
     Failed(String),
@@ -376,7 +379,10 @@ fn judge((number, version): (i32, String), encoding: String, is_read_only: bool)
 pub async fn migrate(url: &str, progress: impl FnMut(MigrationStep<'_>) + Send) -> Result<(), OpenError> {
     let mut conn = Address::parse(url)?.connect().await?;
     check(&conn).await?;
-    migrate::up(&mut conn, progress).await
+    let left_behind = migrate::up(&mut conn, progress).await?;
+    let said = |LeftBehind { schema, failure }: &LeftBehind| format!("{schema}: {failure}");
+    let said: Vec<String> = left_behind.iter().map(said).collect();
+    if said.is_empty() { Ok(()) } else { Err(OpenError::LeftBehind(said.join("; "))) }
 }
 
 /// How far the migrations are. Changes nothing.

@@ -36,6 +36,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const BEAT_PAUSE_MAX: Duration = Duration::from_millis(1500);
 /// How long this session must have been beating regularly before it takes others for dead.
 const JUDGE_AFTER: Duration = Duration::from_secs(3);
+/// A session that has not beaten for so long may have been taken for dead: less than [`SILENCE_MAX`], since the beat that
+/// others heard was written before it was answered.
+const HEARD_WITHIN: Duration = Duration::from_millis(2500);
 /// How long a beat may take before another connection is tried.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -119,6 +122,12 @@ impl Session {
     /// What leases are written with.
     pub(crate) fn no(&self) -> i64 {
         self.no.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the session still, and was heard so lately that nobody has given to others what it was granted.
+    /// An answer that was minutes on its way, over a connection that hung, grants nothing any more.
+    pub(crate) fn holds_what_was_granted_to(&self, no: i64) -> bool {
+        self.no() == no && self.rhythm().last.elapsed() < HEARD_WITHIN
     }
 
     /// Notes a beat.

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use neo_events_domain::tenant::Schema;
-use neo_events_store::{Health, StoreError};
+use neo_events_store::{Health, MigrationStep, StoreError};
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -27,7 +27,7 @@ use crate::{
     hints::Hints,
     horizon::Horizon,
     lost::LostClaims,
-    migrate,
+    migrate::{self, LeftBehind},
     open::{Address, OpenError, PostgresOptions, check, warn_of_losses},
     sessions::Session,
     settle::Settlements,
@@ -91,7 +91,10 @@ impl PostgresStore {
         let mut conn = address.connect().await?;
         check(&conn).await?;
         if options.migrates {
-            migrate::up(&mut conn, |step| tracing::info!(scope = step.scope, "migrated")).await?;
+            let progress = |step: MigrationStep<'_>| tracing::info!(scope = step.scope, "migrated");
+            for LeftBehind { schema, failure } in migrate::up(&mut conn, progress).await? {
+                tracing::error!(%schema, %failure, "this tenant could not be migrated, and is not served until it is");
+            }
         } else {
             migrate::require_up_to_date(&conn).await?;
         }

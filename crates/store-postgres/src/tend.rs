@@ -215,6 +215,13 @@ enum Removal {
     HasMore,
 }
 
+/// What rows of one endpoint's queue are found by.
+#[derive(Default)]
+struct Keys {
+    ids: Vec<Uuid>,
+    due_at: Vec<Timestamp>,
+}
+
 async fn schema_of(store: &PostgresStore, conn: &Conn, no: i32) -> Result<Option<Schema>, Failure> {
     store.learn_tenants(conn, &[no]).await?;
     Ok(store.inner.tenants.schema(no))
@@ -231,18 +238,20 @@ async fn end_deliveries(
     let (admin, limit) = (Schema::admin(), count(STEP_MAX));
     let tx = conn.begin().await?;
     let owed = tx.query(sql::DELIVERY_QUEUE_OF_ENDPOINT, &admin, &[&no, &endpoint_id, &limit, &now]).await?;
-    let (mut waiting, mut in_flight) = (Vec::new(), Vec::new());
+    let (mut waiting, mut in_flight) = (Keys::default(), Keys::default());
     for row in &owed {
         let mut columns = Columns::of(row);
-        let (id, is_in_flight): (Uuid, bool) = (columns.uuid()?, columns.take()?);
-        if is_in_flight { in_flight.push(id) } else { waiting.push(id) }
+        let (id, due_at, is_in_flight) = (columns.uuid()?, columns.time()?, columns.take()?);
+        let keys = if is_in_flight { &mut in_flight } else { &mut waiting };
+        keys.ids.push(id);
+        keys.due_at.push(due_at);
     }
     let reason = CANCEL_REASON_ENDPOINT_DELETED;
-    for (statement, ids) in
+    for (statement, keys) in
         [(sql::DELIVERIES_CANCEL_ALL, &waiting), (sql::DELIVERIES_REQUEST_CANCEL_ALL, &in_flight)]
     {
-        if !ids.is_empty() {
-            let params: [Param<'_>; 4] = [&no, &endpoint_id, ids, &reason];
+        if !keys.ids.is_empty() {
+            let params: [Param<'_>; 5] = [&no, &endpoint_id, &keys.ids, &keys.due_at, &reason];
             tx.query(statement, &schema, &params).await?;
         }
     }

@@ -1,5 +1,5 @@
-//! Somebody locks one tenant's table of attempts: what was answered meanwhile is recorded when the lock is gone, and nobody
-//! else notices.
+//! Somebody locks one tenant's table. Of attempts: what was answered meanwhile is recorded when the lock is gone, and nobody
+//! else notices. One that a migration changes: whoever starts the program is told what it waits for.
 
 use std::time::{Duration, Instant};
 
@@ -115,6 +115,27 @@ async fn is_session_ended_by_stop_beside_a_lock() -> bool {
         process::logs(folder.path()).contains("the session was not ended; others will find it silent");
     assert!(nodes == 0 || is_left, "its session is not ended, and it is not said");
     nodes == 0
+}
+
+/// As a VACUUM holds it, for hours perhaps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_waits_for_a_table_says_so() {
+    let (database, folder) = (database().await, tempfile::tempdir().unwrap());
+    assert!(ServerProcess::start_on(folder.path(), &database.url(), &[]).await.terminate().success());
+    let sql = Sql::connect(&database.url()).await;
+    let applied = "select count(*) from admin.migrations where scope = 'admin' and name = '0005_settling'";
+    sql.run("delete from admin.migrations where scope = 'admin' and name >= '0005'").await;
+    sql.run("begin; lock table admin.deliveries in share update exclusive mode").await;
+
+    let server = ServerProcess::launch(folder.path(), &database.url(), &[]);
+    until("it says what it waits for", async || {
+        server.log().contains("a migration waits for whoever uses a table: a VACUUM, or an open transaction")
+            && server.log().contains("0005_settling")
+    })
+    .await;
+    assert_eq!(sql.value::<i64>(applied).await, 0);
+    sql.run("rollback").await;
+    until("it is migrated", async || sql.value::<i64>(applied).await == 1).await;
 }
 
 /// How many deliveries there are, if they fit on a page.

@@ -29,6 +29,16 @@ pub(super) struct Written {
     pub(super) done: Option<Done>,
 }
 
+impl Written {
+    /// The same, of a node that may have been taken for dead since: what was leased to it is not in its hands.
+    pub(super) fn without_lease(mut self) -> Self {
+        if let Some(Done::Dispatched { token }) = &mut self.done {
+            *token = None;
+        }
+        self
+    }
+}
+
 /// Appends on one connection, in a transaction or not.
 pub(super) struct Appender<'a> {
     pub(super) conn: &'a Connection,

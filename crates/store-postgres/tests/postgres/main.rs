@@ -25,4 +25,5 @@ mod sessions;
 mod settling;
 mod several_hosts;
 mod slow_reads;
+mod unheard;
 mod work_races;

@@ -116,6 +116,35 @@ async fn a_tenant_made_by_an_earlier_version_is_brought_up_at_first_sight() {
     publishes_in_sql(&beside, &tenant).await;
 }
 
+/// An operator has dropped a tenant's tables: that tenant cannot be migrated, and everybody else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_cannot_be_migrated_keeps_nobody_else_behind() {
+    let database = database().await;
+    let (store, beside) = (open(&database).await, beside(&database).await);
+    let mut tenants = Vec::new();
+    for slug in ["first", "broken", "last"] {
+        tenants.push(tenant_behind(&store, &beside, slug).await);
+    }
+    store.close().await;
+    beside.batch_execute("drop schema tenant_broken cascade").await.unwrap();
+
+    let refused = migrate(&database.url(), |_| {}).await.unwrap_err();
+    let OpenError::LeftBehind(said) = &refused else { panic!("{refused:?}") };
+    assert!(said.starts_with("tenant_broken: ") && !said.contains(';'), "{said}");
+    let status = migration_status(&database.url()).await.unwrap();
+    let behind: Vec<_> = status.iter().filter(|scope| scope.is_behind()).map(|scope| &*scope.scope).collect();
+    assert_eq!(behind, ["tenant_broken"]);
+    for migrates in [true, false] {
+        let options = PostgresOptions { migrates, ..PostgresOptions::new(database.url()) };
+        let store = PostgresStore::open(options).await.unwrap();
+        for (tenant, is_served) in tenants.iter().zip([true, false, true]) {
+            let appended = store.append(&tenant.schema, vec![event(draft())], at(0)).await;
+            assert_eq!(appended.is_ok(), is_served, "{appended:?}");
+        }
+        store.close().await;
+    }
+}
+
 /// What a later version applied is none of our business, unless it says that we cannot work with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_from_the_future_is_opened_only_if_it_allows_that() {

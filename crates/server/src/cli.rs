@@ -28,6 +28,7 @@ mod tenants;
 
 use std::{
     io::{self, Write},
+    iter,
     process::ExitCode,
     time::Duration,
 };
@@ -116,8 +117,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-/// Commands that do nothing with some of the flags that all commands share.
-const PASSED_OVER: [(&str, &[&str]); 7] = [
+/// Commands that do nothing with some of the flags that all commands share, nor do those below them.
+const PASSED_OVER: [(&str, &[&str]); 10] = [
     ("serve", &["url", "key", "tenant", "credentials", "json", "times"]),
     ("demo", &["url", "key", "tenant", "credentials", "ca_file", "json", "times"]),
     ("bench", &["url", "key", "tenant", "credentials", "ca_file", "times"]),
@@ -126,10 +127,20 @@ const PASSED_OVER: [(&str, &[&str]); 7] = [
     // Both are the platform's, whatever tenant is named.
     ("tenants", &["tenant"]),
     ("api-keys", &["tenant"]),
+    // Neither shows a table.
+    ("listen", &["times"]),
+    ("connections", &["times"]),
+    // They are the node's, for all tenants together.
+    ("connections stats", &["tenant"]),
 ];
 
-fn passed_over(command: &str) -> &'static [&'static str] {
-    PASSED_OVER.iter().find(|(name, _)| *name == command).map_or(&[], |(_, flags)| flags)
+/// The flags that are passed over by a command, named with those before it: each with the command whose they are.
+fn passed_over(command: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let is_in = |name: &str| {
+        command.strip_prefix(name).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b' ', ..]))
+    };
+    let of_command = PASSED_OVER.into_iter().filter(move |(name, _)| is_in(name));
+    of_command.flat_map(|(name, flags)| flags.iter().map(move |flag| (name, *flag)))
 }
 
 /// The command line, where no command's help shows a flag that it passes over.
@@ -137,20 +148,34 @@ fn command_line() -> clap::Command {
     let all = CommandLine::command();
     let shared: Vec<_> = all.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
     all.mut_subcommands(|command| {
-        let passed_over = passed_over(command.get_name());
-        let hidden = shared.iter().filter(|flag| passed_over.contains(&flag.get_id().as_str()));
-        hidden.fold(command, |command, flag| command.arg(flag.clone().hide(true)))
+        let name = command.get_name().to_owned();
+        without_passed_over(command, &name, &shared)
     })
+}
+
+fn without_passed_over(command: clap::Command, name: &str, shared: &[clap::Arg]) -> clap::Command {
+    let is_passed_over =
+        |flag: &&clap::Arg| passed_over(name).any(|(_, passed_over)| flag.get_id() == passed_over);
+    let hidden = shared.iter().filter(is_passed_over);
+    hidden.fold(command, |command, flag| command.arg(flag.clone().hide(true))).mut_subcommands(|command| {
+        let name = format!("{name} {}", command.get_name());
+        without_passed_over(command, &name, shared)
+    })
+}
+
+/// The command that was given, with those before it.
+fn command_name(given: &ArgMatches) -> String {
+    let commands = iter::successors(given.subcommand(), |(_, given)| given.subcommand());
+    commands.map(|(name, _)| name).collect::<Vec<_>>().join(" ")
 }
 
 /// Refuses a flag that its command would pass over: whoever gives it expects it to do something. The environment does
 /// not count: it is there for all commands.
 fn judge_flags(given: &ArgMatches) -> Result<(), Failure> {
-    let command = given.subcommand_name().unwrap_or_default();
-    match passed_over(command).iter().find(|flag| given.value_source(flag) == Some(ValueSource::CommandLine))
-    {
+    let is_given = |flag: &str| given.value_source(flag) == Some(ValueSource::CommandLine);
+    match passed_over(&command_name(given)).find(|(_, flag)| is_given(flag)) {
         None => Ok(()),
-        Some(flag) => {
+        Some((command, flag)) => {
             let flag = flag.replace('_', "-");
             Err(Failure::Usage(format!("`neo-events {command}` does not take --{flag}")))
         }
@@ -204,7 +229,10 @@ async fn run(command_line: CommandLine, output: Output) -> Result<(), Failure> {
         Command::EventTypes(command) => event_types::run(&open(server, output)?, command).await,
         Command::Tenants(command) => tenants::run(&open(server.of_platform(), output)?, command).await,
         Command::ApiKeys(command) => api_keys::run(&open(server.of_platform(), output)?, command).await,
-        Command::Connections(command) => connections::run(&open(server, output)?, command).await,
+        Command::Connections(command) => {
+            let server = if command.is_of_platform() { server.of_platform() } else { server };
+            connections::run(&open(server, output)?, command).await
+        }
         Command::Migrate(command) => migrate::run(command, &output, json).await,
         Command::Doctor(args) => doctor::run(args, server, &output, json).await,
     }
@@ -271,7 +299,8 @@ mod tests {
     fn what_is_passed_over_is_there() {
         let all = CommandLine::command();
         for (name, flags) in PASSED_OVER {
-            assert!(all.find_subcommand(name).is_some(), "{name}");
+            let found = name.split(' ').try_fold(&all, |command, name| command.find_subcommand(name));
+            assert!(found.is_some(), "{name}");
             for flag in flags {
                 let found = all.get_arguments().find(|argument| argument.get_id() == *flag);
                 assert!(found.is_some_and(clap::Arg::is_global_set), "{name} {flag}");

@@ -331,12 +331,26 @@ fn flags_that_a_command_would_pass_over_are_refused() {
         assert_eq!(refused.code, USAGE, "{refused:?}");
         assert!(refused.stderr.contains(&format!("{}` does not take --tenant", command[0])), "{refused:?}");
     }
+    for (command, flag) in [
+        (&["listen", "--path", "?"][..], &times[..]),
+        (&["connections", "stats"], &times),
+        (&["connections", "test", "http://127.0.0.1:1"], &times),
+        (&["connections", "stats"], &tenant),
+    ] {
+        let refused = folder.run(&[command, flag].concat());
+        assert_eq!(refused.code, USAGE, "{refused:?}");
+        assert!(refused.stderr.contains(&format!("` does not take {}", flag[0])), "{refused:?}");
+    }
+    let of_tenant = [&["connections", "test", "http://127.0.0.1:1"][..], &url, &key, &tenant].concat();
+    assert_eq!(folder.run(&of_tenant).code, UNREACHABLE, "it is asked for in a tenant");
     for (command, hidden) in [
         (&["serve"][..], &["--url", "--key ", "--tenant", "--credentials", "--json", "--times"][..]),
         (&["demo"], &["--url", "--ca-file", "--json"]),
         (&["bench"], &["--url", "--ca-file", "--times"]),
         (&["migrate", "up"], &["--url", "--ca-file", "--times"]),
         (&["tenants", "list"], &["--tenant <"]),
+        (&["listen"], &["--times"]),
+        (&["connections", "stats"], &["--times", "--tenant <"]),
     ] {
         let help = folder.done(&[command, &["--help"]].concat());
         for flag in hidden {
@@ -359,6 +373,17 @@ fn flags_that_a_command_would_pass_over_are_refused() {
     assert_eq!(demo.code, DONE, "{demo:?}");
     let serve = folder.run_with_environment(&["serve", "--profile", "prod"], &environment);
     assert!(serve.stderr.contains("--profile must be"), "{serve:?}");
+}
+
+#[test]
+fn what_is_the_nodes_is_asked_for_in_no_tenant() {
+    let folder = Folder::new();
+    let _server = Server::start(&folder);
+    let environment = [("NEO_EVENTS_TENANT", "nobody")];
+    let stats = folder.run_with_environment(&["connections", "stats"], &environment);
+    assert_eq!(stats.code, DONE, "{stats:?}");
+    let test = folder.run_with_environment(&["connections", "test", "http://127.0.0.1:9/"], &environment);
+    assert!(test.stderr.contains("there is no tenant `nobody`"), "{test:?}");
 }
 
 #[test]

@@ -28,6 +28,13 @@ pub(crate) enum ConnectionsCommand {
     Stats,
 }
 
+impl ConnectionsCommand {
+    /// Whether it is about the node, whatever tenant is named.
+    pub(crate) const fn is_of_platform(&self) -> bool {
+        matches!(self, Self::Stats)
+    }
+}
+
 /// Runs the command.
 pub(crate) async fn run(session: &Session, command: ConnectionsCommand) -> Result<(), Failure> {
     match command {

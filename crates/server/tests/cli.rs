@@ -688,6 +688,11 @@ fn a_change_names_a_field_and_an_explanation_what_it_is_of() {
         &[&of_event[..], &["--event-filters", "{}", "--subscription-id", NOBODY]].concat(),
         &["cannot be used with"],
     );
+    let of_filter = [&of_event[..], &["--event-filters", "{}", "--url", "http://127.0.0.1:1"]].concat();
+    for flag in [["--event-type", "a.b"], ["--context-id", NOBODY]] {
+        let named = format!("{} has no effect with --event-filters", flag[0]);
+        refused(&[&of_filter[..], &flag].concat(), &[&named, "--subscription-id"]);
+    }
     refused(&["publish", "--id", NOBODY], &["EVENT_TYPE", "--file"]);
 }
 

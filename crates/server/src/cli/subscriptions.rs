@@ -154,10 +154,10 @@ pub(crate) struct ExplainArgs {
     /// Data of an event that need not exist
     #[arg(long, visible_alias = "data", value_name = "JSON", value_parser = arguments::json_object)]
     event_data: Option<Box<RawValue>>,
-    /// The type of such an event; judged only if given
+    /// The type of such an event; for a subscription, and judged only if given
     #[arg(long, value_name = "TYPE", conflicts_with = "event_id")]
     event_type: Option<String>,
-    /// The context of such an event
+    /// The context of such an event; for a subscription
     #[arg(long, value_name = "UUID", value_parser = arguments::uuid, conflicts_with = "event_id")]
     context_id: Option<Uuid>,
 }
@@ -216,7 +216,25 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
         .await
 }
 
+/// Refuses what a filter alone has nothing to judge by.
+fn judge_envelope(args: &ExplainArgs) -> Result<(), Failure> {
+    let flag = match (&args.event_type, args.context_id) {
+        _ if args.event_filters.is_none() => None,
+        (Some(_), _) => Some("--event-type"),
+        (None, Some(_)) => Some("--context-id"),
+        (None, None) => None,
+    };
+    match flag {
+        None => Ok(()),
+        Some(flag) => Err(Failure::Usage(format!(
+            "{flag} has no effect with --event-filters: a filter alone looks at the event's data; give a \
+             --subscription-id, which has a pattern and a context too"
+        ))),
+    }
+}
+
 async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {
+    judge_envelope(&args)?;
     let input = wire::ExplainIn {
         subscription_id: args.subscription_id,
         event_filters: args.event_filters,

@@ -1,5 +1,6 @@
 //! The program as people and scripts use it: arguments in, output and exit code out, against a real server.
 
+mod flags;
 mod maintenance;
 mod peers;
 mod secrets;

@@ -311,6 +311,38 @@ mod tests {
         assert!(validated(draft.clone(), limits).is_err());
         assert_eq!(draft.clamp(limits), [Clamped { field: "max_retry_attempts", from: 5, to: 3 }]);
         assert_eq!(validated(draft, limits).unwrap().retry.max_retry_attempts, 3);
+
+        // A program's own, which takes longer than ours.
+        let mut slow = EndpointDraft {
+            timeout_seconds: Some(90),
+            ..EndpointDraft::enterprise("a", "http://example.com/")
+        };
+        let clamped = slow.clamp(limits);
+        assert_eq!(clamped[1], Clamped { field: "timeout_seconds", from: 90, to: 60 });
+        assert_eq!(validated(slow, limits).unwrap().timeout_seconds, 60);
+    }
+
+    #[test]
+    fn presets_have_the_retries_and_the_timeout_that_they_promise() {
+        for (preset, retries, backoff, multiplier, timeout) in [
+            (RetryPreset::Conservative, 5, 10, 2.0, 60),
+            (RetryPreset::Aggressive, 10, 2, 1.5, 30),
+            (RetryPreset::QuickFail, 1, 5, 1.0, 15),
+        ] {
+            let draft = EndpointDraft::standard("a", "https://example.com/").with_preset(preset);
+            let endpoint = validated(draft, LIMITS).unwrap();
+            let retry = RetryPolicy {
+                max_retry_attempts: retries,
+                backoff_seconds: backoff,
+                backoff_multiplier: multiplier,
+            };
+            assert_eq!((endpoint.retry, endpoint.timeout_seconds), (retry, timeout), "{preset:?}");
+            let of_development = Profile::Development.endpoint_limits();
+            let mut draft = EndpointDraft::standard("a", "https://example.com/").with_preset(preset);
+            let clamped = draft.clamp(of_development);
+            assert_eq!(!clamped.is_empty(), retries > 3, "{preset:?}");
+            assert_eq!(validated(draft, of_development).unwrap().retry.max_retry_attempts, retries.min(3));
+        }
     }
 
     #[test]

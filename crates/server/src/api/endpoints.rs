@@ -112,11 +112,15 @@ async fn rotate_secret(
     PathId(id): Id,
     OptionalInput(rotation): OptionalInput<RotateSecretIn>,
 ) -> Answer {
-    let overlap = rotation.overlap_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
-    let overlap = overlap.unwrap_or(ROTATION_OVERLAP_DEFAULT);
     let RotatedSecret { endpoint, secret, .. } =
-        tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap).await?;
+        tenant.rotate_secret(id, rotation.secret_token.as_deref(), overlap(&rotation)).await?;
     ok(&Endpoint::from(CreatedEndpoint { endpoint, secret }))
+}
+
+/// How long the secret before goes on signing.
+fn overlap(rotation: &RotateSecretIn) -> SignedDuration {
+    let given = rotation.overlap_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
+    given.unwrap_or(ROTATION_OVERLAP_DEFAULT)
 }
 
 async fn test(
@@ -137,4 +141,19 @@ async fn stats(Extension(tenant): Extension<Tenant>, PathId(id): Id, mut query: 
         return Err(Refusal::invalid_parameter("days", expected));
     }
     ok(&EndpointStats::new(id.uuid(), days, tenant.endpoint_stats(id, days).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_overlap_for_a_day_unless_the_caller_says_otherwise() {
+        for (body, hours) in
+            [("{}", 24), (r#"{"overlap_seconds":0}"#, 0), (r#"{"overlap_seconds":604800}"#, 168)]
+        {
+            let rotation: RotateSecretIn = serde_json::from_str(body).unwrap();
+            assert_eq!(overlap(&rotation), SignedDuration::from_hours(hours), "{body}");
+        }
+    }
 }

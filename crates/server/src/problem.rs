@@ -499,6 +499,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_stored_forbids_a_call_by_a_code_of_its_own() {
+        for (conflict, code, newest) in [
+            (Conflict::IdReused, "id_reused", None),
+            (Conflict::StaleVersion { newest: 7 }, "stale_version", Some(7)),
+            (Conflict::VersionsExhausted, "versions_exhausted", None),
+            (Conflict::Exists, "already_exists", None),
+            (Conflict::EndpointInactive, "endpoint_inactive", None),
+            (Conflict::EndpointDeleted, "endpoint_deleted", None),
+            (Conflict::Contended, "contended", None),
+        ] {
+            let problem = Refusal::from(Error::from(conflict)).into_problem();
+            assert_eq!((&*problem.code, problem.status, problem.newest_version), (code, 409, newest));
+            assert_eq!(problem.detail, conflict.to_string());
+        }
+    }
+
+    #[test]
     fn who_comes_while_all_places_are_taken_is_told_whose_they_are_and_when_to_try_again() {
         let call = LongCall::Reach;
         for (busy, status, code) in

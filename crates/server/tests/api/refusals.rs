@@ -5,9 +5,10 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 
-use crate::support::{Call, NOBODY, Server};
+use crate::support::{Call, KEY, NOBODY, PATIENCE, Reply, Server};
 
 /// Every route under `/v1`, with a path that names nothing, and a path that is no route.
 fn routes() -> impl Iterator<Item = (&'static str, String)> {
@@ -323,6 +324,28 @@ async fn what_is_not_http_is_refused_without_words() {
         let is_without_words = answer.ends_with("\r\n\r\n");
         assert_eq!(is_without_words, !matches!(status, 200 | 404), "{status}: {answer}");
     }
+}
+
+/// Who still listens is told that what it sent was not all, or no body.
+#[tokio::test]
+async fn a_body_that_breaks_off_is_told_from_one_that_is_wrong() {
+    let server = Server::start().await;
+    for (framing, body) in
+        [("content-length: 100", r#"{"event_type":"a.b""#), ("transfer-encoding: chunked", "no length\r\n")]
+    {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\n\
+             content-type: application/json\r\n{framing}\r\n\r\n{body}"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let says = Reply::parse(&answer).refused(400, "incomplete_body");
+        assert!(says.contains("ended before the body did"), "{framing}: {says}");
+    }
+    assert!(server.get("/v1/events").await.expect(200)["data"].as_array().unwrap().is_empty());
 }
 
 #[tokio::test]

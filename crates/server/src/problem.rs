@@ -4,7 +4,7 @@
 //! A [`Refusal`] travels in the extensions of an otherwise empty response to [`render`], which knows the request's id.
 //! What a caller cannot mend (status 500 and above) is logged there with its causes, which are not shown.
 
-use std::{borrow::Cow, error::Error as _};
+use std::{borrow::Cow, error::Error as _, time::Duration};
 
 use axum::{
     body::Body,
@@ -210,8 +210,8 @@ impl Refusal {
         Self::new(&INCOMPLETE_BODY, "the connection ended before the body did, or the body is not valid HTTP")
     }
 
-    pub(crate) fn body_timeout() -> Self {
-        Self::new(&BODY_TIMEOUT, "the body did not arrive in time")
+    pub(crate) fn body_timeout(limit: Duration) -> Self {
+        Self::new(&BODY_TIMEOUT, format!("the body did not arrive within {} s", limit.as_secs()))
     }
 
     /// Others take all the room that there is for large bodies.

@@ -161,7 +161,8 @@ pub(super) async fn read(request: Request<Body>, bytes_max: usize) -> Result<Byt
     let deadline = Instant::now() + BODY_TIMEOUT;
     let mut read = BytesMut::new();
     loop {
-        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::body_timeout())?;
+        let frame =
+            timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::body_timeout(BODY_TIMEOUT))?;
         let Some(frame) = frame else { return Ok(read.freeze()) };
         // Trailers say nothing that is asked for.
         let Ok(data) = frame.map_err(|_| Refusal::incomplete_body())?.into_data() else { continue };

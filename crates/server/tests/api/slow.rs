@@ -197,7 +197,8 @@ async fn a_body_does_not_end(server: &Server) {
     let answer =
         timeout(BODY_TIMEOUT + PATIENCE, trickle(stream, head)).await.expect("it is cut off in time");
     assert!(began.elapsed() >= BODY_TIMEOUT, "{:?}", began.elapsed());
-    Reply::parse(&answer).refused(408, "body_timeout");
+    let says = Reply::parse(&answer).refused(408, "body_timeout");
+    assert!(says.ends_with(&format!("within {} s", BODY_TIMEOUT.as_secs())), "{says}");
 }
 
 async fn answers_are_not_read(server: &Server) {

@@ -1138,6 +1138,7 @@ fn help_teaches_every_command() {
         assert!(folder.run(&[command, "--help"]).stdout.contains("Examples:"), "{command}");
     }
     assert!(folder.run(&["serve", "--help"]).stdout.contains("NEO_EVENTS_ADMIN_KEY"));
+    assert!(folder.run(&["endpoints", "rotate-secret", "--help"]).stdout.contains("NAME-Previous"));
 }
 
 #[test]

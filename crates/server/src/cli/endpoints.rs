@@ -87,9 +87,10 @@ Examples:
 
 While secrets overlap, webhook-signature has a signature by each of them, with a
 space between, as Standard Webhooks libraries expect. X-Neo-Signature is by the
-new one at once, and the one before signs X-Neo-Signature-Previous: a receiver
-that checks the first alone needs the new secret before you rotate, or looks at
-both.";
+new one at once, and the one before signs X-Neo-Signature-Previous (with
+--signature-header NAME: NAME and NAME-Previous): a receiver that checks the
+first alone needs the new secret before you rotate, or looks at both. The answer
+has the new secret, and never the one before.";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
@@ -127,7 +128,7 @@ struct SettingsArgs {
     /// POST, PUT or PATCH
     #[arg(long, value_name = "METHOD")]
     http_method: Option<HttpMethod>,
-    /// Header for the signature of the body
+    /// Header for the signature of the body; NAME-Previous is for the secret before, and neither may be a custom header
     #[arg(long, value_name = "NAME")]
     signature_header: Option<String>,
     /// Header to send along, `Name: value`; may be repeated

@@ -6,10 +6,10 @@
 //!
 //! Each endpoint has a *bound*: the most attempts that may be in flight to it. It starts small, doubles when the
 //! receiver answers well and fast, and halves when it fails or is slow. So a dead endpoint holds a few places and not
-//! all of them, and its backlog stays in the database. All endpoints share the node's places and take turns. Those that
-//! do not answer well have limited shares of the places: one for endpoints that are new or whose last attempt failed,
-//! another for those that were slow or are silent. So many dead endpoints delay neither those that work nor those that
-//! are new.
+//! all of them, and its backlog stays in the database. All endpoints share the node's places and take turns: tenants
+//! first, then the endpoints of each. Those that do not answer well have limited shares of the places: one for endpoints
+//! that are new or whose last attempt failed, another for those that were slow or are silent. So many dead endpoints
+//! delay neither those that work nor those that are new.
 //!
 //! For an endpoint that answers well, more is taken in hand than may be in flight. The rest waits in the endpoint's
 //! queue here, so that the next attempt begins as soon as another has been answered, without asking the database first.
@@ -28,6 +28,7 @@
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{
     collections::VecDeque,

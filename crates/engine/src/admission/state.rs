@@ -10,7 +10,7 @@ use neo_events_domain::{SignedDuration, Timestamp, id::DeliveryId, tenant::Schem
 use neo_events_store::EndpointQuota;
 use tokio::sync::oneshot;
 
-use super::{AttemptHealth, Key};
+use super::{AttemptHealth, Key, turns::Turns};
 
 /// Most deliveries in hand on a node.
 pub(super) const IN_HAND_MAX: u32 = 1024;
@@ -59,8 +59,8 @@ pub(super) struct State {
     pub(super) endpoints: HashMap<Key, EndpointLoad, BuildHasherDefault<DefaultHasher>>,
     /// Endpoints in [`Due::Later`].
     pub(super) later: BTreeSet<(Timestamp, Key)>,
-    /// Endpoints in [`Due::Ready`], in the order of their turns.
-    pub(super) ready: VecDeque<Key>,
+    /// Endpoints in [`Due::Ready`] that wait for their turns.
+    pub(super) ready: Turns,
     /// Endpoints in [`Due::Ready`] that had no turn because their share was full or their tenant was blocked. They join
     /// the turns again when that may have changed.
     pub(super) blocked: VecDeque<Key>,
@@ -258,15 +258,9 @@ impl State {
     pub(super) fn reserve(&mut self, now: Timestamp) -> Vec<EndpointQuota> {
         self.ripen(now);
         let mut quotas = Vec::new();
-        let turns = self.ready.len();
-        for turn in 0..turns {
-            let free = IN_HAND_MAX - self.in_hand;
-            if free == 0 {
-                break;
-            }
-            let waiting = u32::try_from(turns - turn).unwrap_or(u32::MAX);
-            let Some(key) = self.ready.pop_front() else { break };
-            quotas.extend(self.take_turn(key, free.div_ceil(waiting), now));
+        while self.in_hand < IN_HAND_MAX {
+            let Some((key, fair_share)) = self.ready.next(IN_HAND_MAX - self.in_hand) else { break };
+            quotas.extend(self.take_turn(key, fair_share, now));
         }
         quotas
     }
@@ -278,14 +272,14 @@ impl State {
             let Some(load) = self.endpoints.get_mut(&key) else { continue };
             load.due = if load.has_room() { Due::Ready } else { Due::Full };
             if load.due == Due::Ready {
-                self.ready.push_back(key);
+                self.ready.join(key);
             }
         }
     }
 
-    fn take_turn(&mut self, key: Key, fair_max: u32, now: Timestamp) -> Option<EndpointQuota> {
+    fn take_turn(&mut self, key: Key, fair_share: u32, now: Timestamp) -> Option<EndpointQuota> {
         let load = self.endpoints.get_mut(&key)?;
-        let allowed = fair_max.min(self.shares.free(&key, load, 1));
+        let allowed = fair_share.min(self.shares.free(&key, load, 1));
         if !load.has_room() {
             // It has failed since it joined the turns, so it may have less.
             load.due = Due::Full;
@@ -360,7 +354,7 @@ impl State {
             (0..in_flight).for_each(|_| self.learn(&key, AttemptHealth::Slow));
         }
         // They are no longer counted in the share that they were in: places of it are free.
-        self.ready.append(&mut self.blocked);
+        self.unblock();
         for schema in self.unrecorded.blocked_for_long() {
             self.return_queued_of(&schema);
         }
@@ -401,8 +395,12 @@ impl State {
     /// Most answers free none.
     fn unblock_since(&mut self, before: RestrictedShares) {
         if self.shares.held.unproven < before.unproven || self.shares.held.slow < before.slow {
-            self.ready.append(&mut self.blocked);
+            self.unblock();
         }
+    }
+
+    fn unblock(&mut self) {
+        self.blocked.drain(..).for_each(|key| self.ready.join(key));
     }
 
     /// An attempt of this tenant's is over and is going to be recorded.
@@ -416,7 +414,7 @@ impl State {
         self.unrecorded.discount(schema);
         unblocked.retain(|schema| !self.unrecorded.blocks_new_work_for(schema));
         if !unblocked.is_empty() {
-            self.ready.append(&mut self.blocked);
+            self.unblock();
             let of_them = self.endpoints.iter_mut().filter(|(key, _)| unblocked.contains(&key.0));
             of_them.for_each(|(_, load)| load.call_next());
         }
@@ -476,7 +474,7 @@ impl State {
         if load.due == Due::Full && load.has_room() {
             if load.rest.is_zero() {
                 load.due = Due::Ready;
-                self.ready.push_back(key.clone());
+                self.ready.join(key.clone());
             } else {
                 let at = load.rested_at();
                 load.due = Due::Later(at);

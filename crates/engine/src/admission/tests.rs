@@ -94,6 +94,26 @@ fn an_endpoint_that_has_answered_is_free_though_its_answer_is_not_yet_recorded()
 }
 
 #[test]
+fn the_next_place_is_a_tenants_whose_turn_it_is_however_many_endpoints_another_one_has() {
+    const MANY: u128 = 600;
+    let admission = Arc::new(Admission::default());
+    (0..MANY).for_each(|n| finish_one(&admission, n));
+    (0..MANY).for_each(|n| admission.owe(key(n), at(0)));
+    let mut held = Vec::new();
+    for (n, max) in quotas(&admission, 0) {
+        claimed(&admission, n, max, max, Some(at(0)));
+        held.extend((0..max).map(|_| Arc::clone(&admission).place(key(n))));
+    }
+    assert_eq!(admission.state().in_hand, IN_HAND_MAX);
+    assert!(quotas(&admission, 0).is_empty(), "they owe more, and the node is full");
+    let theirs: Key = (Schema::tenant("theirs").unwrap(), EndpointId::from_uuid(Uuid::from_u128(MANY)));
+    admission.owe(theirs.clone(), at(0));
+    drop(held.drain(..2));
+    let next = quotas(&admission, 0);
+    assert!(next.contains(&(MANY, 1)), "one of the next two places is theirs: {next:?}");
+}
+
+#[test]
 fn a_tenant_whose_attempts_are_not_recorded_leaves_a_quarter_of_the_node_to_others() {
     let admission = Arc::new(Admission::default());
     let theirs: Key = (Schema::tenant("theirs").unwrap(), EndpointId::from_uuid(Uuid::from_u128(1)));

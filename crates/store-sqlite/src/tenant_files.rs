@@ -30,6 +30,7 @@ use std::{
 
 use neo_events_domain::{SignedDuration, Timestamp, retry::WAIT_MAX, tenant::Schema, time::later};
 use neo_events_store::StoreError;
+use tokio::task::JoinSet;
 
 use crate::{
     failure::{Failure, again},
@@ -386,11 +387,13 @@ impl TenantFiles {
         }
     }
 
-    /// Closes every file; none is opened again.
+    /// Closes every file, all at once: whoever has locked one keeps the others open no longer. None is opened again.
     pub(crate) async fn close(self: &Arc<Self>) {
+        let mut closing = JoinSet::new();
         for file in self.shut() {
-            file.close().await;
+            closing.spawn(async move { file.close().await });
         }
+        closing.join_all().await;
         let files = Arc::clone(self);
         let _ = tokio::task::spawn_blocking(move || files.wait_for_openings()).await;
     }

@@ -188,13 +188,11 @@ impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
 
     /// The keys of all rules that an event matches, in order.
     pub fn matching(&self, event_type: &EventType, context_id: Option<Uuid>, data: &LazyData<'_>) -> Vec<K> {
-        let mut keys = Vec::new();
-        self.matching_into(event_type, context_id, data, &mut keys);
-        keys
+        self.matching_while(event_type, context_id, data, || true).unwrap_or_default()
     }
 
-    /// As [`Matcher::matching`], as long as `goes_on` says so, which is asked before each rule that the index leaves: none of them takes long,
-    /// but there may be many. `None` if it was stopped.
+    /// As [`Matcher::matching`], as long as `goes_on` says so, which is asked before each rule that the index leaves:
+    /// none of them takes long, but there may be many. `None` if it was stopped.
     pub fn matching_while(
         &self,
         event_type: &EventType,
@@ -212,21 +210,6 @@ impl<K: Copy + Eq + Hash + Ord> Matcher<K> {
         }
         keys.sort_unstable();
         Some(keys)
-    }
-
-    /// As [`Matcher::matching`], into a buffer of the caller's, whose previous content is dropped.
-    pub fn matching_into(
-        &self,
-        event_type: &EventType,
-        context_id: Option<Uuid>,
-        data: &LazyData<'_>,
-        keys: &mut Vec<K>,
-    ) {
-        keys.clear();
-        let candidates = self.candidates(event_type, context_id, data);
-        let rules = candidates.into_iter().filter_map(|slot| self.filed(slot)).map(|filed| &filed.rule);
-        keys.extend(rules.filter(|rule| is_match(&rule.filter, data)).map(|rule| rule.key));
-        keys.sort_unstable();
     }
 
     /// The rules that the index cannot rule out, each once.

@@ -72,7 +72,7 @@ pub(crate) fn claim(
         {
             let seq = row.get(0)?;
             let Some(token) = claiming.grant(seq, terms.now, terms.until) else { continue };
-            let read = passed_over.unless_readable(events::by_seq(conn, seq), || format!("event {seq}"))?;
+            let read = passed_over.if_readable(events::by_seq(conn, seq), || format!("event {seq}"))?;
             if let Some((_, event)) = read {
                 let work = OwedEvent { schema: schema.clone(), event: Arc::new(event) };
                 owed.push(Lease::grant(seq, token, terms.until, work));

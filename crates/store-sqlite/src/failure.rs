@@ -65,7 +65,7 @@ pub(crate) struct PassedOver {
 
 impl PassedOver {
     /// What was read of a row; nothing if that row alone cannot be read.
-    pub(crate) fn unless_readable<T>(
+    pub(crate) fn if_readable<T>(
         &mut self,
         read: Result<Option<T>, Failure>,
         row: impl FnOnce() -> String,

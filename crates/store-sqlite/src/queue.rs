@@ -312,7 +312,7 @@ struct Granted {
 impl Claimer<'_> {
     fn claim(&mut self, quota: &EndpointQuota) -> Result<Option<EndpointClaim>, Failure> {
         let found = endpoints::by_id(self.conn, quota.endpoint_id);
-        let found = self.passed_over.unless_readable(found, || format!("endpoint {}", quota.endpoint_id))?;
+        let found = self.passed_over.if_readable(found, || format!("endpoint {}", quota.endpoint_id))?;
         let Some((endpoint_no, endpoint)) = found.filter(|(_, endpoint)| endpoint.is_active) else {
             return Ok(None);
         };
@@ -321,7 +321,7 @@ impl Claimer<'_> {
         for (seq, token) in leases {
             // One that cannot be read waits for the end of its lease, so that what stands behind it has its turn.
             let loaded = self.load(quota, seq);
-            let loaded = self.passed_over.unless_readable(loaded, || format!("delivery {seq}"))?;
+            let loaded = self.passed_over.if_readable(loaded, || format!("delivery {seq}"))?;
             work.extend(loaded.map(|work| Lease::grant(seq, token, self.terms.until, work)));
         }
         Ok(Some(EndpointClaim {

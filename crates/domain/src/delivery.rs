@@ -144,6 +144,25 @@ impl DeliveryState {
         !matches!(self, Self::Pending | Self::Retrying { .. })
     }
 
+    /// As the columns of its row say it. Tables promise a time while it is retrying and a reason once it is cancelled;
+    /// a row that has none all the same can be read, and is due at once, or cancelled without a word.
+    pub fn from_stored(
+        status: DeliveryStatus,
+        due_at: Option<Timestamp>,
+        max_attempts_reached: bool,
+        cancel_reason: Option<String>,
+    ) -> Self {
+        match status {
+            DeliveryStatus::Pending => Self::Pending,
+            DeliveryStatus::Retrying => {
+                Self::Retrying { next_retry_at: due_at.unwrap_or(Timestamp::UNIX_EPOCH) }
+            }
+            DeliveryStatus::Success => Self::Success,
+            DeliveryStatus::Failed => Self::Failed { max_attempts_reached },
+            DeliveryStatus::Cancelled => Self::Cancelled { reason: cancel_reason.unwrap_or_default() },
+        }
+    }
+
     /// What an attempt's verdict makes of it. A cancellation asked for while it was in flight wins over another
     /// try, but not over a success or a failure that is final anyway.
     pub fn after(verdict: Verdict, cancel_requested: Option<String>) -> Self {
@@ -479,6 +498,12 @@ mod tests {
         let cancelled = DeliveryState::Cancelled { reason: "why".into() };
         assert_eq!(DeliveryState::after(Verdict::Retry(at), requested.clone()), cancelled);
         assert_eq!(DeliveryState::after(Verdict::Succeeded, requested), DeliveryState::Success);
+    }
+
+    #[test]
+    fn a_row_without_what_its_state_needs_can_be_read() {
+        let read = |status| DeliveryState::from_stored(status, None, false, None).status();
+        assert_eq!(DeliveryStatus::ALL.map(read), DeliveryStatus::ALL);
     }
 
     #[test]

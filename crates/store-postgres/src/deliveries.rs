@@ -142,8 +142,7 @@ fn delivery_row(row: &Row) -> Result<DeliveryRow, Failure> {
 
 fn delivery(columns: &mut Columns<'_>) -> Result<Delivery, Failure> {
     let (id, webhook_endpoint_id, webhook_event_id) = (columns.id()?, columns.id()?, columns.id()?);
-    let status: DeliveryStatus = columns.parsed()?;
-    let due_at: Option<Timestamp> = columns.take()?;
+    let (status, due_at) = (columns.parsed()?, columns.take()?);
     let (current_attempt, max_attempts) = (columns.number()?, columns.number()?);
     let max_attempts_reached = columns.take()?;
     let retry = RetryPolicy {
@@ -151,17 +150,7 @@ fn delivery(columns: &mut Columns<'_>) -> Result<Delivery, Failure> {
         backoff_seconds: columns.number()?,
         backoff_multiplier: columns.take()?,
     };
-    let cancel_reason: Option<String> = columns.take()?;
-    // The table's checks promise a time while it is retrying and a reason once it is cancelled.
-    let state = match status {
-        DeliveryStatus::Pending => DeliveryState::Pending,
-        DeliveryStatus::Retrying => {
-            DeliveryState::Retrying { next_retry_at: due_at.unwrap_or(Timestamp::UNIX_EPOCH) }
-        }
-        DeliveryStatus::Success => DeliveryState::Success,
-        DeliveryStatus::Failed => DeliveryState::Failed { max_attempts_reached },
-        DeliveryStatus::Cancelled => DeliveryState::Cancelled { reason: cancel_reason.unwrap_or_default() },
-    };
+    let state = DeliveryState::from_stored(status, due_at, max_attempts_reached, columns.take()?);
     Ok(Delivery {
         id,
         webhook_endpoint_id,

@@ -322,16 +322,10 @@ fn without_nul(text: &str) -> String {
 
 fn read(row: &Row) -> Result<((Uuid, i64), DeliveryState), Failure> {
     let mut columns = Columns::of(row);
-    let (key, status): (_, String) = ((columns.take()?, columns.take()?), columns.take()?);
-    let (due_at, reason, max_attempts_reached): (Option<Timestamp>, Option<String>, bool) =
-        (columns.take()?, columns.take()?, columns.take()?);
-    let state = match (status.as_str(), due_at) {
-        ("success", _) => DeliveryState::Success,
-        ("retrying", Some(next_retry_at)) => DeliveryState::Retrying { next_retry_at },
-        ("cancelled", _) => DeliveryState::Cancelled { reason: reason.unwrap_or_default() },
-        _ => DeliveryState::Failed { max_attempts_reached },
-    };
-    Ok((key, state))
+    let key = (columns.take()?, columns.take()?);
+    let (status, due_at) = (columns.parsed()?, columns.take()?);
+    let (cancel_reason, max_attempts_reached) = (columns.take()?, columns.take()?);
+    Ok((key, DeliveryState::from_stored(status, due_at, max_attempts_reached, cancel_reason)))
 }
 
 /// Settlements, to be turned into columns.

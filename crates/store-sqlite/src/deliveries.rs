@@ -363,18 +363,9 @@ fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         backoff_seconds: columns.take()?,
         backoff_multiplier: columns.take()?,
     };
-    let cancel_reason: Option<String> = columns.take()?;
-    let cancel_requested: Option<String> = columns.take()?;
-    // The table's checks promise a time while it is retrying and a reason once it is cancelled.
-    let state = match status {
-        DeliveryStatus::Pending => DeliveryState::Pending,
-        DeliveryStatus::Retrying => {
-            DeliveryState::Retrying { next_retry_at: due_at.unwrap_or(Micros(0)).timestamp() }
-        }
-        DeliveryStatus::Success => DeliveryState::Success,
-        DeliveryStatus::Failed => DeliveryState::Failed { max_attempts_reached },
-        DeliveryStatus::Cancelled => DeliveryState::Cancelled { reason: cancel_reason.unwrap_or_default() },
-    };
+    let (cancel_reason, cancel_requested): (_, Option<String>) = (columns.take()?, columns.take()?);
+    let next_due_at = due_at.map(Micros::timestamp);
+    let state = DeliveryState::from_stored(status, next_due_at, max_attempts_reached, cancel_reason);
     let delivery = Delivery {
         id,
         webhook_endpoint_id,

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     NoWord,
     #[error("the store is closed")]
     Closed,
+    #[error("the delivery kept moving on")]
+    KeptMoving,
     #[error("the batch that it was part of failed: {0}")]
     Batch(String),
     #[error("the batch that it was part of failed: {said}")]
@@ -209,6 +211,7 @@ impl From<Failure> for StoreError {
             | Failure::Standby
             | Failure::Unresolved(_)
             | Failure::Pool(_)
+            | Failure::KeptMoving
             | Failure::Batch(_) => Self::Unavailable(failure.into()),
             Failure::BatchRefused { code, .. } => of_server(&code.clone(), failure.into()),
             Failure::Stored(_) => Self::Broken(failure.into()),

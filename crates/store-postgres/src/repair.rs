@@ -56,7 +56,7 @@ pub(crate) async fn cancel_delivery(
             _ => tx.rollback().await?,
         }
     }
-    Err(Failure::Batch("the delivery kept moving on".to_owned()))
+    Err(Failure::KeptMoving)
 }
 
 /// Makes a delivery due now. There is nobody to deliver to once its endpoint is deleted.
@@ -93,7 +93,7 @@ pub(crate) async fn retry_delivery(
             None => tx.rollback().await?,
         }
     }
-    Err(Failure::Batch("the delivery kept moving on".to_owned()))
+    Err(Failure::KeptMoving)
 }
 
 /// Ends a cancellation that was asked for, if the attempt it waited for is over one way or the other.

@@ -54,11 +54,10 @@ impl Appender<'_> {
     /// In order, guarded ones too: runs of plain events are one statement each.
     pub(super) async fn one_by_one(&self, events: &[&NewEvent]) -> Result<Vec<Written>, Failure> {
         let mut written = Vec::with_capacity(events.len());
-        let is_guarded = |event: &NewEvent| matches!(event.version, VersionRule::Expect(_));
-        for run in events.chunk_by(|one, next| !is_guarded(one) && !is_guarded(next)) {
+        for run in events.chunk_by(|one, next| guard(one).is_none() && guard(next).is_none()) {
             match run {
-                [event] if is_guarded(event) => {
-                    let appended = self.guarded(event).await?;
+                [event] if let Some(expected) = guard(event) => {
+                    let appended = self.guarded(event, expected).await?;
                     let done = matches!(appended, Appended::Stored { .. }).then_some(Done::Owed);
                     written.push(Written { appended, done });
                 }
@@ -102,8 +101,7 @@ impl Appender<'_> {
         Ok(events.iter().zip(versions).zip(done).map(judge).collect())
     }
 
-    async fn guarded(&self, event: &NewEvent) -> Result<Appended, Failure> {
-        let VersionRule::Expect(expected) = event.version else { return Err(Failure::Closed) };
+    async fn guarded(&self, event: &NewEvent, expected: u32) -> Result<Appended, Failure> {
         let schema = self.terms.schema;
         if let Some(answer) = self.repeated(event).await? {
             return Ok(answer);
@@ -219,6 +217,14 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn of<T>(&self, field: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
         self.events.iter().map(|event| field(event)).collect()
+    }
+}
+
+/// The version that an event's aggregate must have, if it says one.
+const fn guard(event: &NewEvent) -> Option<u32> {
+    match event.version {
+        VersionRule::Expect(expected) => Some(expected),
+        VersionRule::Default | VersionRule::Given(_) => None,
     }
 }
 

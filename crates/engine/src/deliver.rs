@@ -91,11 +91,8 @@ impl Deliverer {
             .await
             .is_some_and(|n| n > 0)
         {
-            for Taken { place, endpoint, lease } in batch.drain(..) {
-                let (deliverer, signals) = (Arc::clone(self), signals.clone());
-                in_flight.spawn(Box::pin(async move {
-                    deliverer.deliver(place, &endpoint, lease, &signals).await;
-                }));
+            for taken in batch.drain(..) {
+                self.begin(taken, &mut in_flight, signals);
             }
             while let Some(ended) = in_flight.try_join_next() {
                 log_panic(ended);
@@ -194,14 +191,20 @@ impl Deliverer {
             let key = key_of(&claim);
             for lease in claim.work {
                 let place = Arc::clone(&self.admission).place(key.clone());
-                let (deliverer, endpoint, signals) =
-                    (Arc::clone(self), Arc::clone(&claim.endpoint), signals.clone());
-                in_flight.spawn(Box::pin(async move {
-                    deliverer.deliver(place, &endpoint, lease, &signals).await;
-                }));
+                let endpoint = Arc::clone(&claim.endpoint);
+                self.begin(Taken { place, endpoint, lease }, in_flight, signals);
             }
         }
         Ok(Passed::Worked)
+    }
+
+    /// Sets a delivery going, wherever it was leased.
+    fn begin(self: &Arc<Self>, taken: Taken, in_flight: &mut JoinSet<()>, signals: &StopSignals) {
+        let (deliverer, signals) = (Arc::clone(self), signals.clone());
+        in_flight.spawn(Box::pin(async move {
+            let Taken { place, endpoint, lease } = taken;
+            deliverer.deliver(place, &endpoint, lease, &signals).await;
+        }));
     }
 
     /// Until something is due and there is room for it, as far as admission knows.
@@ -283,8 +286,8 @@ impl Deliverer {
                         %delivery_id,
                         "an attempt was not recorded"
                     );
-                    // A store may keep for its holder what was performed, until it is told. As it closes it gives all
-                    // back.
+                    // A store may keep it from others while its holder tries to settle it (SQLite does), so it is told
+                    // that nobody tries any more. As it closes it gives all back.
                     if !signals.abort.is_cancelled() {
                         self.give_back(work.lease, signals).await;
                     }
@@ -351,7 +354,8 @@ fn counted(claim: &EndpointClaim) -> Claimed {
 fn health_of(attempt: &AttemptRecord) -> AttemptHealth {
     match attempt.outcome {
         _ if attempt.response_time >= SLOW => AttemptHealth::Slow,
-        // Of these some ask for less, and the others mean nobody in particular.
+        // 429 and 503 ask for less; 502 and 504 come from a proxy behind which nobody answered: none of them counts as
+        // an answer (ADR 8).
         Outcome::Answered { status: 429 | 502..=504, .. } | Outcome::Failed(_) => AttemptHealth::Failed,
         Outcome::Answered { status: 408 | 500..=599, .. } => AttemptHealth::Erred,
         Outcome::Answered { .. } => AttemptHealth::Good,

@@ -37,7 +37,7 @@ const CALL_DELIVERIES_MAX: usize = 2000;
 /// pass, where costly filters keep nobody but other dispatches.
 const MATCHING_MAX: Duration = Duration::from_millis(5);
 
-/// A delivery that was leased to this node as it was written.
+/// A delivery that was leased to this node, as it was written or since, with its place.
 pub(crate) struct Taken {
     pub(crate) place: Place,
     pub(crate) endpoint: Arc<Endpoint>,

@@ -118,7 +118,7 @@ impl Deliverer {
                 tokio::select! {
                     // In this order, and not one of those that are ready by chance: so a simulation replays exactly.
                     biased;
-                    () = self.store.wake_up_to_deliver() => sweeps.hinted(),
+                    () = self.store.deliveries_hinted() => sweeps.hinted(),
                     () = tokio::time::sleep_until(sweeps.next_at()) => {}
                 }
             }

@@ -258,5 +258,5 @@ pub(crate) fn new_delivery(sources: &Sources, Wanted { endpoint, subscription_id
 }
 
 async fn wait_for_work(store: &dyn Store) {
-    let _ = tokio::time::timeout(POLL_INTERVAL, store.wake_up()).await;
+    let _ = tokio::time::timeout(POLL_INTERVAL, store.dispatch_hinted()).await;
 }

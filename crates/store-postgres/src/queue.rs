@@ -20,11 +20,11 @@ use crate::{
 
 #[async_trait]
 impl WorkQueue for PostgresStore {
-    async fn wake_up(&self) {
+    async fn dispatch_hinted(&self) {
         self.inner.hints.dispatches.wait().await;
     }
 
-    async fn wake_up_to_deliver(&self) {
+    async fn deliveries_hinted(&self) {
         self.inner.hints.deliveries.wait().await;
     }
 

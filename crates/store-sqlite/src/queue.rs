@@ -39,7 +39,7 @@ const SHARE_DROPPED: &str = "a step is dropped before it is answered";
 
 #[async_trait]
 impl WorkQueue for SqliteStore {
-    async fn wake_up(&self) {
+    async fn dispatch_hinted(&self) {
         self.appended().await;
     }
 

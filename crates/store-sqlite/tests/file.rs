@@ -255,7 +255,7 @@ async fn publishing_in_the_callers_transaction_is_all_or_nothing() {
     assert_eq!(count(&store).await, 0);
     order(2, true);
     store.announce();
-    tokio::time::timeout(Duration::from_secs(5), store.wake_up()).await.expect("it was announced");
+    tokio::time::timeout(Duration::from_secs(5), store.dispatch_hinted()).await.expect("it was announced");
     let owed = store.claim_dispatches(at(1), 10, at(2)).await.unwrap().remove(0).owed;
     assert_eq!(owed[0].work().event.id, small(2).id);
     append(&store, vec![small(3)]).await.unwrap();

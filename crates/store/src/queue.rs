@@ -191,11 +191,11 @@ pub struct Unsettled<T> {
 #[async_trait]
 pub trait WorkQueue {
     /// Resolves when there may be new events to dispatch. A hint: it may be late, spurious or never come.
-    async fn wake_up(&self);
+    async fn dispatch_hinted(&self);
 
     /// Resolves when another process may have written deliveries. A hint, as above; where there is no other process, it
     /// never comes.
-    async fn wake_up_to_deliver(&self) {
+    async fn deliveries_hinted(&self) {
         std::future::pending::<()>().await;
     }
 

@@ -151,13 +151,13 @@ impl Planted {
 
 #[async_trait]
 impl WorkQueue for Planted {
-    async fn wake_up(&self) {
-        self.inner.wake_up().await;
+    async fn dispatch_hinted(&self) {
+        self.inner.dispatch_hinted().await;
         self.is_woken_to_dispatch.store(true, Ordering::Relaxed);
     }
 
-    async fn wake_up_to_deliver(&self) {
-        self.inner.wake_up_to_deliver().await;
+    async fn deliveries_hinted(&self) {
+        self.inner.deliveries_hinted().await;
         self.is_woken_to_deliver.store(true, Ordering::Relaxed);
     }
 

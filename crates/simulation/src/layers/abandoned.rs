@@ -129,12 +129,12 @@ pub(super) struct Abandoned {
 
 #[async_trait]
 impl WorkQueue for Abandoned {
-    async fn wake_up(&self) {
-        self.inner.wake_up().await;
+    async fn dispatch_hinted(&self) {
+        self.inner.dispatch_hinted().await;
     }
 
-    async fn wake_up_to_deliver(&self) {
-        self.inner.wake_up_to_deliver().await;
+    async fn deliveries_hinted(&self) {
+        self.inner.deliveries_hinted().await;
     }
 
     async fn claim_dispatches(

@@ -82,18 +82,18 @@ impl Faults {
 
 #[async_trait]
 impl WorkQueue for Faults {
-    async fn wake_up(&self) {
+    async fn dispatch_hinted(&self) {
         loop {
-            self.inner.wake_up().await;
+            self.inner.dispatch_hinted().await;
             if !self.weather.hint_is_lost(self.life.node) {
                 return;
             }
         }
     }
 
-    async fn wake_up_to_deliver(&self) {
+    async fn deliveries_hinted(&self) {
         loop {
-            self.inner.wake_up_to_deliver().await;
+            self.inner.deliveries_hinted().await;
             if !self.weather.hint_is_lost(self.life.node) {
                 return;
             }

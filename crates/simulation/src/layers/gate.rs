@@ -22,12 +22,12 @@ pub(super) struct Gate {
 
 #[async_trait]
 impl WorkQueue for Gate {
-    async fn wake_up(&self) {
-        self.inner.wake_up().await;
+    async fn dispatch_hinted(&self) {
+        self.inner.dispatch_hinted().await;
     }
 
-    async fn wake_up_to_deliver(&self) {
-        self.inner.wake_up_to_deliver().await;
+    async fn deliveries_hinted(&self) {
+        self.inner.deliveries_hinted().await;
     }
 
     async fn claim_dispatches(

@@ -147,8 +147,8 @@ as_is! {
 
 as_is! {
     WorkQueue of queue {
-        fn wake_up() -> ();
-        fn wake_up_to_deliver() -> ();
+        fn dispatch_hinted() -> ();
+        fn deliveries_hinted() -> ();
         fn claim_dispatches(now: Timestamp, limit: u32, lease_until: Timestamp)
             -> Result<Vec<DispatchClaim>, StoreError>;
         fn settle_dispatches(dispatched: Vec<Dispatched>, now: Timestamp)

@@ -28,11 +28,11 @@ use crate::effect::{Effect, Grant, Watcher};
 
 #[async_trait]
 impl WorkQueue for MemoryStore {
-    async fn wake_up(&self) {
+    async fn dispatch_hinted(&self) {
         self.hints.to_dispatch.notified().await;
     }
 
-    async fn wake_up_to_deliver(&self) {
+    async fn deliveries_hinted(&self) {
         self.hints.to_deliver.notified().await;
     }
 

@@ -59,7 +59,7 @@ pub(crate) async fn cancel_delivery(
     Err(Failure::KeptMoving)
 }
 
-/// Makes a delivery due now. There is nobody to deliver to once its endpoint is deleted.
+/// Makes a delivery due now.
 pub(crate) async fn retry_delivery(
     store: &PostgresStore,
     schema: &Schema,
@@ -77,11 +77,7 @@ pub(crate) async fn retry_delivery(
         let place = Place { conn: &tx, schema, tenant_no };
         let is_deleted = row.stored.endpoint == EndpointStanding::Deleted;
         let is_gone = row.due_at.is_some() && !is_deleted && place.lock(&row, now).await?.is_none();
-        let retried = if is_deleted {
-            Err(IllegalTransition::Retry(row.stored.delivery.state.status()))
-        } else {
-            row.stored.delivery.clone().retried_now(now)
-        };
+        let retried = row.stored.clone().retried_now(now);
         let changed = if is_gone { None } else { place.apply(&row, retried).await? };
         match changed {
             Some(changed) => {

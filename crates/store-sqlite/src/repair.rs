@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use neo_events_domain::{Timestamp, delivery::IllegalTransition, id::DeliveryId, time::to_micros};
-use neo_events_store::{Changed, EndpointStanding};
+use neo_events_domain::{Timestamp, id::DeliveryId, time::to_micros};
+use neo_events_store::Changed;
 
 use crate::{
     deliveries::{self, Change},
@@ -47,20 +47,14 @@ impl Step for CancelDelivery {
     }
 }
 
-/// Makes a delivery due now. There is nobody to deliver to once its endpoint is deleted.
+/// Makes a delivery due now.
 pub(crate) fn retry_delivery(
     scope: &mut Scope<'_>,
     id: DeliveryId,
     now: Timestamp,
 ) -> Result<Changed, Failure> {
     let Some(row) = deliveries::by_id(scope.connection(), id)? else { return Ok(Changed::Missing) };
-    let now = to_micros(now);
-    let retried = if row.stored.endpoint == EndpointStanding::Deleted {
-        Err(IllegalTransition::Retry(row.standing.status))
-    } else {
-        row.stored.delivery.retried_now(now)
-    };
-    match retried {
+    match row.stored.retried_now(to_micros(now)) {
         Ok(retried) => {
             deliveries::change(scope, row.seq, &row.standing, &Change::to(&retried))?;
             Ok(Changed::Done(retried))

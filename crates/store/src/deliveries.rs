@@ -42,6 +42,14 @@ impl StoredDelivery {
     pub const fn is_held(&self) -> bool {
         !self.delivery.state.is_final() && matches!(self.endpoint, EndpointStanding::Inactive)
     }
+
+    /// Due at once, with an attempt left. There is nobody to deliver to once its endpoint is deleted.
+    pub fn retried_now(self, now: Timestamp) -> Result<Delivery, IllegalTransition> {
+        match self.endpoint {
+            EndpointStanding::Deleted => Err(IllegalTransition::Retry(self.delivery.state.status())),
+            EndpointStanding::Active | EndpointStanding::Inactive => self.delivery.retried_now(now),
+        }
+    }
 }
 
 /// Whether an endpoint is sent to.

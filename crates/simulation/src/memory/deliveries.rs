@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp,
     delivery::{
-        Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryState, DeliveryStatus, IllegalTransition,
-        error_code, is_answered,
+        Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryState, DeliveryStatus, error_code,
+        is_answered,
     },
     endpoint::Endpoint,
     event::DomainEvent,
@@ -143,11 +143,7 @@ impl Tables {
     }
 
     fn retry(&mut self, at: usize, now: Timestamp, watcher: &Watcher) -> Changed {
-        let delivery = self.deliveries[at].delivery.clone();
-        if self.endpoint(delivery.webhook_endpoint_id).is_none() {
-            return Changed::Illegal(IllegalTransition::Retry(delivery.state.status()));
-        }
-        match delivery.retried_now(now) {
+        match self.stored(&self.deliveries[at].delivery).retried_now(now) {
             Err(illegal) => Changed::Illegal(illegal),
             Ok(delivery) => {
                 self.move_to(at, delivery.clone(), now, watcher);

@@ -11,7 +11,7 @@ use neo_events_domain::{
 };
 use neo_events_store::{
     AggregateQuery, Appended, Arrival, EventLog, EventQuery, Page, PageRequest, StoreError, StoredEvent,
-    TimeRange,
+    TimeRange, WorkQueue,
 };
 use tokio_postgres::Row;
 
@@ -23,24 +23,7 @@ use crate::{
     page::{after_place, before_time, beginning, limit_of, page, place_cursor, time_cursor},
     sql::{self, Sql},
     store::PostgresStore,
-    tenants::TenantTerms,
 };
-
-impl PostgresStore {
-    pub(crate) async fn append_all(
-        &self,
-        schema: &Schema,
-        arrivals: Vec<Arrival>,
-        now: Timestamp,
-    ) -> Result<Vec<Appended>, StoreError> {
-        let tenant_no = self.tenant_no(schema).await?;
-        let answer = self.inner.appends.append(TenantTerms { schema, tenant_no, now }, arrivals).await?;
-        if answer.owes_dispatch {
-            self.announce();
-        }
-        Ok(answer.appended)
-    }
-}
 
 /// Columns of an event; `processed_at` stands behind them.
 const EVENT_COLUMNS: usize = 14;
@@ -56,7 +39,7 @@ impl EventLog for PostgresStore {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        self.append_all(schema, events.into_iter().map(Arrival::from).collect(), now).await
+        self.append_arrivals(schema, events.into_iter().map(Arrival::from).collect(), now).await
     }
 
     async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {

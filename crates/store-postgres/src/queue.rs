@@ -80,6 +80,7 @@ impl WorkQueue for PostgresStore {
         arrivals: Vec<Arrival>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
+        let tenant_no = self.tenant_no(schema).await?;
         let leases_end = arrivals.iter().filter_map(|arrival| Some(arrival.dispatch.as_ref()?.lease_until));
         if let Some(until) = leases_end.min() {
             self.inner.floors.leased(until);
@@ -87,9 +88,14 @@ impl WorkQueue for PostgresStore {
         let direct = arrivals.iter().filter_map(|arrival| arrival.dispatch.as_ref());
         let left = direct.flat_map(|dispatch| &dispatch.deliveries).filter(|direct| !direct.is_taken);
         let left: Vec<EndpointId> = left.map(|direct| direct.delivery.endpoint_id).collect();
-        let appended = self.append_all(schema, arrivals, now).await;
+        let answer = self.inner.appends.append(TenantTerms { schema, tenant_no, now }, arrivals).await;
+        // Also after a failure: they may have been written all the same.
         self.lower_floors(schema, left, now);
-        appended
+        let answer = answer?;
+        if answer.owes_dispatch {
+            self.announce();
+        }
+        Ok(answer.appended)
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {

@@ -10,13 +10,12 @@ use neo_events_domain::{
 };
 use neo_events_store::{
     AggregateQuery, Appended, Arrival, Cursor, EventLog, EventQuery, Page, PageRequest, StoreError,
-    StoredEvent,
+    StoredEvent, WorkQueue,
 };
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use crate::{
     columns::{Columns, Micros, key, optional_key},
-    direct::AppendArrivals,
     dispatches,
     failure::Failure,
     page::{Span, Timeline, keys, limit_of, page, page_by},
@@ -36,7 +35,7 @@ impl EventLog for SqliteStore {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        self.append_all(schema, events.into_iter().map(Arrival::from).collect(), now).await
+        self.append_arrivals(schema, events.into_iter().map(Arrival::from).collect(), now).await
     }
 
     async fn event(&self, schema: &Schema, id: EventId) -> Result<Option<StoredEvent>, StoreError> {
@@ -133,22 +132,6 @@ impl EventLog for SqliteStore {
             Ok(count)
         };
         self.file(schema).await?.write(Scoped(mark)).await
-    }
-}
-
-impl SqliteStore {
-    pub(crate) async fn append_all(
-        &self,
-        schema: &Schema,
-        arrivals: Vec<Arrival>,
-        now: Timestamp,
-    ) -> Result<Vec<Appended>, StoreError> {
-        let file = self.file(schema).await?;
-        let answer = file.write(AppendArrivals::new(&file, arrivals, now)).await?;
-        if answer.owes_dispatch {
-            self.announce();
-        }
-        Ok(answer.appended)
     }
 }
 

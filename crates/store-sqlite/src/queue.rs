@@ -21,6 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{
     columns::{Columns, Micros},
+    direct::AppendArrivals,
     dispatches::{self, ClaimTerms, DeliveryWriter, SettleDispatches},
     endpoints, events,
     failure::{Failure, PassedOver},
@@ -118,7 +119,12 @@ impl WorkQueue for SqliteStore {
         arrivals: Vec<Arrival>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, StoreError> {
-        self.append_all(schema, arrivals, now).await
+        let file = self.file(schema).await?;
+        let answer = file.write(AppendArrivals::new(&file, arrivals, now)).await?;
+        if answer.owes_dispatch {
+            self.announce();
+        }
+        Ok(answer.appended)
     }
 
     async fn due_endpoints(&self, now: Timestamp) -> Result<Vec<DueEndpoint>, StoreError> {

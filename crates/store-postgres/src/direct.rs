@@ -10,7 +10,6 @@ use std::{
 use neo_events_domain::{
     Timestamp, Uuid,
     event::{DomainEvent, NewEvent},
-    retry::Progress,
     tenant::Schema,
     time::to_micros,
 };
@@ -124,14 +123,7 @@ pub(crate) fn hand_over(
     (token, now, until): (Option<i64>, Timestamp, Timestamp),
 ) {
     let lease = |DirectDelivery { delivery, .. }: DirectDelivery| {
-        let work = DeliveryWork {
-            schema: schema.clone(),
-            delivery_id: delivery.id,
-            endpoint_id: delivery.endpoint_id,
-            event: Arc::clone(event),
-            progress: Progress { attempt: 1, max_attempts: delivery.max_attempts },
-            retry: delivery.retry,
-        };
+        let work = DeliveryWork::first(schema, event, &delivery);
         Lease::grant(queue_key(to_micros(now)), token.unwrap_or_default().unsigned_abs(), until, work)
     };
     let leased = dispatch.deliveries.into_iter().filter(|direct| direct.is_taken && token.is_some());

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use neo_events_domain::{Timestamp, event::DomainEvent, retry::Progress, tenant::Schema};
+use neo_events_domain::{Timestamp, event::DomainEvent, tenant::Schema};
 use neo_events_store::{
     Appended, Arrival, CatalogueVersion, DeliveryWork, DirectDelivery, DirectDispatch, Lease,
 };
@@ -54,21 +54,14 @@ impl AppendArrivals {
     fn dispatch(
         &self,
         (scope, writer): (&mut Scope<'_>, &mut DeliveryWriter),
-        (seq, event): (i64, Arc<DomainEvent>),
+        (seq, event): (i64, &Arc<DomainEvent>),
         dispatch: &DirectDispatch,
     ) -> Result<Granted, Failure> {
         let mut granted = Granted::new();
         for DirectDelivery { delivery, is_taken } in &dispatch.deliveries {
             let written = writer.write(scope, seq, delivery)?;
             if let Some(delivery_seq) = written.filter(|_| *is_taken) {
-                let work = DeliveryWork {
-                    schema: self.schema.clone(),
-                    delivery_id: delivery.id,
-                    endpoint_id: delivery.endpoint_id,
-                    event: Arc::clone(&event),
-                    progress: Progress { attempt: 1, max_attempts: delivery.max_attempts },
-                    retry: delivery.retry,
-                };
+                let work = DeliveryWork::first(&self.schema, event, delivery);
                 granted.push((self.leases.grant_new(delivery_seq, dispatch.lease_until), work));
             }
         }
@@ -94,7 +87,7 @@ impl Step for AppendArrivals {
                 (Appended::Stored { created_at, aggregate_version }, Some(dispatch)) => {
                     let event = Arc::new(event.stored(created_at, aggregate_version, self.now));
                     scope.dispatch_is_settled(end.newest_seq, self.now);
-                    Some(self.dispatch((scope, &mut writer), (end.newest_seq, event), dispatch)?)
+                    Some(self.dispatch((scope, &mut writer), (end.newest_seq, &event), dispatch)?)
                 }
                 (Appended::Stored { .. }, None) => {
                     answer.owes_dispatch = true;

@@ -157,6 +157,20 @@ pub struct DeliveryWork {
     pub retry: RetryPolicy,
 }
 
+impl DeliveryWork {
+    /// The first attempt of a delivery that is being written.
+    pub fn first(schema: &Schema, event: &Arc<DomainEvent>, delivery: &NewDelivery) -> Self {
+        Self {
+            schema: schema.clone(),
+            delivery_id: delivery.id,
+            endpoint_id: delivery.endpoint_id,
+            event: Arc::clone(event),
+            progress: Progress { attempt: 1, max_attempts: delivery.max_attempts },
+            retry: delivery.retry,
+        }
+    }
+}
+
 /// An attempt with what it means, to be recorded.
 #[derive(Debug)]
 pub struct Settlement {

@@ -67,6 +67,12 @@ pub fn headers<'a>(
     headers
 }
 
+/// The same as an attempt shows them again, for which `custom` are the endpoint's own without secrets.
+pub fn shown(facts: &RequestFacts<'_>, custom: &[(String, String)]) -> Vec<(String, String)> {
+    let custom = custom.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    headers(facts, custom).into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
+}
+
 /// W3C Trace Context, level 1: the trace is the event, the span is the request.
 fn traceparent(event_id: EventId, request_id: RequestId) -> String {
     let (_, span) = request_id.uuid().as_u64_pair();

@@ -9,7 +9,7 @@ use neo_events_domain::{
     event::DomainEvent,
     id::EndpointId,
     payload,
-    request::{RequestFacts, headers},
+    request::{self, RequestFacts},
     signing::Signatures,
     stats::AttemptTally,
     tenant::Schema,
@@ -86,12 +86,7 @@ fn attempt(
         signatures: signatures.as_ref(),
         signature_header,
     };
-    let custom = columns.headers()?;
-    let custom = custom.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let request_headers = headers(&facts, custom)
-        .into_iter()
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
+    let request_headers = request::shown(&facts, &columns.headers()?);
     let request_body = Arc::clone(request_body);
     Ok(Attempt {
         attempt_number,

@@ -7,7 +7,7 @@ use neo_events_domain::{
     event::DomainEvent,
     id::RequestId,
     payload,
-    request::{RequestFacts, headers},
+    request::{self, RequestFacts},
     signing::Signatures,
     stats::AttemptTally,
     tenant::Schema,
@@ -176,11 +176,7 @@ fn shown(
         signatures: stored.signatures.as_ref(),
         signature_header: &look.signature_header,
     };
-    let custom = look.custom_headers_redacted.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let request_headers = headers(&facts, custom)
-        .into_iter()
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
+    let request_headers = request::shown(&facts, &look.custom_headers_redacted);
     let RequestLook { url: request_url, method: request_method, .. } = look;
     let request_body = Arc::clone(body);
     Ok(Attempt { request_url, request_method, request_headers, request_body, ..stored.attempt })

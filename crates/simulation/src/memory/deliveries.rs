@@ -13,7 +13,7 @@ use neo_events_domain::{
     event::DomainEvent,
     id::{DeliveryId, EndpointId},
     payload,
-    request::{RequestFacts, headers},
+    request::{self, RequestFacts},
     stats::{EndpointStats, ResponseTimeHistogram},
     tenant::Schema,
     time::to_micros,
@@ -214,15 +214,12 @@ fn shown(
         signatures: attempt.signatures.as_ref(),
         signature_header: &endpoint.signature_header,
     };
-    let custom = endpoint.custom_headers.redacted();
-    let custom = custom.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let sent = headers(&facts, custom);
     Attempt {
         attempt_number: attempt.attempt_number,
         delivery_status: AttemptStatus::of(&attempt.outcome),
         request_url: endpoint.endpoint_url.clone(),
         request_method: endpoint.http_method.as_str().to_owned(),
-        request_headers: sent.into_iter().map(|(n, v)| (n.into_owned(), v.into_owned())).collect(),
+        request_headers: request::shown(&facts, &endpoint.custom_headers.redacted()),
         request_body: Arc::clone(body),
         signature: attempt.signatures.as_ref().map(|signatures| signatures.standard.clone()),
         response: attempt.response.clone(),

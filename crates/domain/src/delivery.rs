@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::{
     id::{DeliveryId, EndpointId, EventId, RequestId, SubscriptionId},
-    retry::{FailureCode, Outcome, RetryPolicy, Verdict},
+    retry::{Outcome, RetryPolicy, Verdict},
     signing::Signatures,
 };
 
@@ -317,15 +317,6 @@ impl std::str::FromStr for AttemptStatus {
 #[error("an attempt is success, failed or timeout")]
 pub struct UnknownAttemptStatus;
 
-/// An attempt's error code: `HTTP_<status>`, or a [`FailureCode`].
-pub fn error_code(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Answered { status: 200..=299, .. } => None,
-        Outcome::Answered { status, .. } => Some(format!("HTTP_{status}")),
-        Outcome::Failed(code) => Some(code.as_str().to_owned()),
-    }
-}
-
 /// Whether an attempt with this error code was answered: only then it has a response time.
 pub fn is_answered(error_code: Option<&str>) -> bool {
     error_code.is_none_or(|code| code.starts_with("HTTP_"))
@@ -404,32 +395,10 @@ pub struct Attempt {
     pub completed_at: Timestamp,
 }
 
-/// The words for a failure code, where the transport gave none.
-pub const fn describe(code: FailureCode) -> &'static str {
-    match code {
-        FailureCode::TimeoutConnect => "no connection within the connect timeout",
-        FailureCode::TimeoutTotal => "no complete answer within the endpoint's timeout",
-        FailureCode::ConnectionRefused => "nobody accepts connections at that address",
-        FailureCode::ConnectionReset => "the connection broke",
-        FailureCode::ConnectionClosed => "the connection was closed before an answer",
-        FailureCode::ConnectionError => "the connection failed",
-        FailureCode::Dns => "the name did not resolve",
-        FailureCode::Tls => "the TLS handshake failed",
-        FailureCode::TargetRefused => "target_not_allowed",
-        FailureCode::TooManyRedirects => "too many redirects",
-        FailureCode::ProtocolError => "the answer is not valid HTTP",
-        FailureCode::ResponseTooLarge => "the answer's headers are too large",
-        FailureCode::Configuration => "the endpoint's settings cannot be used",
-        FailureCode::SecretUnreadable => {
-            "the endpoint's secret cannot be read: the node that tried lacks its master key, or it is damaged"
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::EventId;
+    use crate::{id::EventId, retry::FailureCode};
 
     fn delivery(state: DeliveryState) -> Delivery {
         Delivery {
@@ -508,7 +477,7 @@ mod tests {
 
     #[test]
     fn an_error_code_tells_whether_there_was_an_answer() {
-        let answered = |outcome| is_answered(error_code(&outcome).as_deref());
+        let answered = |outcome: Outcome| is_answered(outcome.error_code().as_deref());
         for status in [200, 204, 302, 410, 503] {
             assert!(answered(Outcome::Answered { status, retry_after: None }), "{status}");
         }

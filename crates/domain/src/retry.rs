@@ -59,6 +59,17 @@ pub enum Outcome {
     Failed(FailureCode),
 }
 
+impl Outcome {
+    /// An attempt's error code: `HTTP_<status>`, or a [`FailureCode`].
+    pub fn error_code(&self) -> Option<String> {
+        match self {
+            Self::Answered { status: 200..=299, .. } => None,
+            Self::Answered { status, .. } => Some(format!("HTTP_{status}")),
+            Self::Failed(code) => Some(code.as_str().to_owned()),
+        }
+    }
+}
+
 /// Why no answer came; the attempt's `error_code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureCode {
@@ -129,6 +140,28 @@ impl FailureCode {
             Self::ResponseTooLarge => "response_too_large",
             Self::Configuration => "configuration",
             Self::SecretUnreadable => "secret_unreadable",
+        }
+    }
+
+    /// In words, where the transport gave none.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::TimeoutConnect => "no connection within the connect timeout",
+            Self::TimeoutTotal => "no complete answer within the endpoint's timeout",
+            Self::ConnectionRefused => "nobody accepts connections at that address",
+            Self::ConnectionReset => "the connection broke",
+            Self::ConnectionClosed => "the connection was closed before an answer",
+            Self::ConnectionError => "the connection failed",
+            Self::Dns => "the name did not resolve",
+            Self::Tls => "the TLS handshake failed",
+            Self::TargetRefused => "target_not_allowed",
+            Self::TooManyRedirects => "too many redirects",
+            Self::ProtocolError => "the answer is not valid HTTP",
+            Self::ResponseTooLarge => "the answer's headers are too large",
+            Self::Configuration => "the endpoint's settings cannot be used",
+            Self::SecretUnreadable => {
+                "the endpoint's secret cannot be read: the node that tried lacks its master key, or it is damaged"
+            }
         }
     }
 

@@ -4,9 +4,7 @@
 use std::str::FromStr;
 
 use neo_events_domain::catalogue::{EventTypeDraft, EventTypePatch};
-use neo_events_domain::delivery::{
-    AttemptStatus, Delivery, DeliveryState, DeliveryStatus, Trigger, error_code,
-};
+use neo_events_domain::delivery::{AttemptStatus, Delivery, DeliveryState, DeliveryStatus, Trigger};
 use neo_events_domain::endpoint::{Endpoint, EndpointDraft, EndpointPatch, HttpMethod, Profile};
 use neo_events_domain::event::{DomainEvent, EventDraft, JsonObject, NewEvent};
 use neo_events_domain::id::{EventId, Id};
@@ -184,7 +182,7 @@ fn outcomes_are_told_by_status_and_code() {
         (Outcome::Failed(FailureCode::Dns), AttemptStatus::Failed, Some("dns")),
     ] {
         assert_eq!(
-            (AttemptStatus::of(&outcome), error_code(&outcome).as_deref()),
+            (AttemptStatus::of(&outcome), outcome.error_code().as_deref()),
             (status, code),
             "{outcome:?}"
         );

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use neo_events_domain::{
     Timestamp,
-    delivery::{AttemptRecord, ReceivedResponse, describe},
+    delivery::{AttemptRecord, ReceivedResponse},
     endpoint::Endpoint,
     payload,
     request::{self, RequestFacts},
@@ -57,7 +57,7 @@ impl Webhook {
                 (Outcome::Answered { status: response.status, retry_after }, Some(response), message)
             }
             Err(code) => {
-                let message = report.error_message.unwrap_or_else(|| describe(code).to_owned());
+                let message = report.error_message.unwrap_or_else(|| code.in_words().to_owned());
                 (Outcome::Failed(code), None, Some(message))
             }
         };

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use neo_events_domain::{
     Timestamp, Uuid,
-    delivery::{AttemptRecord, AttemptStatus, DeliveryState, error_code},
+    delivery::{AttemptRecord, AttemptStatus, DeliveryState},
     retry::Verdict,
     signing::Signatures,
     tenant::Schema,
@@ -281,7 +281,7 @@ async fn write(
         &next.iter().map(|next| next.due_at).collect::<Vec<_>>(),
         &next.iter().map(|next| next.max_attempts_reached).collect::<Vec<_>>(),
         &column.attempts(|attempt| AttemptStatus::of(&attempt.outcome).as_str()),
-        &column.attempts(|attempt| error_code(&attempt.outcome)),
+        &column.attempts(|attempt| attempt.outcome.error_code()),
         &column.attempts(|attempt| attempt.error_message.as_deref().map(without_nul)),
     ];
     let rows = column.query(conn, sql::DELIVERIES_SETTLE, (schema, tenant_no), &own).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use neo_events_domain::{
-    delivery::{ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse, error_code},
+    delivery::{ATTEMPTS_MAX, Attempt, AttemptRecord, AttemptStatus, ReceivedResponse},
     event::DomainEvent,
     id::RequestId,
     payload,
@@ -45,7 +45,7 @@ pub(crate) fn insert(
         key(attempt.request_id),
         attempt.endpoint_revision,
         AttemptStatus::of(&attempt.outcome).as_str(),
-        error_code(&attempt.outcome),
+        attempt.outcome.error_code(),
         Micros::from(attempt.attempted_at),
         Micros::from(attempt.completed_at),
         response_time_ms,

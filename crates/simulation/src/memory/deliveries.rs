@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use neo_events_domain::{
     Timestamp,
-    delivery::{
-        Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryState, DeliveryStatus, error_code,
-        is_answered,
-    },
+    delivery::{Attempt, AttemptRecord, AttemptStatus, Delivery, DeliveryState, DeliveryStatus, is_answered},
     endpoint::Endpoint,
     event::DomainEvent,
     id::{DeliveryId, EndpointId},
@@ -225,7 +222,7 @@ fn shown(
         response: attempt.response.clone(),
         response_time_ms: u64::try_from(attempt.response_time.as_millis()).unwrap_or(u64::MAX),
         error_message: attempt.error_message.clone(),
-        error_code: error_code(&attempt.outcome),
+        error_code: attempt.outcome.error_code(),
         connection_reused: attempt.connection_reused,
         attempted_at: attempt.attempted_at,
         completed_at: attempt.completed_at,
@@ -245,7 +242,7 @@ fn statistics<'a>(rows: impl Iterator<Item = &'a DeliveryRow>) -> EndpointStats 
         } += 1;
         for attempt in &row.attempts {
             stats.attempts += 1;
-            let code = error_code(&attempt.outcome);
+            let code = attempt.outcome.error_code();
             if is_answered(code.as_deref()) {
                 times.add(u64::try_from(attempt.response_time.as_millis()).unwrap_or(u64::MAX));
             }

@@ -11,13 +11,13 @@ pub const RETRY_DELAY_SECONDS_MAX: f64 = 3600.0;
 /// The random part of a delay: up to this share of it is added.
 pub const JITTER_SHARE: f64 = 0.1;
 
-/// The longest wait that a policy, a receiver's wish and jitter can bring is an hour and a tenth; a minute more for
-/// what is settled meanwhile. What waits longer was put off by a clock that ran ahead.
-pub const WAIT_MAX: SignedDuration = SignedDuration::from_mins(67);
+/// The farthest ahead that a delivery is rightly due: the longest delay with its jitter, and a minute for settling.
+/// What is due later was put off by a clock that ran ahead.
+pub const DUE_AHEAD_MAX: SignedDuration = SignedDuration::from_mins(67);
 
-/// What was never attempted was due at once when it was written. What is due later than this was put off by a clock
-/// that ran ahead; less is how far clocks of nodes may be apart.
-pub const FIRST_WAIT_MAX: SignedDuration = SignedDuration::from_secs(10);
+/// The same for what was never attempted, which was due at once when it was written: less is how far clocks of nodes
+/// may be apart.
+pub const FIRST_DUE_AHEAD_MAX: SignedDuration = SignedDuration::from_secs(10);
 
 /// When and how often to try again. Copied to each delivery when it is created.
 #[derive(Debug, Clone, Copy, PartialEq)]

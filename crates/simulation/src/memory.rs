@@ -17,7 +17,7 @@ mod tenants;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
-use neo_events_domain::{Timestamp, retry::WAIT_MAX};
+use neo_events_domain::{Timestamp, retry::DUE_AHEAD_MAX};
 use neo_events_store::{Health, StoreError};
 use tokio::sync::Notify;
 
@@ -77,7 +77,7 @@ impl MemoryStore {
 
     /// The last time at which something is due, of what does not wait longer than a policy says.
     pub(crate) fn last_due_within_policy(&self, now: Timestamp) -> Option<Timestamp> {
-        let late = now.saturating_add(WAIT_MAX).unwrap_or(Timestamp::MAX);
+        let late = now.saturating_add(DUE_AHEAD_MAX).unwrap_or(Timestamp::MAX);
         let database = self.database();
         let due = database.tenants.values().flat_map(|tables| &tables.open).map(|(_, due_at, _)| *due_at);
         due.filter(|due_at| *due_at <= late).max()

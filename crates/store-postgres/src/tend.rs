@@ -14,7 +14,7 @@ use neo_events_domain::{
     SignedDuration, Timestamp, Uuid,
     delivery::CANCEL_REASON_ENDPOINT_DELETED,
     id::{DeliveryId, Id},
-    retry::{FIRST_WAIT_MAX, WAIT_MAX},
+    retry::{DUE_AHEAD_MAX, FIRST_DUE_AHEAD_MAX},
     tenant::Schema,
     time::{later, to_micros},
 };
@@ -290,7 +290,7 @@ async fn later_of_both_clocks(
 
 /// Makes due now what still waits too long. Answers whether there may be more.
 async fn bring_back(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let latest = later(later_of_both_clocks(store, conn, now).await?, WAIT_MAX);
+    let latest = later(later_of_both_clocks(store, conn, now).await?, DUE_AHEAD_MAX);
     let (of_endpoint, of_all, left_alone) =
         (count(STEP_MAX), count(PUT_OFF_MAX), store.inner.backed_off.tending.nos());
     let params: [Param<'_>; 4] = [&latest, &of_endpoint, &of_all, &left_alone];
@@ -330,7 +330,7 @@ fn not_brought_back(store: &PostgresStore, (schema, tenant_no): (&Schema, i32), 
 
 /// Makes due now what was never attempted and is not due at once. Answers whether there may be more.
 async fn bring_back_ahead(store: &PostgresStore, conn: &Conn, now: Timestamp) -> Result<bool, Failure> {
-    let at_once = later(later_of_both_clocks(store, conn, now).await?, FIRST_WAIT_MAX);
+    let at_once = later(later_of_both_clocks(store, conn, now).await?, FIRST_DUE_AHEAD_MAX);
     let tenants = conn.query(sql::DELIVERY_QUEUE_TENANTS_DUE_AFTER, &Schema::admin(), &[&at_once]).await?;
     let mut more = false;
     for row in &tenants {

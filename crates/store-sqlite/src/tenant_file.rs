@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neo_events_domain::{Timestamp, retry::FIRST_WAIT_MAX, tenant::Schema, time::later};
+use neo_events_domain::{Timestamp, retry::FIRST_DUE_AHEAD_MAX, tenant::Schema, time::later};
 use neo_events_store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -190,7 +190,7 @@ impl TenantFile {
     pub(crate) fn next_work(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let next = move |conn: &Connection| {
             let owes: bool = conn.prepare_cached(sql::STORE_OWES)?.query_row([], |row| row.get(0))?;
-            if owes || !deliveries::first_ahead(conn, later(now, FIRST_WAIT_MAX), 1)?.is_empty() {
+            if owes || !deliveries::first_ahead(conn, later(now, FIRST_DUE_AHEAD_MAX), 1)?.is_empty() {
                 return Ok(Some(Timestamp::MIN));
             }
             // What an inactive endpoint owes waits for somebody to activate it.

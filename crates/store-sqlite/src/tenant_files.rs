@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neo_events_domain::{SignedDuration, Timestamp, retry::WAIT_MAX, tenant::Schema, time::later};
+use neo_events_domain::{SignedDuration, Timestamp, retry::DUE_AHEAD_MAX, tenant::Schema, time::later};
 use neo_events_store::StoreError;
 use tokio::task::JoinSet;
 
@@ -337,7 +337,7 @@ impl TenantFiles {
     /// a clock that ran ahead, and is brought back in files that are open.
     fn is_far(&self, at: Timestamp, now: Timestamp) -> bool {
         let worth_it = SignedDuration::try_from(self.options.tenant_idle.saturating_mul(CLOSED_FOR_TIMES));
-        later(now, worth_it.unwrap_or(SignedDuration::MAX)) < at && at <= later(now, WAIT_MAX)
+        later(now, worth_it.unwrap_or(SignedDuration::MAX)) < at && at <= later(now, DUE_AHEAD_MAX)
     }
 
     fn visit_when_due(&self, schema: &Schema, at: Timestamp) {

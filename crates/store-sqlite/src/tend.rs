@@ -7,7 +7,7 @@ use neo_events_domain::{
     Timestamp,
     delivery::{CANCEL_REASON_ENDPOINT_DELETED, DeliveryState, DeliveryStatus},
     id::{DeliveryId, EndpointId},
-    retry::{FIRST_WAIT_MAX, WAIT_MAX},
+    retry::{DUE_AHEAD_MAX, FIRST_DUE_AHEAD_MAX},
     time::later,
 };
 use neo_events_store::StoreError;
@@ -99,8 +99,8 @@ struct PutOff {
 
 impl PutOff {
     fn find(conn: &Connection, looked: LookedAhead, now: Timestamp) -> Result<Self, Failure> {
-        let late = deliveries::due_after(conn, later(now, WAIT_MAX), BROUGHT_BACK_PER_STEP_MAX)?;
-        let at_once = later(now, FIRST_WAIT_MAX);
+        let late = deliveries::due_after(conn, later(now, DUE_AHEAD_MAX), BROUGHT_BACK_PER_STEP_MAX)?;
+        let at_once = later(now, FIRST_DUE_AHEAD_MAX);
         let found = match looked {
             LookedAhead::NotYet => deliveries::first_ahead(conn, at_once, BROUGHT_BACK_PER_STEP_MAX)?,
             LookedAhead::To(id) => deliveries::ahead(conn, (id, at_once), BROUGHT_BACK_PER_STEP_MAX)?,
@@ -124,7 +124,8 @@ impl PutOff {
 
     /// Makes due now what still waits too long. An attempt in flight settles over it.
     fn bring_back(&self, scope: &mut Scope<'_>, now: Timestamp) -> Result<(), Failure> {
-        let (late, at_once) = (Micros::from(later(now, WAIT_MAX)), Micros::from(later(now, FIRST_WAIT_MAX)));
+        let (late, at_once) =
+            (Micros::from(later(now, DUE_AHEAD_MAX)), Micros::from(later(now, FIRST_DUE_AHEAD_MAX)));
         for seq in &self.late {
             due_now_if(scope, *seq, now, |standing| standing.due_at > Some(late))?;
         }

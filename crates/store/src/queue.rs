@@ -276,10 +276,11 @@ pub trait WorkQueue {
 
     /// Finishes what was begun, a bounded step at a time: cancels deliveries of deleted endpoints and those whose
     /// cancellation waited for an attempt that never ended, and brings back what a clock that ran ahead put off:
-    /// whatever waits longer than any policy says ([`WAIT_MAX`](neo_events_domain::retry::WAIT_MAX)), and what was
-    /// never attempted and is not due at once ([`FIRST_WAIT_MAX`](neo_events_domain::retry::FIRST_WAIT_MAX)). The
-    /// latter may be looked for only when a clock may have been set: as a store is opened, and now and then where
-    /// others write, too. Answers whether more is left.
+    /// whatever is due later than any policy says ([`DUE_AHEAD_MAX`](neo_events_domain::retry::DUE_AHEAD_MAX)), and
+    /// what was never attempted and is not due at once
+    /// ([`FIRST_DUE_AHEAD_MAX`](neo_events_domain::retry::FIRST_DUE_AHEAD_MAX)). The latter may be looked for only when
+    /// a clock may have been set: as a store is opened, and now and then where others write, too. Answers whether more
+    /// is left.
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError>;
 }
 

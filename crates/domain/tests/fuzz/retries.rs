@@ -5,7 +5,7 @@ use std::time::Duration;
 use neo_events_domain::Timestamp;
 use neo_events_domain::endpoint::{EndpointDraft, Profile};
 use neo_events_domain::id::Id;
-use neo_events_domain::retry::{FailureCode, Outcome, Progress, RetryPolicy, Verdict, WAIT_MAX, judge};
+use neo_events_domain::retry::{DUE_AHEAD_MAX, FailureCode, Outcome, Progress, RetryPolicy, Verdict, judge};
 
 use crate::campaign::{Random, campaign};
 
@@ -96,7 +96,7 @@ fn every_wait_is_bounded_and_no_attempt_is_made_beyond_the_last() {
             Verdict::Retry(at) => {
                 assert!(is_worth_another_try(&outcome) && has_attempts, "{context}");
                 let wait = at.duration_since(now);
-                assert!(wait < WAIT_MAX, "{context}");
+                assert!(wait < DUE_AHEAD_MAX, "{context}");
                 assert!(is_extreme || wait.as_secs() >= i64::from(policy.backoff_seconds), "{context}");
             }
         }

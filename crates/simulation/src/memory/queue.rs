@@ -9,7 +9,7 @@ use neo_events_domain::{
     endpoint::DISABLED_REASON_GONE,
     event::NewEvent,
     id::EndpointId,
-    retry::{FIRST_WAIT_MAX, Progress, Verdict, WAIT_MAX},
+    retry::{DUE_AHEAD_MAX, FIRST_DUE_AHEAD_MAX, Progress, Verdict},
     tenant::Schema,
     time::to_micros,
 };
@@ -393,8 +393,8 @@ impl Tables {
     }
 
     fn tend(&mut self, now: Timestamp, watcher: &Watcher) {
-        let late = now.saturating_add(WAIT_MAX).unwrap_or(Timestamp::MAX);
-        let at_once = now.saturating_add(FIRST_WAIT_MAX).unwrap_or(Timestamp::MAX);
+        let late = now.saturating_add(DUE_AHEAD_MAX).unwrap_or(Timestamp::MAX);
+        let at_once = now.saturating_add(FIRST_DUE_AHEAD_MAX).unwrap_or(Timestamp::MAX);
         let open: Vec<_> = self.open.iter().map(|(.., at)| *at).collect();
         for at in open {
             let row = &self.deliveries[at];

@@ -159,7 +159,7 @@ pub(crate) fn belong_to_others(
     aggregates: &[(String, Uuid)],
     context_id: Uuid,
 ) -> Result<Vec<bool>, Failure> {
-    let mut statement = conn.prepare_cached(sql::EVENTS_BELONGS_TO_OTHERS)?;
+    let mut statement = conn.prepare_cached(sql::EVENTS_BELONG_TO_OTHERS)?;
     let context_id = context_id.into_bytes();
     let mut judge = |(of, id): &(String, Uuid)| {
         statement.query_row(params![id.into_bytes(), of, context_id], |row| row.get(0))

@@ -126,7 +126,8 @@ fn contents(
     let mut found = Contents::default();
     if is_ready(&Schema::admin()) {
         let listed_and_noted = |conn: &Connection| {
-            let noted = conn.query_row(sql::STORE_MASTER_KEY, [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
+            let noted =
+                conn.query_row(sql::MASTER_KEY_FINGERPRINT, [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
             Ok((tenants::schemas(conn)?, noted))
         };
         let (listed, noted) = look_at(admin, listed_and_noted, |_| true)?;

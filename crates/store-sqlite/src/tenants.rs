@@ -75,7 +75,7 @@ impl Tenants for SqliteStore {
 }
 
 fn master_key(conn: &Connection) -> Result<Option<MasterKeyFingerprint>, Failure> {
-    let mut statement = conn.prepare_cached(sql::STORE_MASTER_KEY)?;
+    let mut statement = conn.prepare_cached(sql::MASTER_KEY_FINGERPRINT)?;
     let noted: Option<[u8; 16]> = statement.query_row([], |row| row.get(0))?;
     Ok(noted.map(MasterKeyFingerprint))
 }
@@ -86,7 +86,7 @@ fn note_master_key(
     fingerprint: MasterKeyFingerprint,
 ) -> Result<bool, Failure> {
     let noted = params![known.map(|known| known.0), fingerprint.0];
-    Ok(conn.prepare_cached(sql::STORE_NOTE_MASTER_KEY)?.execute(noted)? == 1)
+    Ok(conn.prepare_cached(sql::MASTER_KEY_NOTE)?.execute(noted)? == 1)
 }
 
 /// Adds `admin` to a list that does not have it yet.

@@ -26,6 +26,8 @@ pub const NAME_CHARS_MAX: usize = 255;
 pub const DESCRIPTION_CHARS_MAX: usize = 1000;
 /// Seconds a delivery may take in all.
 pub const TIMEOUT_SECONDS_DEFAULT: u32 = 30;
+/// The most of them that an endpoint may have.
+pub const TIMEOUT_SECONDS_MAX: u32 = 300;
 /// How long a rotated secret keeps signing.
 pub const ROTATION_OVERLAP_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
 /// Most secrets that sign at once; rotating further ends the oldest at once.
@@ -35,7 +37,6 @@ pub const VALID_SECRETS_MAX: usize = 5;
 pub const DISABLED_REASON_GONE: &str = "the receiver answered 410 Gone";
 
 const TIMEOUT_SECONDS_MIN: u32 = 5;
-pub(crate) const TIMEOUT_SECONDS_MAX: u32 = 300;
 pub(crate) const RETRIES_MAX: u32 = 10;
 const BACKOFF_SECONDS_MAX: u32 = 3600;
 const MULTIPLIER_MAX: f64 = 5.0;

@@ -24,7 +24,7 @@ pub enum SchemaError {
     #[error("a schema is admin, tenant_<slug> or shared_<region>")]
     Kind,
     /// The slug or region breaks `[a-z][a-z0-9_]{0,47}`.
-    #[error("a slug is a lower-case letter, then at most 47 lower-case letters, digits or underscores")]
+    #[error("a slug is {SLUG_EXPECTED}")]
     Slug,
 }
 

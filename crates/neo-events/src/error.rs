@@ -2,6 +2,7 @@
 
 use neo_events_domain::{
     delivery::IllegalTransition,
+    event::AGGREGATE_VERSION_MAX,
     violation::{Rule, Violations},
 };
 use neo_events_store::StoreError;
@@ -49,7 +50,7 @@ pub enum Conflict {
         newest: u32,
     },
     /// The aggregate has reached the last version.
-    #[error("the aggregate has reached its last version, 999999")]
+    #[error("the aggregate has reached its last version, {AGGREGATE_VERSION_MAX}")]
     VersionsExhausted,
     /// Something with the same name is there already.
     #[error("there is one already")]

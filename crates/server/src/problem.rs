@@ -110,7 +110,6 @@ struct Details {
     cause: Option<String>,
 }
 
-/// What a request's fault is, where the fault has no place in the body's JSON.
 impl Refusal {
     fn new(kind: &Kind, detail: impl Into<String>) -> Self {
         let problem = Problem {
@@ -220,7 +219,7 @@ impl Refusal {
             &BODIES_BUSY,
             "too many large bodies are being read at once; send it again, or smaller batches",
         )
-        .retry_after(1)
+        .retry_after(RETRY_SECONDS_BUSY)
     }
 
     /// Others take all the room that there is for large answers.
@@ -230,7 +229,7 @@ impl Refusal {
             "too many large answers are on their way to clients that have not read them; ask again, or for fewer rows \
              with `limit`",
         )
-        .retry_after(1)
+        .retry_after(RETRY_SECONDS_BUSY)
     }
 
     /// Others have all the connections that there are for calls.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use neo_events_domain::{
     SignedDuration, Timestamp,
     delivery::{AttemptRecord, DeliveryState, Trigger},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, TIMEOUT_SECONDS_MAX},
     event::{DomainEvent, NewEvent},
     id::{DeliveryId, EndpointId, SubscriptionId},
     retry::{Progress, RetryPolicy, Verdict},
@@ -18,6 +18,10 @@ use neo_events_domain::{
 };
 
 use crate::{Appended, CatalogueVersion, Lease, StoreError};
+
+/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to wait for its turn before and
+/// to settle after that.
+pub const DELIVERY_LEASE: SignedDuration = SignedDuration::from_secs(TIMEOUT_SECONDS_MAX as i64 + 60);
 
 /// An event that owes its dispatch.
 #[derive(Debug)]
@@ -283,7 +287,3 @@ pub trait WorkQueue {
     /// is left.
     async fn tend(&self, now: Timestamp) -> Result<bool, StoreError>;
 }
-
-/// How long an attempt may hold its lease: the longest timeout of an endpoint, and time to wait for its turn before and
-/// to settle after that.
-pub const DELIVERY_LEASE: SignedDuration = SignedDuration::from_secs(300 + 60);

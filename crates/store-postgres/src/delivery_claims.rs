@@ -21,6 +21,7 @@ use crate::{
     backed_off_tenants::may_be_one_rows,
     columns::{Columns, int},
     conn::{Connection, Param},
+    damage::all_but_damaged,
     endpoints, events,
     failure::Failure,
     lease::{due_at, queue_key, token},
@@ -263,7 +264,7 @@ impl Loaded {
         let (endpoints, events, tasks) = futures_util::future::try_join3(
             endpoints::by_ids(conn, schema, &endpoint_ids),
             events::in_hand(store, conn, (schema, tenant_no), &event_ids),
-            tasks(conn, schema, &delivery_ids),
+            all_but_damaged(schema, &delivery_ids, |ids| Box::pin(tasks(conn, schema, ids))),
         )
         .await?;
         let endpoints = endpoints.into_iter().map(|endpoint| (endpoint.id, Arc::new(endpoint))).collect();

@@ -19,6 +19,7 @@ use crate::{
     cache::Found,
     columns::{Columns, int},
     conn::{Connection, Param},
+    damage::all_but_damaged,
     failure::Failure,
     page::{after_place, before_time, beginning, limit_of, page, place_cursor, time_cursor},
     sql::{self, Sql},
@@ -153,7 +154,7 @@ pub(crate) async fn by_ids(
     rows.iter().map(read).collect()
 }
 
-/// The same for the passes, from memory as far as they are there.
+/// The same for the passes, from memory as far as they are there, and without those whose rows are damaged.
 pub(crate) async fn in_hand(
     store: &PostgresStore,
     conn: &Connection,
@@ -162,7 +163,7 @@ pub(crate) async fn in_hand(
 ) -> Result<HashMap<Uuid, Arc<DomainEvent>>, Failure> {
     let Found { mut events, missing } = store.inner.cache.find(tenant_no, ids);
     if !missing.is_empty() {
-        let read = by_ids(conn, schema, &missing).await?;
+        let read = all_but_damaged(schema, &missing, |ids| Box::pin(by_ids(conn, schema, ids))).await?;
         store.inner.cache.keep(tenant_no, read.values().cloned());
         events.extend(read);
     }

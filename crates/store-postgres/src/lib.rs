@@ -10,6 +10,7 @@ mod catalogue;
 mod columns;
 mod conn;
 mod connections;
+mod damage;
 mod deliveries;
 mod delivery_claims;
 mod delivery_log;

@@ -148,6 +148,42 @@ async fn an_event_that_cannot_be_decoded_keeps_no_others_waiting() {
     }
 }
 
+/// Nor does it keep those of its own tenant, whether they are to be dispatched or delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_cannot_be_decoded_keeps_none_of_its_neighbours_waiting() {
+    const EVENTS: usize = 20;
+    let scene = Scene::of(2).await;
+    let (here, there, beside) = (&scene.stores[0], &scene.stores[1], scene.beside().await);
+    let (schema, endpoint) = tenant(&scene, "tenant_damaged").await;
+    // By another node, so that this one does not know the events by heart.
+    let publish = async || {
+        let events = (0..EVENTS).map(|_| event(draft())).collect();
+        there.append(&schema, events, at(0)).await.unwrap();
+    };
+    publish().await;
+    assert_eq!(dispatch(there, 0, 100, std::slice::from_ref(&endpoint)).await.unwrap(), EVENTS);
+    publish().await;
+    let damage = "update tenant_damaged.events set occurred_at = 'infinity' where id in (
+        (select event_id from tenant_damaged.deliveries limit 1),
+        (select event_id from admin.owed_dispatches limit 1)
+    )";
+    beside.batch_execute(damage).await.unwrap();
+    assert_eq!(claim_dispatches(here, 1, 100).await.unwrap().len(), EVENTS - 1);
+    assert_eq!(claim(here, (&schema, &endpoint), 1, 100).await.unwrap().len(), EVENTS - 1);
+
+    // Once it is mended, and the lease that nobody used has ended.
+    let mend = "update tenant_damaged.events set occurred_at = created_at where occurred_at = 'infinity'";
+    beside.batch_execute(mend).await.unwrap();
+    let mut dispatched = claim_dispatches(here, 100, 100).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while dispatched.len() < EVENTS {
+        assert!(Instant::now() < deadline, "the mended one is never dispatched");
+        sleep(Duration::from_millis(20)).await;
+        dispatched.extend(claim_dispatches(here, 100, 100).await.unwrap());
+    }
+    assert_eq!(claim(here, (&schema, &endpoint), 100, 100).await.unwrap().len(), EVENTS);
+}
+
 /// Somebody has locked a tenant's deliveries. What is in hand of it is given back all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_hand_of_a_locked_tenant_is_given_back_at_once() {

@@ -208,7 +208,12 @@ impl Writer {
         let failure = match self.write(&group, now, lease).await {
             Ok(written) => {
                 trip.is_answered().await;
-                let is_held = lease.is_none_or(|lease| self.session.holds_what_was_granted_to(lease.session));
+                let is_held = match lease {
+                    Some(lease) => {
+                        self.session.holds_what_was_granted_to(lease.session, self.connections.brief()).await
+                    }
+                    None => true,
+                };
                 if !is_held {
                     self.note_lost(&group, until);
                 }

@@ -23,6 +23,8 @@ pub(crate) struct BackedOff {
     pub(crate) dispatches: BackedOffTenants,
     pub(crate) deliveries: BackedOffTenants,
     pub(crate) tending: BackedOffTenants,
+    /// Those that a pass met for the first time and that could not be brought up to date.
+    pub(crate) learning: BackedOffTenants,
 }
 
 /// Tenants, by number, and until when they are left alone.

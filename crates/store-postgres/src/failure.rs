@@ -87,8 +87,7 @@ impl Failure {
 
     /// Whether it may be one job's fault that all of a batch failed: its values, or a row that somebody holds.
     pub(crate) fn is_one_jobs(&self) -> bool {
-        let of_a_lock = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
-        self.code().is_some_and(|code| !is_passing(code) || of_a_lock.contains(code))
+        self.code().is_some_and(|code| !is_passing(code) || *code == SqlState::LOCK_NOT_AVAILABLE)
     }
 
     /// Whether somebody's lock was in the way for too long.

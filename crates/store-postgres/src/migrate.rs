@@ -122,17 +122,21 @@ pub(crate) async fn status(conn: &Connection) -> Result<Vec<MigrationStatus>, Op
     Ok(found.into_iter().map(status).collect())
 }
 
-/// Refuses a database that this program would have to migrate before it could work with it. A tenant that is behind, which
-/// a node of an earlier version made perhaps, is not served, and keeps nobody else waiting.
+/// Refuses a database that this program would have to migrate before it could work with it. A tenant whose schema somebody
+/// has dropped, which nobody can migrate, keeps nobody else waiting.
 pub(crate) async fn require_up_to_date(conn: &Connection) -> Result<(), OpenError> {
-    let is_everybodys = |scope: &str| scope == DATABASE_SCOPE || scope == Schema::admin().as_str();
     for MigrationStatus { scope, .. } in status(conn).await?.iter().filter(|status| status.is_behind()) {
-        if is_everybodys(scope) {
+        let is_tenants = scope != DATABASE_SCOPE && *scope != *Schema::admin().as_str();
+        if !is_tenants || has_schema(conn, scope).await? {
             return Err(OpenError::NotMigrated);
         }
-        tracing::warn!(scope, "a tenant that is not up to date is not served: run neo-events migrate up");
+        tracing::error!(schema = scope, "this tenant's schema is gone: it is not served");
     }
     refuse_newer(conn).await
+}
+
+async fn has_schema(conn: &Connection, schema: &str) -> Result<bool, Failure> {
+    Ok(conn.query_one(sql::TENANTS_HAS_SCHEMA, &Schema::admin(), &[&schema]).await?.try_get(0)?)
 }
 
 /// A tenant that could not be brought up to date.
@@ -172,11 +176,16 @@ pub(crate) async fn up(
     }
     let mut left_behind = Vec::new();
     for (before, schema) in behind.into_iter().enumerate() {
-        match tenant_up(conn, &schema).await {
+        let tx = locked(conn).await?;
+        match apply(&tx, schema.as_str(), &schema).await {
             Ok(()) => {
+                tx.commit().await?;
                 progress(MigrationStep { scope: schema.as_str(), done: base.len() + before + 1, total });
             }
-            Err(failure) if failure.is_one_tenants() => left_behind.push(LeftBehind { schema, failure }),
+            Err(failure) if failure.is_one_tenants() => {
+                tx.rollback().await?;
+                left_behind.push(LeftBehind { schema, failure });
+            }
             Err(failure) => return Err(failure.into()),
         }
     }
@@ -186,13 +195,8 @@ pub(crate) async fn up(
 /// Brings one tenant's schema up to date.
 pub(crate) async fn tenant_up(conn: &mut Connection, schema: &Schema) -> Result<(), Failure> {
     let tx = locked(conn).await?;
-    match apply(&tx, schema.as_str(), schema).await {
-        Ok(()) => tx.commit().await,
-        Err(failure) => {
-            tx.rollback().await?;
-            Err(failure)
-        }
-    }
+    apply(&tx, schema.as_str(), schema).await?;
+    tx.commit().await
 }
 
 /// Makes a new tenant's tables, in the transaction that adds it to the list.

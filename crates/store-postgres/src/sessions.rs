@@ -36,9 +36,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const BEAT_PAUSE_MAX: Duration = Duration::from_millis(1500);
 /// How long this session must have been beating regularly before it takes others for dead.
 const JUDGE_AFTER: Duration = Duration::from_secs(3);
-/// A session that has not beaten for so long may have been taken for dead: less than [`SILENCE_MAX`], since the beat that
-/// others heard was written before it was answered.
-const HEARD_WITHIN: Duration = Duration::from_millis(2500);
+/// How long ago a beat may have been sent, and how long the answer may take to whether the session is there, if nobody is to
+/// have given to others meanwhile what it was granted.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// How long a beat may take before another connection is tried.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -65,6 +65,8 @@ struct Beats {
 /// How regularly this session has been beating.
 struct Rhythm {
     last: Instant,
+    /// The last one was written after this, and others count their silence from when they heard it.
+    heard_since: Instant,
     steady_since: Instant,
 }
 
@@ -102,7 +104,8 @@ impl Others {
 impl Session {
     pub(crate) async fn begin(conn: &Connection, name: String) -> Result<Self, OpenError> {
         let no = begin(conn, &name).await?;
-        let rhythm = Rhythm { last: Instant::now(), steady_since: Instant::now() };
+        let rhythm =
+            Rhythm { last: Instant::now(), heard_since: Instant::now(), steady_since: Instant::now() };
         Ok(Self {
             no: AtomicI64::new(no),
             name,
@@ -124,15 +127,35 @@ impl Session {
         self.no.load(Ordering::Relaxed)
     }
 
-    /// Whether this is the session still, and was heard so lately that nobody has given to others what it was granted.
-    /// An answer that was minutes on its way, over a connection that hung, grants nothing any more.
-    pub(crate) fn holds_what_was_granted_to(&self, no: i64) -> bool {
-        self.no() == no && self.rhythm().last.elapsed() < HEARD_WITHIN
+    /// Whether what was granted to a session is its own still: it is this one, and was heard lately, or is there when it is
+    /// asked for. An answer that was seconds on its way, over a connection that hung, may grant what others have been
+    /// given since.
+    pub(crate) async fn holds_what_was_granted_to(
+        &self,
+        no: i64,
+        connection: impl Future<Output = Result<Conn, Failure>>,
+    ) -> bool {
+        if self.no() != no {
+            return false;
+        }
+        if self.rhythm().heard_since.elapsed() < HEARD_WITHIN {
+            return true;
+        }
+        let is_there = async {
+            let (conn, asked_at) = (connection.await?, Instant::now());
+            let row = conn.query_opt(sql::SESSIONS_IS_THERE, &Schema::admin(), &[&no]).await?;
+            Ok(row.is_some() && asked_at.elapsed() < HEARD_WITHIN)
+        };
+        is_there.await.unwrap_or_else(|failure: Failure| {
+            tracing::debug!(%failure, "whether this node's session is there is not known");
+            false
+        })
     }
 
-    /// Notes a beat.
-    fn has_beaten(&self) {
+    /// Notes a beat that was sent then, and is written.
+    fn has_beaten(&self, sent_at: Instant) {
         let (mut rhythm, now) = (self.rhythm(), Instant::now());
+        rhythm.heard_since = sent_at;
         if now - rhythm.last > BEAT_PAUSE_MAX {
             rhythm.steady_since = now;
         }
@@ -190,7 +213,7 @@ impl Session {
     }
 
     async fn beat(&self, conn: &Connection) -> Result<(), Failure> {
-        let beats = self.next_beat();
+        let (beats, sent_at) = (self.next_beat(), Instant::now());
         let params: [Param<'_>; 3] = [&self.no(), &beats.written, &beats.begun];
         let beaten: i64 = conn.query_one(sql::SESSIONS_BEAT, &Schema::admin(), &params).await?.try_get(0)?;
         if beaten > 0 {
@@ -201,7 +224,7 @@ impl Session {
             );
             self.no.store(begin(conn, &self.name).await?, Ordering::Relaxed);
         }
-        self.has_beaten();
+        self.has_beaten(sent_at);
         self.listen(conn).await
     }
 

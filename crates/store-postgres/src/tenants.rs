@@ -165,18 +165,24 @@ impl PostgresStore {
         Ok(no)
     }
 
-    /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made.
+    /// Finds the schemas of tenants that this node has not met, and brings up to date what an older node made. One that
+    /// cannot be served is left alone for a while: every pass would stand before its locks.
     pub(crate) async fn learn_tenants(&self, conn: &Connection, nos: &[i32]) -> Result<(), Failure> {
-        let mut unknown: Vec<i32> =
-            nos.iter().copied().filter(|no| self.inner.tenants.schema(*no).is_none()).collect();
+        let (tenants, left_alone) = (&self.inner.tenants, &self.inner.backed_off.learning);
+        let is_unknown = |no: &i32| tenants.schema(*no).is_none() && !left_alone.has(*no);
+        let mut unknown: Vec<i32> = nos.iter().copied().filter(is_unknown).collect();
         unknown.dedup();
         if unknown.is_empty() {
             return Ok(());
         }
         for row in conn.query(sql::TENANTS_BY_NOS, &Schema::admin(), &[&unknown]).await? {
-            let schema: Schema = Columns::from(&row, 1).parsed()?;
+            let mut columns = Columns::of(&row);
+            let (no, schema): (i32, Schema) = (columns.take()?, columns.parsed()?);
             if let Err(failure) = self.tenant_no(&schema).await {
                 tracing::error!(%schema, %failure, "this tenant cannot be served");
+                if failure.is_one_tenants() || matches!(failure, Failure::Outdated(_)) {
+                    left_alone.note(no);
+                }
             }
         }
         Ok(())

@@ -184,6 +184,40 @@ async fn an_event_that_cannot_be_decoded_keeps_none_of_its_neighbours_waiting() 
     assert_eq!(claim(here, (&schema, &endpoint), 100, 100).await.unwrap().len(), EVENTS);
 }
 
+/// A tenant that a node of the version before has made is migrated by who meets it. As long as it cannot be, that is not
+/// tried with every look at what is due, which everybody waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_cannot_be_migrated_now_holds_up_few_looks() {
+    let scene = Scene::of(2).await;
+    let (here, there) = (&scene.stores[0], &scene.stores[1]);
+    let (schema, endpoint) = tenant(&scene, "tenant_old").await;
+    here.append(&schema, vec![event(draft())], at(0)).await.unwrap();
+    dispatch(here, 0, 1, &[endpoint]).await.unwrap();
+    let mut locking = scene.beside().await;
+    let back = "delete from admin.migrations where scope = 'tenant_old' and name >= '0005'";
+    locking.batch_execute(back).await.unwrap();
+    let lock = locking.transaction().await;
+    lock.batch_execute("lock table admin.migrations in share row exclusive mode").await.unwrap();
+
+    let sweep = async || {
+        let began = Instant::now();
+        (there.due_endpoints(at(1)).await.unwrap().len(), began.elapsed())
+    };
+    let (due, first) = sweep().await;
+    assert_eq!(due, 0, "it is not met yet");
+    let mut others = Duration::ZERO;
+    for _ in 0..10 {
+        others += sweep().await.1;
+    }
+    assert!(others < first, "ten more took {others:?}, the first {first:?}");
+    lock.rollback().await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while sweep().await.0 == 0 {
+        assert!(Instant::now() < deadline, "it is never met");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Somebody has locked a tenant's deliveries. What is in hand of it is given back all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_hand_of_a_locked_tenant_is_given_back_at_once() {

@@ -1,82 +1,97 @@
-//! A node that the others cannot hear, and may take for dead: what the database grants it meanwhile may be another's by the
-//! time it learns of it.
+//! A node that the others cannot hear. As long as nobody has taken it for dead, it goes on; once somebody has, what the
+//! database had granted it, and of which it learns only then, is others'.
 
-use std::{sync::mpsc, time::Duration};
+use std::time::Duration;
 
-use neo_events_store::{Arrival, CatalogueVersion, DirectDelivery, DirectDispatch, StoreError, WorkQueue};
-use tokio::time::{Instant, sleep};
+use neo_events_store::{StoreError, WorkQueue};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use crate::{
     invariants,
-    scene::{Beside, PATIENCE, Scene, at, claim, dispatch, draft, event, new_delivery},
+    scene::{Beside, PATIENCE, Scene, claim, dispatch},
 };
 
-/// Beats wait for as long as there is a row in this table.
-const HUSH: &str = "
-    create table admin.hushed (is_so boolean);
-    create function admin.hush() returns trigger language plpgsql as '
+/// Longer ago than a beat may be if nobody is to have taken over.
+const UNHEARD: Duration = Duration::from_millis(2500);
+
+/// No node can beat any more.
+const HUSH: &str = "alter table admin.session_beats rename to session_beats_kept";
+
+/// As others do who take a node for dead.
+const TAKE_OVER: &str = "
+    delete from admin.session_beats_kept where session_no = NO;
+    delete from admin.sessions where no = NO;
+    update admin.delivery_queue
+    set lease_token = null, leased_by = null, leased_until = null
+    where leased_by = NO";
+
+/// Whoever reads an endpoint's secrets waits for as long as there is a row in this table.
+const HOLD_UP: &str = "
+    create table admin.held_up (is_so boolean);
+    insert into admin.held_up values (true);
+    create function admin.hold_up() returns boolean language plpgsql as '
     begin
-        while exists (select from admin.hushed) loop
+        while exists (select from admin.held_up) loop
             perform pg_sleep(0.02);
         end loop;
-        return new;
+        return true;
     end';
-    create trigger hush before insert on admin.session_beats for each row execute function admin.hush();
-    insert into admin.hushed values (true)";
+    alter table admin.endpoint_secrets rename to endpoint_secrets_kept;
+    create view admin.endpoint_secrets as select * from admin.endpoint_secrets_kept where admin.hold_up()";
 
-/// What each of a few publishes was handed at once.
-async fn publish_directly(scene: &Scene, beside: &Beside) -> usize {
-    let endpoint = scene.endpoint().await;
-    let version = beside.number("select catalogue_version from admin.tenants where no = 1").await;
-    let (handed, leases) = mpsc::channel();
-    let dispatch = DirectDispatch {
-        catalogue_version: CatalogueVersion(version.unsigned_abs()),
-        deliveries: vec![DirectDelivery { delivery: new_delivery(&endpoint), is_taken: true }],
-        lease_until: at(1000),
-        hand_over: Box::new(move |leases| handed.send(leases.len()).unwrap()),
-    };
-    let arrival = Arrival { event: event(draft()), dispatch: Some(dispatch) };
-    scene.store().append_arrivals(&scene.schema, vec![arrival], at(5)).await.unwrap();
-    leases.recv().expect("who is handed nothing is told so")
+async fn until(beside: &Beside, what: &str, statement: &str, wanted: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    while beside.number(statement).await != wanted {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_granted_to_a_node_that_cannot_be_heard_is_not_attempted_by_it() {
+async fn a_node_that_cannot_be_heard_goes_on_as_long_as_nobody_takes_over() {
     let scene = Scene::of(1).await;
     let (store, beside) = (scene.store(), scene.beside().await);
     let endpoint = scene.endpoint().await;
-    let of = (&scene.schema, &endpoint);
-    scene.publish(3).await;
-    dispatch(store, 0, 3, std::slice::from_ref(&endpoint)).await.unwrap();
-    assert_eq!(publish_directly(&scene, &beside).await, 1, "it is heard");
+    scene.publish(1).await;
+    dispatch(store, 0, 1, std::slice::from_ref(&endpoint)).await.unwrap();
     beside.batch_execute(HUSH).await.unwrap();
-
-    let deadline = Instant::now() + PATIENCE;
-    let refused = loop {
-        match claim(store, of, 1, 3).await {
-            Ok(leases) => {
-                for lease in leases {
-                    store.release(lease).await.unwrap();
-                }
-            }
-            Err(error) => break error,
+    let began = Instant::now();
+    while began.elapsed() < UNHEARD {
+        let leases = claim(store, (&scene.schema, &endpoint), 1, 1).await.unwrap();
+        assert_eq!(leases.len(), 1, "after {:?}", began.elapsed());
+        for lease in leases {
+            store.release(lease).await.unwrap();
         }
-        assert!(Instant::now() < deadline, "it goes on though nobody hears it");
-        sleep(Duration::from_millis(20)).await;
-    };
-    let StoreError::Unavailable(cause) = refused else { panic!("{refused:?}") };
-    assert!(cause.to_string().starts_with("this node could not be heard meanwhile"), "{cause}");
-    assert_eq!(publish_directly(&scene, &beside).await, 0, "what is stored is stored, and is owed");
-
-    beside.batch_execute("delete from admin.hushed").await.unwrap();
-    let (mut held, deadline) = (Vec::new(), Instant::now() + PATIENCE);
-    while held.len() < 3 {
-        held.extend(claim(store, of, 1, 3).await.unwrap_or_default());
-        assert!(Instant::now() < deadline, "what was granted in vain is not given back");
-        sleep(Duration::from_millis(20)).await;
-    }
-    for lease in held {
-        store.release(lease).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
     }
     invariants::check(&beside).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_granted_to_a_node_before_others_took_over_is_theirs() {
+    let scene = Scene::of(2).await;
+    let (here, there, beside) = (scene.stores[0].clone(), &scene.stores[1], scene.beside().await);
+    let endpoint = scene.endpoint().await;
+    scene.publish(3).await;
+    dispatch(there, 0, 3, std::slice::from_ref(&endpoint)).await.unwrap();
+    beside.batch_execute(HOLD_UP).await.unwrap();
+
+    let mut claiming = JoinSet::new();
+    let (schema, of) = (scene.schema.clone(), endpoint.clone());
+    claiming.spawn(async move { claim(&here, (&schema, &of), 1, 3).await });
+    let leased = "select count(*) from admin.delivery_queue where leased_by is not null";
+    until(&beside, "they are never granted", leased, 3).await;
+    let session_no = beside.number("select min(no) from admin.sessions").await;
+    beside.batch_execute(HUSH).await.unwrap();
+    beside.batch_execute(&TAKE_OVER.replace("NO", &session_no.to_string())).await.unwrap();
+    sleep(UNHEARD).await;
+
+    beside.batch_execute("delete from admin.held_up").await.unwrap();
+    let refused = claiming.join_next().await.unwrap().unwrap().unwrap_err();
+    let StoreError::Unavailable(cause) = refused else { panic!("{refused:?}") };
+    assert!(cause.to_string().starts_with("this node could not be heard meanwhile"), "{cause}");
+    assert_eq!(claim(there, (&scene.schema, &endpoint), 2, 3).await.unwrap().len(), 3);
 }

@@ -1,0 +1,1 @@
+select 1 from admin.sessions where no = $1

@@ -18,7 +18,7 @@ use std::{
 };
 
 use neo_events_domain::{Timestamp, tenant::Schema};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
     columns::Columns,
@@ -36,9 +36,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const BEAT_PAUSE_MAX: Duration = Duration::from_millis(1500);
 /// How long this session must have been beating regularly before it takes others for dead.
 const JUDGE_AFTER: Duration = Duration::from_secs(3);
-/// How long ago a beat may have been sent, and how long the answer may take to whether the session is there, if nobody is to
-/// have given to others meanwhile what it was granted.
+/// How long ago a beat may have been sent if nobody is to have given to others meanwhile what the session was granted. Of one
+/// that was sent before, it is asked whether it is there, and the answer may take as long as it may be silent.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// How long to ask whether it is there, in all: publishers wait for it whose events are stored already.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a beat may take before another connection is tried.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -142,14 +144,20 @@ impl Session {
             return true;
         }
         let is_there = async {
-            let (conn, asked_at) = (connection.await?, Instant::now());
-            let row = conn.query_opt(sql::SESSIONS_IS_THERE, &Schema::admin(), &[&no]).await?;
-            Ok(row.is_some() && asked_at.elapsed() < HEARD_WITHIN)
+            let (conn, admin) = (connection.await?, Schema::admin());
+            conn.prepare(sql::SESSIONS_IS_THERE, &admin).await?;
+            let asked_at = Instant::now();
+            let row = conn.query_opt(sql::SESSIONS_IS_THERE, &admin, &[&no]).await?;
+            Ok::<_, Failure>(row.is_some() && asked_at.elapsed() < SILENCE_MAX)
         };
-        is_there.await.unwrap_or_else(|failure: Failure| {
-            tracing::debug!(%failure, "whether this node's session is there is not known");
-            false
-        })
+        match timeout(ASK_TIMEOUT, is_there).await {
+            Ok(Ok(is_there)) => is_there,
+            Ok(Err(failure)) => {
+                tracing::debug!(%failure, "whether this node's session is there is not known");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// Notes a beat that was sent then, and is written.
@@ -194,14 +202,14 @@ impl Session {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let to = address.by_ends_of_keys(BEAT_TIMEOUT, BEAT_TIMEOUT);
-            let opened = tokio::time::timeout(BEAT_TIMEOUT, Connection::open(&to)).await;
+            let opened = timeout(BEAT_TIMEOUT, Connection::open(&to)).await;
             let Ok(Ok(conn)) = opened else {
                 sleep(BEAT_INTERVAL).await;
                 continue;
             };
             let failure = loop {
                 beats.tick().await;
-                match tokio::time::timeout(BEAT_TIMEOUT, self.beat(&conn)).await {
+                match timeout(BEAT_TIMEOUT, self.beat(&conn)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(failure)) => break failure.to_string(),
                     Err(_) => break "it took too long".to_owned(),

@@ -208,7 +208,7 @@ impl Writer {
         let failure = match self.write(&group, now, lease).await {
             Ok(written) => {
                 trip.is_answered().await;
-                let is_held = match lease {
+                let is_held = match lease.filter(|_| written.iter().any(Written::has_lease)) {
                     Some(lease) => {
                         self.session.holds_what_was_granted_to(lease.session, self.connections.brief()).await
                     }

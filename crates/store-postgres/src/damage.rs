@@ -17,6 +17,9 @@ pub(crate) async fn all_but_damaged<'a, T>(
     ids: &'a [Uuid],
     read: impl Fn(&'a [Uuid]) -> BoxFuture<'a, Result<HashMap<Uuid, T>, Failure>>,
 ) -> Result<HashMap<Uuid, T>, Failure> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     match read(ids).await {
         Err(failure) if may_be_one_rows(&failure) => {}
         done => return done,
@@ -74,6 +77,12 @@ mod tests {
         let (found, readings) = read(&all).await;
         assert_eq!(found, None, "then it is the table's");
         assert!(readings < 50, "{readings}");
+    }
+
+    #[tokio::test]
+    async fn for_nothing_nothing_is_read() {
+        let read = |_| ready(Err(Failure::Stored("not one of ours".into()))).boxed();
+        assert!(all_but_damaged::<()>(&Schema::admin(), &[], read).await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -86,8 +86,12 @@ pub(crate) async fn claim(
     let claimed = claim_rows(store, &conn, &mut asked, (session, now, until)).await;
     lost.watch(until, asked.iter().map(Asked::key), claimed)?;
     let loaded = load_all(store, &brief, &asked, until).await;
-    let is_held = store.inner.session.holds_what_was_granted_to(session, async { Ok(brief) }).await;
-    let loaded = if is_held { loaded } else { Err(Failure::NotHeard) };
+    let loaded = match loaded {
+        Ok(_) if !store.inner.session.holds_what_was_granted_to(session, async { Ok(brief) }).await => {
+            Err(Failure::NotHeard)
+        }
+        loaded => loaded,
+    };
     if loaded.is_err() {
         // The claim has happened, whatever came after it.
         lost.note(until, asked.iter().map(Asked::key));

@@ -180,6 +180,13 @@ impl PostgresStore {
             let (no, schema): (i32, Schema) = (columns.take()?, columns.parsed()?);
             if let Err(failure) = self.tenant_no(&schema).await {
                 tracing::error!(%schema, %failure, "this tenant cannot be served");
+                if failure.is_a_lock() {
+                    // All of them would stand before the one of whoever migrates.
+                    for no in unknown {
+                        left_alone.note(no);
+                    }
+                    break;
+                }
                 if failure.is_one_tenants() || matches!(failure, Failure::Outdated(_)) {
                     left_alone.note(no);
                 }

@@ -1,1 +1,2 @@
-select 1 from admin.sessions where no = $1
+-- Whoever is about to remove it has it locked: then it is as good as gone.
+select 1 from admin.sessions where no = $1 for key share

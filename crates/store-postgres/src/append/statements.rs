@@ -30,6 +30,10 @@ pub(super) struct Written {
 }
 
 impl Written {
+    pub(super) fn has_lease(&self) -> bool {
+        matches!(self.done, Some(Done::Dispatched { token: Some(_) }))
+    }
+
     /// The same, of a node that may have been taken for dead since: what was leased to it is not in its hands.
     pub(super) fn without_lease(mut self) -> Self {
         if let Some(Done::Dispatched { token }) = &mut self.done {
